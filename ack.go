@@ -1,0 +1,305 @@
+package walchan
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The ledger knows what was delivered, what is acknowledged, and what may therefore be confirmed. It knows nothing of the
+// protocol. A source tells it two things in the order of the stream: here is a message, and here is a mark, which says
+// "once every message before this is acknowledged, this LSN may be confirmed".
+//
+// Messages are numbered from 0. Whether one is acknowledged is a bit in a chunk; a Receipt is a chunk and the place of the
+// bit, so that acknowledging is one atomic operation and takes no lock. Chunks form a list from the oldest unacknowledged
+// message to the newest one; what lies before is let go.
+//
+// The owner of the stream is the only one to deliver, mark and advance. While it sleeps it watches one unacknowledged
+// message, whose acknowledgement wakes it: the newest one before the next mark (within its chunk), since no mark can be
+// reached without it, and a consumer that acknowledges in order wakes the owner once a transaction, not once a message.
+
+const (
+	chunkLen = 1024
+	closed   = ^uint64(0) // value of watch once nothing is confirmed any more
+)
+
+type chunk struct {
+	ledger *ledger
+	base   uint64 // number of the first message
+	next   *chunk // guarded by ledger.mu
+	acked  [chunkLen / 64]atomic.Uint64
+	at     [chunkLen]uint32 // when each was delivered: milliseconds on the ledger's clock, which may wrap
+}
+
+// mark says that lsn may be confirmed once all messages below seq are acknowledged.
+type mark struct {
+	seq uint64
+	lsn LSN
+}
+
+type ledger struct {
+	// Touched by Ack, from any goroutine.
+	through atomic.Uint64 // all messages below are acknowledged (AckThrough)
+	watch   atomic.Uint64 // number of the watched message plus 1; 0: none
+	late    atomic.Uint64 // acknowledgements after the end
+	wake    func()        // called by the acknowledgement of the watched message; must not block
+
+	// The owner's own.
+	tail  *chunk
+	seq   uint64 // number of the next message
+	clock uint32 // milliseconds, for chunk.at
+
+	mu        sync.Mutex // the owner's writes against Stats's reads; never held by Ack
+	head      uint64     // the oldest message that is not acknowledged; all below are
+	first     *chunk     // the chunk of head
+	published uint64     // seq as of the last advance
+	marks     []mark     // not yet reached, ascending
+	confirmed LSN        // the highest reached mark
+}
+
+func newLedger(confirmed LSN, wake func()) *ledger {
+	l := &ledger{wake: wake, confirmed: confirmed}
+	l.tail = &chunk{ledger: l}
+	l.first = l.tail
+	return l
+}
+
+// next returns the receipt of the next message, which becomes one with delivered. Until then it can be asked for again.
+func (l *ledger) next() Receipt {
+	i := l.seq - l.tail.base
+	if i == chunkLen {
+		c := &chunk{ledger: l, base: l.seq}
+		l.mu.Lock()
+		l.tail.next = c
+		l.mu.Unlock()
+		l.tail, i = c, 0
+	}
+	l.tail.at[i] = l.clock
+	return Receipt{l.tail, uint32(i)}
+}
+
+// delivered counts the message that got the receipt of next.
+func (l *ledger) delivered() { l.seq++ }
+
+// mark says that lsn may be confirmed once everything delivered so far is acknowledged.
+func (l *ledger) mark(lsn LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.marks); n > 0 {
+		if last := &l.marks[n-1]; lsn <= last.lsn {
+			return // positions never go back
+		} else if last.seq == l.seq {
+			last.lsn = lsn
+			return
+		}
+	}
+	if lsn > l.confirmed {
+		l.marks = append(l.marks, mark{l.seq, lsn})
+	}
+}
+
+// advance takes in the acknowledgements and returns what may be confirmed.
+func (l *ledger) advance() LSN {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.published = l.seq
+	l.head = min(max(l.head, l.through.Load()), l.seq)
+	for {
+		for l.head >= l.first.base+chunkLen && l.first.next != nil {
+			l.first = l.first.next
+		}
+		n := l.first.acknowledgedFrom(l.head, l.seq)
+		if n == 0 {
+			break
+		}
+		l.head += n
+	}
+	i := 0
+	for i < len(l.marks) && l.marks[i].seq <= l.head {
+		l.confirmed = l.marks[i].lsn
+		i++
+	}
+	if i == len(l.marks) {
+		l.marks = l.marks[:0]
+	} else if l.marks = l.marks[i:]; cap(l.marks) > 64 && len(l.marks) < cap(l.marks)/4 {
+		l.marks = append(make([]mark, 0, 2*len(l.marks)), l.marks...) // let the memory of a long backlog go
+	}
+	return l.confirmed
+}
+
+// acknowledgedFrom counts the acknowledged messages of c from number seq on without a gap, below end.
+func (c *chunk) acknowledgedFrom(seq, end uint64) uint64 {
+	end = min(end, c.base+chunkLen)
+	n := seq
+	for n < end {
+		i := n - c.base
+		run := uint64(bits.TrailingZeros64(^(c.acked[i/64].Load() >> (i % 64))))
+		run = min(run, 64-i%64)
+		n += run
+		if run < 64-i%64 {
+			break
+		}
+	}
+	return min(n, end) - seq
+}
+
+// outstanding returns how many messages were delivered from the oldest unacknowledged one on, as of the last advance.
+func (l *ledger) outstanding() uint64 { return l.seq - l.head }
+
+// What the owner wants to be woken for.
+type interest int
+
+const (
+	nothing  interest = iota
+	nextMark          // a mark can be reached
+	oldest            // the oldest message is acknowledged
+	all               // everything is acknowledged
+)
+
+// watchFor has the acknowledgement wake the owner that brings it nearer to what it wants. It returns false, and watches
+// nothing, if that came already: then advance has something to take in. The owner calls it when it has announced that it
+// is about to sleep, so that no acknowledgement falls between.
+func (l *ledger) watchFor(what interest) bool {
+	if what == nothing {
+		return true
+	}
+	l.mu.Lock()
+	end := min(l.seq, l.first.base+chunkLen)
+	switch {
+	case what == oldest:
+		end = min(end, l.head+1)
+	case what == nextMark && len(l.marks) == 0:
+		end = 0
+	case what == nextMark:
+		end = min(end, l.marks[0].seq)
+	}
+	head, c := l.head, l.first
+	l.mu.Unlock()
+	if end <= head {
+		return true
+	}
+	// Newest first: whoever acknowledges in order comes there last.
+	for n := end; n > head; n-- {
+		if c.isAcked(n - 1) {
+			continue
+		}
+		l.watch.Store(n)
+		if !c.isAcked(n-1) && l.through.Load() < n {
+			return true
+		}
+		l.watch.Store(0)
+		return false
+	}
+	return false
+}
+
+func (l *ledger) watchNothing() { l.watch.Store(0) }
+
+func (c *chunk) isAcked(seq uint64) bool {
+	i := seq - c.base
+	return c.acked[i/64].Load()&(1<<(i%64)) != 0
+}
+
+// close ends the ledger: later acknowledgements are counted and have no effect.
+func (l *ledger) close() { l.watch.Store(closed) }
+
+func (l *ledger) acknowledged(watched uint64, from, through uint64) {
+	switch {
+	case watched == closed:
+		l.late.Add(1)
+	case from < watched && watched <= through:
+		l.wake()
+	}
+}
+
+// Receipt is the acknowledgement of one message: 16 bytes for whoever has let the message go. The zero Receipt
+// acknowledges nothing.
+type Receipt struct {
+	c *chunk
+	i uint32
+}
+
+// Ack acknowledges the message, as Stream.Ack does.
+func (r Receipt) Ack() {
+	if r.c == nil {
+		return
+	}
+	bit := uint64(1) << (r.i % 64)
+	if r.c.acked[r.i/64].Or(bit)&bit != 0 {
+		return
+	}
+	if w := r.c.ledger.watch.Load(); w != 0 {
+		seq := r.c.base + uint64(r.i)
+		r.c.ledger.acknowledged(w, seq, seq+1)
+	}
+}
+
+// AckThrough acknowledges the message and all that were delivered before it, as Stream.AckThrough does.
+func (r Receipt) AckThrough() {
+	if r.c == nil {
+		return
+	}
+	l, end := r.c.ledger, r.c.base+uint64(r.i)+1
+	for {
+		old := l.through.Load()
+		if end <= old {
+			return
+		}
+		if l.through.CompareAndSwap(old, end) {
+			break
+		}
+	}
+	if w := l.watch.Load(); w != 0 {
+		l.acknowledged(w, 0, end)
+	}
+}
+
+// backlog is what Stats says of the unacknowledged messages.
+type backlog struct {
+	delivered    uint64 // messages
+	unacked      uint64
+	acked        LSN           // the highest reached mark
+	oldest       LSN           // end of the transaction of the oldest unacknowledged message; 0: none, or not yet known
+	oldestNumber uint64        // its number in the stream, from 0
+	age          time.Duration // since it was delivered
+	overtaken    bool          // later ones are acknowledged
+}
+
+// backlog looks at the acknowledgements as they are now, from any goroutine. now is the ledger's clock.
+func (l *ledger) backlog(now uint32) backlog {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := backlog{delivered: l.published, acked: l.confirmed}
+	through := min(l.through.Load(), l.published)
+	first := true
+	for c, n := l.first, max(l.head, through); c != nil && n < l.published; c = c.next {
+		for ; n < min(l.published, c.base+chunkLen); n++ {
+			i := n - c.base
+			if i%64 == 0 && n+64 <= l.published && !first {
+				ones := bits.OnesCount64(c.acked[i/64].Load())
+				b.unacked += uint64(64 - ones)
+				b.overtaken = b.overtaken || ones > 0
+				n += 63
+				continue
+			}
+			if c.isAcked(n) {
+				b.overtaken = b.overtaken || !first
+				continue
+			}
+			b.unacked++
+			if first {
+				first = false
+				b.oldestNumber = n
+				b.age = time.Duration(now-c.at[i]) * time.Millisecond
+				for _, m := range l.marks {
+					if m.seq > n {
+						b.oldest = m.lsn
+						break
+					}
+				}
+			}
+		}
+	}
+	return b
+}

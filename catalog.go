@@ -1,0 +1,4 @@
+package walchan
+
+// types is what a stream knows of PostgreSQL's types.
+type types struct{}

@@ -1,0 +1,298 @@
+// Package pgoutput decodes the messages of PostgreSQL's output plugin pgoutput: bytes to events, and nothing else. It
+// knows no connection and keeps no state but scratch memory.
+//
+// The format is described in the PostgreSQL documentation, "Logical Replication Message Formats", and made by
+// src/backend/replication/logical/proto.c.
+package pgoutput
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
+
+// The types of messages, by their first byte.
+const (
+	Begin    = 'B'
+	Commit   = 'C'
+	Origin   = 'O'
+	Relation = 'R'
+	Type     = 'Y'
+	Insert   = 'I'
+	Update   = 'U'
+	Delete   = 'D'
+	Truncate = 'T'
+	Message  = 'M'
+)
+
+// Event is one decoded message. Only the fields named beside its types are set; its strings and slices own their memory.
+type Event struct {
+	Type byte
+
+	XID  uint32 // Begin
+	LSN  uint64 // Begin, Commit: of the commit record; Message: end of its record; Origin: the commit LSN there
+	End  uint64 // Commit: end of the transaction
+	Time int64  // Begin, Commit: commit time, microseconds since 2000-01-01 UTC
+
+	OID     uint32 // Relation, Type, Insert, Update, Delete: pg_class.oid or pg_type.oid
+	Schema  string // Relation, Type
+	Name    string // Relation, Type, Origin; Message: prefix
+	Columns []Col  // Relation
+	Ident   byte   // Relation: pg_class.relreplident
+
+	N     int    // Insert, Update, Delete: columns of each tuple
+	Block string // Insert, Update, Delete: see block.go
+	Split uint32 // length of the old tuple's table at the end of Block; 0 without old tuple
+
+	Tables []uint32 // Truncate
+	Flags  byte     // Truncate: 1 CASCADE, 2 RESTART IDENTITY; Message: 1 transactional
+
+	Content string // Message
+}
+
+// Col is a column of a Relation.
+type Col struct {
+	Name    string
+	Key     bool
+	TypeOID uint32
+	TypeMod int32
+}
+
+// Error says where a message could not be understood. It shows no data.
+type Error struct {
+	Type   byte // the message's first byte; 0 if it is empty
+	Offset int  // into the message
+	Size   int  // of the message
+	Reason string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("malformed pgoutput message %q: %s at byte %d of %d", e.Type, e.Reason, e.Offset, e.Size)
+}
+
+// Decoder decodes. Its zero value is ready. It is not safe for concurrent use.
+type Decoder struct {
+	ev      Event
+	table   []byte // scratch: offset tables
+	b       []byte
+	at      int
+	problem string
+	where   int
+}
+
+// Decode decodes one message. The event is valid until the next call; b is not kept.
+func (d *Decoder) Decode(b []byte) (*Event, error) {
+	d.b, d.at, d.problem = b, 0, ""
+	ev := &d.ev
+	*ev = Event{}
+	ev.Type = d.byte()
+	switch ev.Type {
+	case Insert, Update, Delete:
+		ev.OID = d.uint32()
+		d.row(ev)
+	case Begin:
+		ev.LSN, ev.Time, ev.XID = d.uint64(), int64(d.uint64()), d.uint32()
+	case Commit:
+		ev.Flags = d.byte()
+		ev.LSN, ev.End, ev.Time = d.uint64(), d.uint64(), int64(d.uint64())
+	case Origin:
+		ev.LSN, ev.Name = d.uint64(), d.string()
+	case Relation:
+		d.relation(ev)
+	case Type:
+		ev.OID, ev.Schema, ev.Name = d.uint32(), d.string(), d.string()
+	case Truncate:
+		n := d.count(d.uint32(), 4)
+		ev.Flags = d.byte()
+		for range n {
+			ev.Tables = append(ev.Tables, d.uint32())
+		}
+	case Message:
+		ev.Flags, ev.LSN, ev.Name = d.byte(), d.uint64(), d.string()
+		ev.Content = string(d.bytes(int64(d.uint32())))
+	default:
+		if d.problem == "" {
+			d.fail(0, "unknown type")
+		}
+	}
+	if d.problem == "" && d.at != len(b) {
+		d.fail(d.at, "more bytes than expected")
+	}
+	if d.problem != "" {
+		return nil, &Error{Type: ev.Type, Offset: d.where, Size: len(b), Reason: d.problem}
+	}
+	return ev, nil
+}
+
+func (d *Decoder) relation(ev *Event) {
+	ev.OID, ev.Schema, ev.Name, ev.Ident = d.uint32(), d.string(), d.string(), d.byte()
+	if ev.Schema == "" {
+		ev.Schema = "pg_catalog" // logicalrep_write_namespace leaves it empty
+	}
+	n := d.count(uint32(d.uint16()), 10)
+	ev.Columns = make([]Col, n)
+	for i := range ev.Columns {
+		ev.Columns[i] = Col{Key: d.byte()&1 != 0, Name: d.string(), TypeOID: d.uint32(), TypeMod: int32(d.uint32())}
+	}
+}
+
+// row reads the tuples of an Insert, Update or Delete and makes the block.
+func (d *Decoder) row(ev *Event) {
+	start := d.at
+	d.table = d.table[:0]
+	switch k := d.byte(); {
+	case k == 'N' && ev.Type != Delete:
+		ev.N = d.tuple(start)
+	case (k == 'K' || k == 'O') && ev.Type != Insert:
+		ev.N = d.tuple(start)
+		if ev.Type == Delete {
+			ev.Split = uint32(len(d.table))
+			break
+		}
+		old := len(d.table)
+		if d.byte() != 'N' {
+			d.fail(d.at-1, "new row expected")
+			return
+		}
+		if n := d.tuple(start); n != ev.N {
+			d.fail(d.at, "old and new row differ in columns")
+			return
+		}
+		ev.Split = uint32(old)
+		d.fillUnchanged(start, ev.N)
+	default:
+		d.fail(start, "unexpected kind of row")
+	}
+	if d.problem != "" {
+		return
+	}
+	// strings.Builder, because it gives memory that is not cleared first.
+	var sb strings.Builder
+	sb.Grow(len(d.b) - start + len(d.table))
+	sb.Write(d.b[start:])
+	sb.Write(d.table[ev.Split:])
+	sb.Write(d.table[:ev.Split]) // the old row's table was read first and stands last
+	ev.Block = sb.String()
+}
+
+// tuple reads a tuple behind its kind byte, and appends its offsets, counted from start, to the table.
+func (d *Decoder) tuple(start int) int {
+	b, at := d.b, d.at
+	if len(b)-at < 2 {
+		d.fail(at, "truncated")
+		return 0
+	}
+	n := int(b[at])<<8 | int(b[at+1])
+	t := binary.LittleEndian.AppendUint32(d.table, uint32(at-1-start))
+	at += 2
+	for range n {
+		if at >= len(b) {
+			d.fail(at, "truncated")
+			return 0
+		}
+		t = binary.LittleEndian.AppendUint32(t, uint32(at-start))
+		kind := b[at]
+		at++
+		switch kind {
+		case 't', 'b':
+			if len(b)-at < 4 {
+				d.fail(at, "truncated")
+				return 0
+			}
+			size := uint64(binary.BigEndian.Uint32(b[at:]))
+			if at += 4; size > uint64(len(b)-at) {
+				d.fail(at, "value is longer than the message")
+				return 0
+			}
+			at += int(size)
+		case 'n', 'u':
+		default:
+			d.fail(at-1, "unknown kind of column")
+			return 0
+		}
+	}
+	d.table, d.at = t, at
+	return n
+}
+
+// fillUnchanged points the unchanged TOASTed columns of the new row at the old row's values, where there is a whole old
+// row (or the column belongs to the key).
+func (d *Decoder) fillUnchanged(start, n int) {
+	old, new := d.table[:TableSize(n)], d.table[TableSize(n):]
+	tuples := d.b[start:]
+	for i := entry; i < len(new); i += entry {
+		if tuples[binary.LittleEndian.Uint32(new[i:])] != 'u' {
+			continue
+		}
+		if c := tuples[binary.LittleEndian.Uint32(old[i:])]; c == 't' || c == 'b' {
+			copy(new[i:i+entry], old[i:i+entry])
+		}
+	}
+}
+
+func (d *Decoder) fail(at int, problem string) {
+	if d.problem == "" {
+		d.problem, d.where = problem, at
+	}
+	d.at = len(d.b)
+}
+
+// count checks that n things of at least size bytes can follow, so that a wrong number does not allocate.
+func (d *Decoder) count(n uint32, size int) int {
+	if uint64(n)*uint64(size) > uint64(len(d.b)-d.at) {
+		d.fail(d.at, "more entries than bytes")
+		return 0
+	}
+	return int(n)
+}
+
+func (d *Decoder) bytes(n int64) []byte {
+	if int64(len(d.b)-d.at) < n {
+		d.fail(d.at, "truncated")
+		return nil
+	}
+	b := d.b[d.at : d.at+int(n)]
+	d.at += int(n)
+	return b
+}
+
+func (d *Decoder) byte() byte {
+	if b := d.bytes(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (d *Decoder) uint16() uint16 {
+	if b := d.bytes(2); b != nil {
+		return binary.BigEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (d *Decoder) uint32() uint32 {
+	if b := d.bytes(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (d *Decoder) uint64() uint64 {
+	if b := d.bytes(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+// string reads up to a zero byte.
+func (d *Decoder) string() string {
+	for i := d.at; i < len(d.b); i++ {
+		if d.b[i] == 0 {
+			s := string(d.b[d.at:i])
+			d.at = i + 1
+			return s
+		}
+	}
+	d.fail(d.at, "string without end")
+	return ""
+}

@@ -1,0 +1,264 @@
+package walchan
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// LSN is a position in the write-ahead log, printed as PostgreSQL prints it ("16/B374D848"). It is an alias, so that
+// no second import is needed.
+type LSN = pglogrepl.LSN
+
+// ParseLSN reads PostgreSQL's notation of a position.
+func ParseLSN(s string) (LSN, error) { return pglogrepl.ParseLSN(s) }
+
+// Kind says what a Message is.
+type Kind uint8
+
+// The kinds of messages. Which of them a stream delivers depends on its options.
+const (
+	Insert         Kind = iota + 1 // a row was inserted: New
+	Update                         // a row was updated: New, and Old as the replica identity allows
+	Delete                         // a row was deleted: Old
+	Truncate                       // tables were truncated together: Truncated
+	LogicalMessage                 // pg_logical_emit_message: Prefix, Payload; Tx is nil if it was not transactional
+	Begin                          // a transaction begins (WithTransactions)
+	Commit                         // a transaction ends (WithTransactions): End
+	Raw                            // what another output plugin wrote (WithPlugin): Payload
+)
+
+var kindNames = [...]string{"invalid", "insert", "update", "delete", "truncate", "message", "begin", "commit", "raw"}
+
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// Message is one change, or one mark between changes, of the write-ahead log.
+//
+// It is a value of 96 bytes, immutable, and belongs to its receiver: it may be kept, copied and handed to several
+// goroutines. Its row bytes are one block of its own; keeping a message pins that block, its Tx and its Relation, and no
+// buffer of the stream. The zero Message is no message: its methods return zero values.
+type Message struct {
+	Kind Kind
+
+	// Ordinal is the place of the message among the messages of its transaction, whether or not they are delivered:
+	// Begin is 1, the first change 2. It is 0 outside of transactions.
+	Ordinal uint32
+
+	// LSN is the position of the record itself: for logs. It is neither unique (the rows of one COPY share it) nor
+	// monotonic (concurrent transactions interleave); Position is the key.
+	LSN LSN
+
+	// Tx is the transaction; nil for Raw and for a LogicalMessage that is not transactional.
+	Tx *Tx
+
+	// Relation is the table; nil where no single table is concerned. The same pointer means the same definition.
+	Relation *Relation
+
+	sent  int64  // the server's clock when it sent the message, microseconds since 2000-01-01 UTC
+	split uint32 // length of the old row's offset table at the end of data; 0: no old row
+	data  string // row block (see pgoutput.Block) or payload
+	ack   Receipt
+	ext   any // what only some kinds have: *truncation, string (prefix), LSN (end)
+}
+
+// Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
+// sends that.
+type Tx struct {
+	XID        uint32
+	CommitLSN  LSN // of the commit record
+	CommitTime time.Time
+	Origin     string // the replication origin it was replayed from; "" for one that was made here
+}
+
+// Position identifies and orders changes within one Source, across reconnects and restarts of the process: a sink that
+// stores the Position of the last change it has applied recognises what it is sent again.
+type Position struct {
+	Commit  LSN    // the transaction's commit LSN; of a non-transactional LogicalMessage its own LSN
+	Ordinal uint32 // Message.Ordinal
+}
+
+// Compare returns -1, 0 or +1 as p lies before, at or after q in the order of delivery.
+func (p Position) Compare(q Position) int {
+	switch {
+	case p.Commit < q.Commit, p.Commit == q.Commit && p.Ordinal < q.Ordinal:
+		return -1
+	case p == q:
+		return 0
+	}
+	return 1
+}
+
+// String returns the position as "16/B374D848:3".
+func (p Position) String() string { return fmt.Sprintf("%s:%d", p.Commit, p.Ordinal) }
+
+// Source says whose positions a stream's positions are. Store it beside a Position: under another SystemID or Slot the
+// Position means nothing.
+type Source struct {
+	SystemID string // identifies the cluster; a copy made by pg_basebackup has the same
+	Database string
+	Slot     string
+}
+
+// Position returns the key of the message. ok is false where there is none: Raw, and the zero Message.
+func (m Message) Position() (p Position, ok bool) {
+	switch {
+	case m.Tx != nil:
+		return Position{m.Tx.CommitLSN, m.Ordinal}, true
+	case m.Kind == LogicalMessage:
+		// Its LSN can be the commit LSN of the transaction that follows; that one's ordinals start at 1.
+		return Position{m.LSN, 0}, true
+	}
+	return Position{}, false
+}
+
+// New returns the row after an Insert or Update, the zero Row otherwise.
+func (m Message) New() Row {
+	if m.Kind != Insert && m.Kind != Update {
+		return Row{}
+	}
+	return Row{m.Relation, m.data[:len(m.data)-int(m.split)]}
+}
+
+// Old returns the row before an Update or Delete, or as much of it as the server sends: Row.Identity tells nothing (an
+// Update that does not change the key), the columns of the replica identity, or the whole row apart. The zero Row
+// otherwise.
+func (m Message) Old() Row {
+	if m.split == 0 {
+		return Row{}
+	}
+	return Row{m.Relation, m.data}
+}
+
+// Payload returns what a Raw message or a LogicalMessage carries, as it came: text, or bytes of any kind.
+func (m Message) Payload() string {
+	switch m.Kind {
+	case Raw, LogicalMessage:
+		return m.data
+	}
+	return ""
+}
+
+// Prefix returns the prefix of a LogicalMessage.
+func (m Message) Prefix() string {
+	s, _ := m.ext.(string)
+	return s
+}
+
+// End returns the end LSN of the transaction that a Commit ends: the position that is confirmed once everything up to
+// it is acknowledged. 0 otherwise.
+func (m Message) End() LSN {
+	lsn, _ := m.ext.(LSN)
+	return lsn
+}
+
+// Truncated returns the tables that a Truncate has emptied, together, and its options. The slice must not be changed.
+func (m Message) Truncated() (tables []*Relation, cascade, restartIdentity bool) {
+	if t, ok := m.ext.(*truncation); ok {
+		return t.tables, t.cascade, t.restart
+	}
+	return nil, false, false
+}
+
+type truncation struct {
+	tables           []*Relation
+	cascade, restart bool
+}
+
+// SentAt returns the time on the server's clock at which it sent the message; the zero time on the zero Message.
+func (m Message) SentAt() time.Time { return pgTime(m.sent) }
+
+// Receipt returns the acknowledgement of the message, for whoever has let the message go.
+func (m Message) Receipt() Receipt { return m.ack }
+
+// String describes the message for logs: kind, table, position. It never shows row data.
+func (m Message) String() string {
+	var b strings.Builder
+	b.WriteString(m.Kind.String())
+	if m.Relation != nil {
+		b.WriteByte(' ')
+		b.WriteString(m.Relation.String())
+	}
+	if t, _, _ := m.Truncated(); t != nil {
+		for i, r := range t {
+			b.WriteString([]string{", ", " "}[btoi(i == 0)])
+			b.WriteString(r.String())
+		}
+	}
+	if m.Tx != nil {
+		fmt.Fprintf(&b, " xid %d", m.Tx.XID)
+	}
+	if p, ok := m.Position(); ok {
+		fmt.Fprintf(&b, " at %s", p)
+	} else if m.Kind != 0 {
+		fmt.Fprintf(&b, " at %s", m.LSN)
+	}
+	return b.String()
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// ReplicaIdentity is a table's setting of what the server sends of old rows (ALTER TABLE … REPLICA IDENTITY).
+type ReplicaIdentity byte
+
+// The settings, as pg_class.relreplident has them.
+const (
+	ReplicaIdentityDefault ReplicaIdentity = 'd' // the primary key
+	ReplicaIdentityIndex   ReplicaIdentity = 'i' // the columns of an index
+	ReplicaIdentityFull    ReplicaIdentity = 'f' // the whole row
+	ReplicaIdentityNothing ReplicaIdentity = 'n'
+)
+
+// Relation is a table as of the change. It is immutable; a table that is altered gets a new one.
+type Relation struct {
+	OID             uint32
+	Schema          string
+	Name            string
+	ReplicaIdentity ReplicaIdentity
+	Columns         []Column
+
+	types *types // how values are converted; nil: built-in types only
+}
+
+// Column is a column of a Relation.
+type Column struct {
+	Name     string
+	Key      bool   // belongs to the replica identity
+	TypeOID  uint32 // pg_type.oid
+	TypeMod  int32  // pg_attribute.atttypmod; -1 without
+	TypeName string // as in format_type without modifier ("integer", "shop.status"); the number where it is not known
+}
+
+// String returns the table's name, quoted where PostgreSQL wants it quoted.
+func (r *Relation) String() string { return quoteIdent(r.Schema) + "." + quoteIdent(r.Name) }
+
+// Index returns the index of the column called name, or -1.
+func (r *Relation) Index(name string) int {
+	for i := range r.Columns {
+		if r.Columns[i].Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// pgEpoch is where PostgreSQL's clock starts (protocol-replication: "microseconds since midnight on 2000-01-01").
+const pgEpoch = 946_684_800_000_000
+
+func pgTime(µs int64) time.Time {
+	if µs == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(µs + pgEpoch).UTC()
+}
