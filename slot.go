@@ -144,7 +144,7 @@ func (s *Stream) startError(ctx context.Context, c *connection, err error, name 
 		if err := refusedWithoutLogical(ctx, c.Conn, err); sqlState(err) != stateNotPrerequisite || isPermanent(err) {
 			return err
 		}
-		if slot, _ := readSlot(ctx, c.Conn, name); slot != nil && slot.walStatus == "lost" {
+		if slot, _ := readSlot(ctx, c.Query, name); slot != nil && slot.walStatus == "lost" {
 			return invalidated(name, err)
 		}
 	}
