@@ -41,9 +41,11 @@ type Conn struct {
 	asked   chan any      // what the client asks for outside of a stream: a query, or an error to answer with
 	gone    chan struct{} // closed by read when nothing more will come
 
+	temp  []string // slots that go with the connection; guarded by srv.mu
+	ended bool     // a logical stream has ended in order
+
 	mu     sync.Mutex
 	stream *stream // nil outside of one
-	temp   []string
 }
 
 func newConn(s *Server, nc net.Conn, pid uint32) *Conn {
@@ -56,8 +58,7 @@ func newConn(s *Server, nc net.Conn, pid uint32) *Conn {
 
 // run is the connection's life. Its error is one of a script or hook.
 func (c *Conn) run() error {
-	defer c.release()
-	defer c.Close()
+	defer c.Close() // again, for what the connection took after somebody closed it
 	if c.negotiate() != nil {
 		return nil
 	}
@@ -70,6 +71,7 @@ func (c *Conn) run() error {
 		case errors.Is(err, ErrGone):
 			return nil
 		case errors.As(err, &e):
+			c.release()
 			if c.sendError(e) != nil || e.Severity != "ERROR" || c.ready() != nil {
 				return nil
 			}
@@ -121,13 +123,18 @@ func (c *Conn) welcome() error {
 	}
 	msgs := []pgproto3.BackendMessage{&pgproto3.AuthenticationOk{}}
 	for _, p := range [][2]string{
-		{"server_version", st.Version},
-		{"server_encoding", "UTF8"},
+		{"application_name", c.Params["application_name"]},
 		{"client_encoding", "UTF8"},
+		{"DateStyle", "ISO, MDY"},
+		{"default_transaction_read_only", "off"},
 		{"in_hot_standby", onOff(st.Standby, "on", "off")},
 		{"integer_datetimes", "on"},
+		{"IntervalStyle", "postgres"},
+		{"is_superuser", "on"},
+		{"server_encoding", "UTF8"},
+		{"server_version", st.Version},
+		{"session_authorization", c.Params["user"]},
 		{"standard_conforming_strings", "on"},
-		{"DateStyle", "ISO, MDY"},
 		{"TimeZone", "Etc/UTC"},
 	} {
 		msgs = append(msgs, &pgproto3.ParameterStatus{Name: p[0], Value: p[1]})
@@ -201,15 +208,15 @@ func (c *Conn) query(sql string) error {
 	if len(toks) == 0 {
 		return c.Send(&pgproto3.EmptyQueryResponse{}, &pgproto3.ReadyForQuery{TxStatus: 'I'})
 	}
-	if toks[0].is("START_REPLICATION") && c.replication() {
-		return c.startReplication(sql, toks)
-	}
 	var res *Result
 	var err error
 	if hook != nil {
 		res, err = hook(c, sql)
 	}
 	if res == nil && err == nil {
+		if toks[0].is("START_REPLICATION") && c.replication() {
+			return c.startReplication(sql, toks)
+		}
 		res, err = c.command(toks)
 	}
 	if err != nil {
@@ -289,11 +296,18 @@ func (c *Conn) writing(f func() (int64, error)) (int64, error) {
 // Done is closed when the connection is closed by either side.
 func (c *Conn) Done() <-chan struct{} { return c.gone }
 
-// Close closes the connection without a word, as a killed server does. What was sent before still arrives.
-func (c *Conn) Close() error { c.wire.Close(); return nil }
+// Close closes the connection without a word, as a killed server does. What was sent before still arrives. Slots are
+// released first, so that a client that reconnects finds them free.
+func (c *Conn) Close() {
+	c.release()
+	c.wire.Close()
+}
 
-// Reset closes the connection with a TCP reset: the client loses what it has not read yet.
-func (c *Conn) Reset() { c.wire.reset() }
+// Reset is Close with a TCP reset: the client loses what it has not read yet.
+func (c *Conn) Reset() {
+	c.release()
+	c.wire.reset()
+}
 
 // Stall takes the network away in both directions, as a pulled cable does: what is sent is lost, what the client sends,
 // Close included, is not seen. The slot stays active until the wal_sender_timeout or Close.
@@ -302,7 +316,8 @@ func (c *Conn) Stall() { c.wire.stalled.Store(true) }
 // Throttle limits what is sent from now on to so many bytes per second; 0 lifts the limit.
 func (c *Conn) Throttle(bytesPerSecond int) { c.wire.rate.Store(int64(bytesPerSecond)) }
 
-// release gives back what the connection held.
+// release gives back what the connection held: at its end, and at every error, which costs the session its temporary slots
+// (postgres.c, PostgresMain: ReplicationSlotCleanup).
 func (c *Conn) release() {
 	c.srv.Update(func(s *State) {
 		for _, slot := range s.Slots {
@@ -313,5 +328,6 @@ func (c *Conn) release() {
 		for _, name := range c.temp {
 			delete(s.Slots, name)
 		}
+		c.temp = nil
 	})
 }

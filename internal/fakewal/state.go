@@ -37,9 +37,9 @@ type State struct {
 	// Startup is called when the startup packet was read, before the client is let in. An Error or Fatal refuses it.
 	Startup func(c *Conn) error
 
-	// Query is asked first about every query and replication command but START_REPLICATION. With neither result nor error
-	// the default answer is given. An Error leaves the connection usable, a Fatal closes it, any other error is the
-	// script's failure (see Server.Close). It may block, and may call methods of c: Stall, Close, Notice …
+	// Query is asked first about every query and replication command. With neither result nor error the default answer is
+	// given. An Error leaves the connection usable, a Fatal closes it, any other error is a failure (see Server.Close). It
+	// may block until c.Done, and may call methods of c: Stall, Close, Send with a notice …
 	Query func(c *Conn, sql string) (*Result, error)
 }
 
