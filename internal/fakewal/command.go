@@ -105,7 +105,7 @@ func (c *Conn) startReplication(sql string, toks []token) error {
 		return err
 	}
 	if start.Logical && c.ended {
-		return c.Send(&pgproto3.CopyBothResponse{}, tag("COPY 0"), tag("START_REPLICATION"), &pgproto3.ReadyForQuery{TxStatus: 'I'})
+		return c.Send(&pgproto3.CopyBothResponse{}, tag("COPY 0"), tag("START_REPLICATION"), ready)
 	}
 	script, timeout, err := c.srv.begin(c, &start)
 	if err != nil {
@@ -166,10 +166,8 @@ func (c *Conn) complete(st *stream) error {
 	default:
 		msgs = append(msgs, tag("START_STREAMING"))
 	}
-	return c.Send(append(msgs, tag("START_REPLICATION"), &pgproto3.ReadyForQuery{TxStatus: 'I'})...)
+	return c.Send(append(msgs, tag("START_REPLICATION"), ready)...)
 }
-
-func tag(s string) pgproto3.BackendMessage { return &pgproto3.CommandComplete{CommandTag: []byte(s)} }
 
 // command gives the default answer to all other commands and queries.
 func (c *Conn) command(toks []token) (res *Result, err error) {

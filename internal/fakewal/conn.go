@@ -3,7 +3,6 @@ package fakewal
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 
@@ -38,7 +37,7 @@ type Conn struct {
 	wire    *wire
 	backend *pgproto3.Backend
 	out     chan struct{} // holds a token while somebody writes; a mutex would keep a bubble's clock from moving
-	asked   chan any      // what the client asks for outside of a stream: a query, or an error to answer with
+	asked   chan any      // what the client asks for outside of a stream: a query (string), or the message to answer with
 	gone    chan struct{} // closed by read when nothing more will come
 
 	temp  []string // slots that go with the connection; guarded by srv.mu
@@ -72,7 +71,7 @@ func (c *Conn) run() error {
 			return nil
 		case errors.As(err, &e):
 			c.release()
-			if c.sendError(e) != nil || e.Severity != "ERROR" || c.ready() != nil {
+			if c.sendError(e) != nil || e.Severity != "ERROR" || c.Send(ready) != nil {
 				return nil
 			}
 		case err != nil:
@@ -85,63 +84,6 @@ func (c *Conn) run() error {
 			return nil
 		}
 	}
-}
-
-// negotiate reads the startup packet; encryption is declined, and a cancel request ignored.
-func (c *Conn) negotiate() error {
-	for {
-		msg, err := c.backend.ReceiveStartupMessage()
-		if err != nil {
-			return err
-		}
-		switch m := msg.(type) {
-		case *pgproto3.SSLRequest, *pgproto3.GSSEncRequest:
-			if err := c.Raw([]byte("N")); err != nil {
-				return err
-			}
-		case *pgproto3.StartupMessage:
-			c.Params = m.Parameters
-			return nil
-		default:
-			return io.EOF
-		}
-	}
-}
-
-func (c *Conn) welcome() error {
-	var st State
-	c.srv.Update(func(s *State) { st = *s })
-	if st.Startup != nil {
-		if err := st.Startup(c); err != nil {
-			if e := (*pgconn.PgError)(nil); errors.As(err, &e) {
-				fatal := *e
-				fatal.Severity = "FATAL"
-				return &fatal
-			}
-			return err
-		}
-	}
-	msgs := []pgproto3.BackendMessage{&pgproto3.AuthenticationOk{}}
-	for _, p := range [][2]string{
-		{"application_name", c.Params["application_name"]},
-		{"client_encoding", "UTF8"},
-		{"DateStyle", "ISO, MDY"},
-		{"default_transaction_read_only", "off"},
-		{"in_hot_standby", onOff(st.Standby, "on", "off")},
-		{"integer_datetimes", "on"},
-		{"IntervalStyle", "postgres"},
-		{"is_superuser", "on"},
-		{"server_encoding", "UTF8"},
-		{"server_version", st.Version},
-		{"session_authorization", c.Params["user"]},
-		{"standard_conforming_strings", "on"},
-		{"TimeZone", "Etc/UTC"},
-	} {
-		msgs = append(msgs, &pgproto3.ParameterStatus{Name: p[0], Value: p[1]})
-	}
-	msgs = append(msgs, &pgproto3.BackendKeyData{ProcessID: c.PID, SecretKey: []byte{0, 0, 0, 1}},
-		&pgproto3.ReadyForQuery{TxStatus: 'I'})
-	return c.Send(msgs...)
 }
 
 // read receives until the connection ends. Messages of a stream that is over are ignored, as PostgresMain does.
@@ -165,7 +107,7 @@ func (c *Conn) read() {
 		case *pgproto3.Query:
 			ask = m.String
 		case *pgproto3.Sync:
-			failed, ask = false, &pgproto3.ReadyForQuery{TxStatus: 'I'}
+			failed, ask = false, ready
 		default:
 			if !failed {
 				failed, ask = true, errExtended
@@ -187,26 +129,22 @@ var errExtended = &pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized
 	Message: "extended query protocol not supported in a replication connection"}
 
 func (c *Conn) answer(ask any) error {
-	switch ask := ask.(type) {
-	case pgproto3.BackendMessage:
-		return c.Send(ask)
-	case string:
-		return c.query(ask)
+	if sql, ok := ask.(string); ok {
+		return c.query(sql)
 	}
-	panic("fakewal: unexpected request")
+	return c.Send(ask.(pgproto3.BackendMessage))
 }
 
 // query answers one simple query or replication command.
 func (c *Conn) query(sql string) error {
-	var hook func(*Conn, string) (*Result, error)
 	c.srv.mu.Lock()
 	c.srv.queries = append(c.srv.queries, sql)
-	hook = c.srv.state.Query
+	hook := c.srv.state.Query
 	c.srv.mu.Unlock()
 
 	toks := lex(sql)
 	if len(toks) == 0 {
-		return c.Send(&pgproto3.EmptyQueryResponse{}, &pgproto3.ReadyForQuery{TxStatus: 'I'})
+		return c.Send(&pgproto3.EmptyQueryResponse{}, ready)
 	}
 	var res *Result
 	var err error
@@ -242,11 +180,11 @@ func (c *Conn) sendResult(r *Result) error {
 	for i := range r.Rows {
 		msgs = append(msgs, &pgproto3.DataRow{Values: r.row(i)})
 	}
-	tag := r.Tag
-	if tag == "" {
-		tag = fmt.Sprint("SELECT ", len(r.Rows))
+	done := r.Tag
+	if done == "" {
+		done = fmt.Sprint("SELECT ", len(r.Rows))
 	}
-	return c.Send(append(msgs, &pgproto3.CommandComplete{CommandTag: []byte(tag)}, &pgproto3.ReadyForQuery{TxStatus: 'I'})...)
+	return c.Send(append(msgs, tag(done), ready)...)
 }
 
 func (c *Conn) sendError(e *pgconn.PgError) error {
@@ -255,7 +193,9 @@ func (c *Conn) sendError(e *pgconn.PgError) error {
 	})
 }
 
-func (c *Conn) ready() error { return c.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'}) }
+func tag(s string) pgproto3.BackendMessage { return &pgproto3.CommandComplete{CommandTag: []byte(s)} }
+
+var ready = &pgproto3.ReadyForQuery{TxStatus: 'I'}
 
 // Send sends messages of any kind: NoticeResponse, ParameterStatus …, in one write.
 func (c *Conn) Send(msgs ...pgproto3.BackendMessage) error {
@@ -280,11 +220,7 @@ func (c *Conn) Raw(b []byte) error {
 
 // writing runs f while nobody else writes.
 func (c *Conn) writing(f func() (int64, error)) (int64, error) {
-	select {
-	case c.out <- struct{}{}:
-	case <-c.wire.closed:
-		return 0, ErrGone
-	}
+	c.out <- struct{}{}
 	defer func() { <-c.out }()
 	n, err := f()
 	if err != nil {

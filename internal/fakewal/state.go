@@ -43,8 +43,9 @@ type State struct {
 	Query func(c *Conn, sql string) (*Result, error)
 }
 
-// Slot is a row of pg_replication_slots. Its fields follow the streams: Flush positions move ConfirmedFlush, a stream sets
-// ActivePID, the end of the connection removes a temporary slot.
+// Slot is a row of pg_replication_slots. Its fields follow the streams: the flush position moves ConfirmedFlush (of a
+// physical slot RestartLSN), a stream sets ActivePID, and the end of the connection, or an error on it, removes a temporary
+// slot.
 type Slot struct {
 	Plugin         string // "" for a physical slot
 	Database       string // "" for a physical slot

@@ -153,8 +153,12 @@ func (c *Conn) heard(b []byte) {
 		st.wake()
 	}
 	c.srv.Update(func(state *State) {
-		if slot := state.Slots[st.slot]; slot != nil && slot.ActivePID == c.PID && s.Flush != 0 {
-			slot.ConfirmedFlush = max(slot.ConfirmedFlush, s.Flush)
+		if slot := state.Slots[st.slot]; slot != nil && slot.ActivePID == c.PID {
+			if slot.Plugin == "" {
+				slot.RestartLSN = max(slot.RestartLSN, s.Flush)
+			} else {
+				slot.ConfirmedFlush = max(slot.ConfirmedFlush, s.Flush)
+			}
 		}
 	})
 }

@@ -276,6 +276,7 @@ func TestPhysical(t *testing.T) {
 			},
 			func(c *Conn) error { return nil },
 		)
+		srv.Update(func(s *State) { s.Slots["standby"] = &Slot{} })
 		conn := connect(t, srv)
 		send(t, conn, &pgproto3.Query{String: "START_REPLICATION PHYSICAL 0/1000000 TIMELINE 1"})
 		for _, want := range []string{"*pgproto3.CopyBothResponse", "pglogrepl.XLogData", "*pgproto3.CopyDone"} {
@@ -287,11 +288,15 @@ func TestPhysical(t *testing.T) {
 		if got := kinds(t, conn); got != "RowDescription 2|0/1000010 (START_STREAMING) (START_REPLICATION) ready" {
 			t.Error(got)
 		}
-		send(t, conn, &pgproto3.Query{String: "START_REPLICATION PHYSICAL 0/1000010 TIMELINE 2"})
+		send(t, conn, &pgproto3.Query{String: "START_REPLICATION SLOT standby PHYSICAL 0/1000010 TIMELINE 2"})
 		receive(t, conn)
+		confirm(t, conn, 0x1000020, false)
 		send(t, conn, &pgproto3.CopyDone{})
 		if got := kinds(t, conn); got != "CopyDone (START_STREAMING) (START_REPLICATION) ready" {
 			t.Error(got)
+		}
+		if slot, _ := srv.Slot("standby"); slot.RestartLSN != 0x1000020 || slot.ConfirmedFlush != 0 || slot.ActivePID != 0 {
+			t.Errorf("%+v", slot)
 		}
 		if s := srv.Starts(); len(s) != 2 || s[1].Timeline != 2 {
 			t.Errorf("%+v", s)
@@ -541,7 +546,12 @@ func TestCloseReportsAndEndsEverything(t *testing.T) {
 		waiting := make(chan error, 2)
 		srv.Serve(
 			func(c *Conn) error { return wrong },
-			func(c *Conn) error { _, err := c.ReadStatus(); waiting <- err; return err },
+			func(c *Conn) error {
+				_, err := c.ReadStatus()
+				time.Sleep(time.Millisecond) // Close waits
+				waiting <- err
+				return err
+			},
 			func(c *Conn) error {
 				for {
 					if err := c.Raw(make([]byte, 1000)); err != nil { // blocks: nobody reads
@@ -561,8 +571,12 @@ func TestCloseReportsAndEndsEverything(t *testing.T) {
 		if err := srv.Close(); !errors.Is(err, wrong) || strings.Count(err.Error(), "\n") != 0 {
 			t.Errorf("close: %v", err)
 		}
-		for range 2 {
-			if err := <-waiting; !errors.Is(err, ErrGone) {
+		close(waiting)
+		if len(waiting) != 2 {
+			t.Errorf("%d scripts have ended", len(waiting))
+		}
+		for err := range waiting {
+			if !errors.Is(err, ErrGone) {
 				t.Errorf("script: %v", err)
 			}
 		}
