@@ -252,13 +252,12 @@ const (
 
 // readSession asks what is to be known of the connection, and derives its timers from the server's wal_sender_timeout.
 func (s *Stream) readSession(ctx context.Context, c *connection) error {
-	rows, err := c.Query(ctx, "SELECT (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'), "+
-		"(SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()), pg_catalog.pg_is_in_recovery()")
+	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start "+
+		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
 	if err != nil || len(rows) != 1 {
 		return fmt.Errorf("walchan: read wal_sender_timeout: %w", err)
 	}
-	ms, _ := strconv.Atoi(rows[0][0])
-	c.senderTimeout, c.backendStart, c.standby = time.Duration(ms)*time.Millisecond, rows[0][1], rows[0][2] == "t"
+	c.senderTimeout, c.standby, c.backendStart = parseGUCTime(rows[0][0]), rows[0][1] == "t", rows[0][2]
 	c.interval, c.timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
 	if c.interval == 0 {
 		c.interval = 10 * time.Second
@@ -274,6 +273,15 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 		}
 	}
 	return nil
+}
+
+// parseGUCTime reads a time as SHOW prints it: a number with the largest unit that fits ("1min", "1500ms", "0").
+func parseGUCTime(s string) time.Duration {
+	n := strings.TrimRight(s, "smihdn")
+	v, _ := strconv.Atoi(n)
+	unit := map[string]time.Duration{"": time.Millisecond, "ms": time.Millisecond, "s": time.Second, "min": time.Minute,
+		"h": time.Hour, "d": 24 * time.Hour}[s[len(n):]]
+	return time.Duration(v) * unit
 }
 
 // checkSystem compares the cluster with what was delivered: no other one may continue the stream, nor one that lacks what

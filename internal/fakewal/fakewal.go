@@ -181,11 +181,13 @@ func (s *Server) accept(nc net.Conn) bool {
 	s.lastPID++
 	c := newConn(s, nc, s.lastPID)
 	s.conns[c] = true
+	s.state.backends[c.PID] = true
 	s.running.Go(func() {
 		err := c.run()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.conns, c)
+		delete(s.state.backends, c.PID)
 		if err != nil {
 			s.errs = append(s.errs, err)
 		}

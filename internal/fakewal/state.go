@@ -24,6 +24,10 @@ type State struct {
 	Publications []string
 	Histories    map[int32]string // TIMELINE_HISTORY n
 
+	Waiting [2]string // pg_stat_activity's wait_event_type and wait_event; Activity WalSenderMain
+
+	backends map[uint32]bool // the rows of pg_stat_activity, by PID
+
 	// SenderTimeout is wal_sender_timeout, 60 s: a client from which nothing came for half of it is asked for a reply,
 	// and after the whole of it the connection is closed. 0: neither.
 	SenderTimeout time.Duration
@@ -71,6 +75,8 @@ func defaultState() State {
 		SystemID:      "7000000000000000001",
 		Timeline:      1,
 		WALEnd:        0x1000000,
+		Waiting:       [2]string{"Activity", "WalSenderMain"},
+		backends:      map[uint32]bool{},
 		SenderTimeout: time.Minute,
 		Buffer:        64 << 10,
 		Settings: map[string]string{
