@@ -146,6 +146,7 @@ func TestCloseInTheMiddleOfALargeTransaction(t *testing.T) {
 	if got := s.Stats(); got.Delivered > 1100 {
 		t.Errorf("%d messages were delivered", got.Delivered)
 	}
+	db.Wait(t, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")
 	wantIDs(t, []walchan.Message{next(t, subscribe(t, db))}, 2)
 }
 
