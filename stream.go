@@ -284,6 +284,7 @@ func (s *Stream) receive(c *connection) error {
 		err = c.read(now)
 		s.asleep.Store(awake)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.ledger.tick(c.heardAt) // the read may have lasted
 			return err
 		}
 	}
