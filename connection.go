@@ -185,7 +185,7 @@ func (c *connection) checkBusy(ctx context.Context) error {
 // dialOrdinary makes an ordinary connection to the server of this one: of several hosts only the one that was reached.
 func (c *connection) dialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg := c.config.Copy()
-	cfg.BuildFrontend, cfg.ValidateConnect, cfg.AfterConnect = nil, nil, nil
+	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
 	delete(cfg.RuntimeParams, "replication")
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address != c.address {
