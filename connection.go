@@ -34,6 +34,7 @@ type connection struct {
 
 	since        time.Time
 	timeline     int32
+	standby      bool   // it is in recovery
 	backendStart string // with the PID it identifies the walsender
 
 	interval      time.Duration // between statuses
@@ -186,7 +187,6 @@ func (c *connection) checkBusy(ctx context.Context) error {
 func (c *connection) dialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg := c.config.Copy()
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
-	delete(cfg.RuntimeParams, "replication")
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address != c.address {
 			return nil, errors.New("not the server of the stream")
