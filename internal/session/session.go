@@ -131,7 +131,9 @@ func (c *Conn) TimelineHistory(ctx context.Context, timeline int32) (string, err
 }
 
 // Query runs one statement in the simple protocol and returns its rows as text; NULL is "".
-func (c *Conn) Query(ctx context.Context, sql string) ([][]string, error) { return Query(ctx, c.pg, sql) }
+func (c *Conn) Query(ctx context.Context, sql string) ([][]string, error) {
+	return Query(ctx, c.pg, sql)
+}
 
 // Query is Conn.Query on any connection.
 func Query(ctx context.Context, pg *pgconn.PgConn, sql string) ([][]string, error) {
@@ -341,9 +343,14 @@ func (c *Conn) fillUntil(deadline time.Time) error {
 	}
 }
 
-// Close closes the connection, after a Terminate where it still can be sent.
+// Close closes the connection, after a Terminate where it still can be sent. A command whose context has ended is cancelled
+// on the server: for that it waits, within a second.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	c.pg.Close(ctx)
+	select {
+	case <-c.pg.CleanupDone():
+	case <-ctx.Done():
+	}
 }
