@@ -1,6 +1,7 @@
 package walchan
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -92,9 +93,13 @@ func (k *known) appendArrayBinary(b []byte, s string) ([]byte, error) {
 		return append(b, "[]"...), nil
 	}
 	var lengths [maxDimensions]int
+	elements := 1
 	for i := range dims {
 		lengths[i] = int(int32(r.uint32()))
-		r.uint32() // lower bound
+		r.uint32()                                                        // lower bound
+		if elements *= lengths[i]; elements <= 0 || elements > len(s)/4 { // each has a length
+			return b, errBinary
+		}
 	}
 	b, err := k.appendElementsBinary(b, elem, &r, lengths[:dims])
 	if err == nil && (!r.ok || r.s != "") {
@@ -197,8 +202,7 @@ func (k *known) appendText(b []byte, pg *pgtype.Type, s string) ([]byte, error) 
 		b = appendTime(b, int64(r.uint64()))
 	case pgtype.IntervalOID:
 		b = appendInterval(b, int64(r.uint64()), int32(r.uint32()), int32(r.uint32()))
-	case pgtype.InetOID, pgtype.CIDROID:
-		r.s = s
+	case pgtype.InetOID:
 		return k.appendInet(b, pg, s)
 	default:
 		return k.encode(b, pg, s)
@@ -226,16 +230,16 @@ func appendHex(b []byte, s string) []byte {
 
 // appendFloat follows float8out and float4out: the shortest digits, with an exponent where there are many zeros.
 func appendFloat(b []byte, f float64, bits int) []byte {
-	limit := 1e15
+	low, high := 1e-4, 1e15
 	if bits == 32 {
-		limit = 1e6
+		low, high = float64(float32(1e-4)), 1e6
 	}
 	switch abs := math.Abs(f); {
 	case math.IsInf(f, 1):
 		return append(b, "Infinity"...)
 	case math.IsInf(f, -1):
 		return append(b, "-Infinity"...)
-	case abs != 0 && abs < 1e-4 || abs >= limit:
+	case abs != 0 && abs < low || abs >= high:
 		return strconv.AppendFloat(b, f, 'e', -1, bits)
 	}
 	return strconv.AppendFloat(b, f, 'f', -1, bits)
@@ -412,7 +416,12 @@ func appendInterval(b []byte, µs int64, days, months int32) []byte {
 
 // appendInet follows network_out: an inet that is one address has no mask.
 func (k *known) appendInet(b []byte, pg *pgtype.Type, s string) ([]byte, error) {
-	return k.encode(b, pg, s)
+	start := len(b)
+	b, err := k.encode(b, pg, s)
+	if bytes.IndexByte(b[start:], ':') >= 0 {
+		return bytes.TrimSuffix(b, []byte("/128")), err
+	}
+	return bytes.TrimSuffix(b, []byte("/32")), err
 }
 
 // Flags of a range in binary format (rangetypes.h).

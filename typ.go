@@ -70,6 +70,8 @@ func newKnown(specs map[uint32]spec) *known {
 	for oid := range specs {
 		k.add(oid, specs)
 	}
+	// pgtype reads its binary format as text, which has a version before it.
+	k.m.RegisterType(&pgtype.Type{Name: "jsonpath", OID: pgtype.JSONPathOID, Codec: opaqueCodec{}})
 	k.m.TypeForValue(0)
 	return k
 }
