@@ -180,6 +180,8 @@ func isPlain(t reflect.Type) bool {
 		return t.Name() == "" && isPlain(t.Elem())
 	case reflect.Struct:
 		return t == reflect.TypeFor[time.Time]()
+	case reflect.Interface:
+		return t.NumMethod() == 0
 	}
 	return t.PkgPath() == "" && isBasic(t)
 }

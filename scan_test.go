@@ -170,18 +170,22 @@ func (k *keeper) Scan(src any) error {
 
 // The first scans of a relation, at once, into a type that pgtype has to find out about. For the race detector.
 func TestScanFirstAtOnce(t *testing.T) {
-	rel := relation("t", col{name: "v", oid: 99999})
-	r := inserted(t, rel, text("7"))
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			var got struct{ V int }
-			if err := r.Scan(&got); err != nil || got.V != 7 {
-				t.Errorf("got %v, %v", got, err)
-			}
-		})
+	for range 100 {
+		r := inserted(t, relation("t", col{name: "v", oid: 99999}), text("7"))
+		start := make(chan struct{})
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				<-start
+				var got struct{ V int }
+				if err := r.Scan(&got); err != nil || got.V != 7 {
+					t.Errorf("got %v, %v", got, err)
+				}
+			})
+		}
+		close(start)
+		wg.Wait()
 	}
-	wg.Wait()
 }
 
 // A relation that no stream has made (Relation is a struct that anybody can write) has the built-in types.
