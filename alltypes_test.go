@@ -364,6 +364,8 @@ type everyKind struct {
 	Item     *item                        `db:"a_shop_item"`
 	Items    []item                       `db:"a_shop_item_array"`
 	Prices   pgtype.Range[pgtype.Numeric] `db:"a_shop_prices"`
+	Money    scanner                      `db:"a_money"`
+	Snapshot []byte                       `db:"a_pg_snapshot"`
 }
 
 type status string

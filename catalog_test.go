@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // The names of all types of pg_catalog are format_type's, whether they are built in or looked up.
@@ -200,11 +200,11 @@ func TestConvertWhileLookingUp(t *testing.T) {
 	rows := w.changes(t, "UPDATE everything SET id = id")
 	rows = append(rows, w.changes(t, "UPDATE everything SET id = id", "binary", "true")...)
 
-	stop := time.Now().Add(time.Second)
+	var done atomic.Bool
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			for n := 0; time.Now().Before(stop); n++ {
+			for n := 0; n < len(rows) || !done.Load(); n++ {
 				r := rows[n%len(rows)].New()
 				if _, err := r.Map(); err != nil {
 					t.Error(err)
@@ -218,9 +218,36 @@ func TestConvertWhileLookingUp(t *testing.T) {
 			}
 		})
 	}
-	for n := 0; time.Now().Before(stop); n++ {
+	for range 20 {
 		w.types.forget(rows[0].Relation.Columns)
 		w.lookup(t, w.types.unknown(rows[0].Relation.Columns))
 	}
+	done.Store(true)
 	wg.Wait()
+}
+
+// Types that extensions bring: of a string type (citext) the binary format is text, of others it is bytes.
+func TestExtensionTypes(t *testing.T) {
+	w := newWAL(t)
+	if n := len(w.query(t, "SELECT name::text FROM pg_available_extensions WHERE name IN ('citext', 'hstore')")); n < 2 {
+		t.Skip("the server has no citext and hstore")
+	}
+	w.exec(t, "CREATE EXTENSION citext", "CREATE EXTENSION hstore", "CREATE TABLE t (c citext, cs citext[], h hstore)")
+	insert := `INSERT INTO t VALUES ('Ab', '{Ab,"c d"}', 'k=>v')`
+	for binary, want := range map[string]string{
+		"false": `{"c":"Ab","cs":["Ab","c d"],"h":"\"k\"=>\"v\""}`,
+		"true":  `{"c":"Ab","cs":["Ab","c d"],"h":"\\x00000001000000016b0000000176"}`,
+	} {
+		r := w.changes(t, insert, "binary", binary)[0].New()
+		if got := appendJSON(t, r); string(got) != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		var s struct {
+			C  string
+			CS []string `db:"cs"`
+		}
+		if err := r.Scan(&s); err != nil || s.C != "Ab" || !slices.Equal(s.CS, []string{"Ab", "c d"}) {
+			t.Errorf("got %+v, %v", s, err)
+		}
+	}
 }

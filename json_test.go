@@ -133,6 +133,22 @@ func TestMalformedBinary(t *testing.T) {
 	}
 }
 
+// What PostgreSQL 15 cannot send.
+func TestBinaryText(t *testing.T) {
+	for _, c := range []struct {
+		oid       uint32
+		bin, json string
+	}{
+		{pgtype.IntervalOID, "\x7f\xff\xff\xff\xff\xff\xff\xff\x7f\xff\xff\xff\x7f\xff\xff\xff", `"infinity"`}, // 17
+		{pgtype.IntervalOID, "\x80\x00\x00\x00\x00\x00\x00\x00\x80\x00\x00\x00\x80\x00\x00\x00", `"-infinity"`},
+	} {
+		r := inserted(t, relation("t", col{name: "v", oid: c.oid}), bin(c.bin))
+		if got := appendJSON(t, r); string(got) != `{"v":`+c.json+`}` {
+			t.Errorf("got %s", got)
+		}
+	}
+}
+
 // FuzzAppendJSON gives values of types that are made of others; what comes out is JSON on one line, or an error.
 func FuzzAppendJSON(f *testing.F) {
 	for _, s := range []string{
