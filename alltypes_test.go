@@ -33,7 +33,8 @@ CREATE TYPE shop.spots AS RANGE (SUBTYPE = text);
 CREATE TABLE shop.line (id int, dropped text, note text);
 ALTER TABLE shop.line DROP COLUMN dropped;`
 
-var customNames = []string{"shop.status", "Größe", "shop.price", "shop.dear", "shop._dear", "shop.tags", "shop.point3", "shop.spot", "shop._spot",
+var customNames = []string{"shop.status", "Größe", "shop.price", "shop.dear", "shop._dear", "shop.tags", "shop.point3", "shop.spot",
+	"shop._spot",
 	"shop._status", "shop.one", "shop.item", "shop._item", "shop.line", "shop.prices", "shop.spots",
 	"information_schema.cardinal_number", "information_schema.yes_or_no"}
 
@@ -69,14 +70,16 @@ var allTypes = []testColumn{
 	{typ: "smallint", values: q("0", "-32768", "32767")},
 	{typ: "integer", values: q("0", "-2147483648", "2147483647")},
 	{typ: "bigint", values: q("0", "-9223372036854775808", "9223372036854775807", "9007199254740993")},
-	{typ: "real", values: q("0", "-0", "1.5", "0.1", "100000", "1e6", "1e-4", "1.17549435e-38", "3.4e38", "NaN", "Infinity", "-Infinity")},
+	{typ: "real", values: q("0", "-0", "1.5", "0.1", "100000", "1e6", "1e-4", "1.17549435e-38", "3.4e38",
+		"NaN", "Infinity", "-Infinity")},
 	{typ: "double precision", values: q("0", "-0", "1.5", "0.1", "123456789012345", "1e15", "-1e15", "0.0001", "0.00001",
 		"2.2250738585072014e-308", "1.7e308", "NaN", "Infinity", "-Infinity")},
 	{typ: "numeric", values: q("0", "0.0", "-1.500", "12345678901234567890.123456789000", "1e30", "0.00001234", "10000", "99990000",
 		"0.0000000001", "-0.5", "1e-20", "NaN", "Infinity", "-Infinity")},
 	{typ: "numeric(10,3)", values: q("1234567.891", "0")},
 	{typ: "boolean", values: q("t", "f")},
-	{typ: "text", values: q("", "plain", `quote " back \ slash`, "line\nbreak\r\ttab\b\f\x01", "NULL", "ünïcödé ☃ 𝄞", "</script>\u2028", "{}")},
+	{typ: "text", values: q("", "plain", `quote " back \ slash`,
+		"line\nbreak\r\ttab\b\f\x01", "NULL", "ünïcödé ☃ 𝄞", "</script>\u2028", "{}")},
 	{typ: "varchar(20)", values: q("x")},
 	{typ: "character(5)", values: q("x")},
 	{typ: `"char"`, values: q("x")},

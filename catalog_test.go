@@ -51,8 +51,8 @@ func TestTypeNames(t *testing.T) {
 
 // A type's name has its schema, wherever the session's search_path leads, and quotes where they are needed.
 func TestCustomTypeNames(t *testing.T) {
-	w := newWAL(t, customTypes, `CREATE TABLE t (a shop.status, b shop.status[], c "Größe", d shop.tags, e shop.dear, f shop.prices,
-		g shop.prices[], h int, i shop.line, j information_schema.yes_or_no, k varchar(10), l text[])`)
+	w := newWAL(t, customTypes, `CREATE TABLE t (a shop.status, b shop.status[], c "Größe", d shop.tags, e shop.dear,
+		f shop.prices,		g shop.prices[], h int, i shop.line, j information_schema.yes_or_no, k varchar(10), l text[])`)
 	m := w.changes(t, "INSERT INTO t VALUES ('new')")[0]
 	var got []string
 	for _, c := range m.Relation.Columns {
@@ -141,7 +141,8 @@ func TestAlteredComposite(t *testing.T) {
 	both(wider, `"(1,x,3)"`) // which of the three are a and d cannot be known
 	both(row, `{"a":1,"d":"x"}`)
 	var s struct{ V struct{ A, D int } }
-	if err := wider.Scan(&s); err == nil || err.Error() != "column v of public.t (public.c): the attributes of the composite type have changed" {
+	altered := "column v of public.t (public.c): the attributes of the composite type have changed"
+	if err := wider.Scan(&s); err == nil || err.Error() != altered {
 		t.Errorf("got %v", err)
 	}
 	if err := narrower.Scan(&s); err != nil || s.V.D != 3 {

@@ -52,7 +52,8 @@ func TestUnchanged(t *testing.T) {
 	}
 	_, err := r.Value("body")
 	var ce *ColumnError
-	if !errors.Is(err, ErrUnchanged) || !errors.As(err, &ce) || ce.Column != "body" || ce.Type != "text" || ce.Table != "public.articles" {
+	if !errors.Is(err, ErrUnchanged) || !errors.As(err, &ce) ||
+		ce.Column != "body" || ce.Type != "text" || ce.Table != "public.articles" {
 		t.Errorf("Value: %v", err)
 	}
 
@@ -60,7 +61,8 @@ func TestUnchanged(t *testing.T) {
 		ID   int
 		Body *string
 	}
-	if err := r.Scan(&all); !errors.Is(err, ErrUnchanged) || !strings.HasPrefix(err.Error(), "column body of public.articles (text): ") {
+	if err := r.Scan(&all); !errors.Is(err, ErrUnchanged) ||
+		!strings.HasPrefix(err.Error(), "column body of public.articles (text): ") {
 		t.Errorf("Scan: %v", err)
 	}
 	kept := struct {
@@ -131,7 +133,8 @@ func TestErrorsShowNoData(t *testing.T) {
 		pgtype.PointOID, pgtype.IntervalOID, pgtype.Float8OID, pgtype.TextOID}
 	for _, oid := range types {
 		rel := relation("t", col{name: "v", oid: oid})
-		for _, v := range []value{text("secret"), bin("secret"), text("99999999999999999999"), text("{secret}"), text("[secret,secret]")} {
+		for _, v := range []value{text("secret"), bin("secret"), text("99999999999999999999"), text("{secret}"),
+			text("[secret,secret]")} {
 			r := inserted(t, rel, v)
 			_, valueErr := r.Value("v")
 			_, jsonErr := r.AppendJSON(nil)

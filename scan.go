@@ -70,8 +70,8 @@ func (r Row) scanError(f *fieldPlan, s State, err error) error {
 	switch {
 	case s == Null:
 		return r.columnError(f.column, fmt.Sprintf("NULL does not go into %s", f.typ), err)
-	case err == errAttributes:
-		return r.columnError(f.column, err.Error(), err)
+	case errors.Is(err, errAttributes):
+		return r.columnError(f.column, errAttributes.Error(), err)
 	}
 	return r.columnError(f.column, fmt.Sprintf("the value does not go into %s", f.typ), err)
 }

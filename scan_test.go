@@ -43,8 +43,8 @@ func TestScanNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.CreatedAt = got.CreatedAt.UTC()
-	want := row{base: base{ID: 7}, Times: Times{time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, Upper: "upper", Lower: "lower", Any: "upper",
-		UserID: 8, Again: 8}
+	want := row{base: base{ID: 7}, Times: Times{time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, Upper: "upper",
+		Lower: "lower", Any: "upper", UserID: 8, Again: 8}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}
@@ -52,7 +52,8 @@ func TestScanNames(t *testing.T) {
 }
 
 func TestScanErrors(t *testing.T) {
-	rel := relation("t", col{name: "id", oid: pgtype.Int4OID}, col{name: "name", oid: pgtype.TextOID}, col{name: "doc", oid: pgtype.JSONBOID})
+	rel := relation("t", col{name: "id", oid: pgtype.Int4OID}, col{name: "name", oid: pgtype.TextOID},
+		col{name: "doc", oid: pgtype.JSONBOID})
 	r := inserted(t, rel, text("70000"), null, null)
 	for _, c := range []struct {
 		dst  any
@@ -96,7 +97,8 @@ func TestScanNull(t *testing.T) {
 	if err := inserted(t, relation("t", cols...), values...).Scan(&got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Text != nil || got.Bytes != nil || got.List != nil || got.Doc != nil || got.Any != nil || got.Num.Valid || got.Name != "was null" || got.Pg.Valid {
+	if got.Text != nil || got.Bytes != nil || got.List != nil || got.Doc != nil || got.Any != nil || got.Num.Valid ||
+		got.Name != "was null" || got.Pg.Valid {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -47,13 +47,15 @@ func (r Row) columnError(i int, reason string, err error) error {
 	return &ColumnError{Table: r.rel.String(), Column: name, Type: typ, Reason: reason, Err: err}
 }
 
+const withoutValue = `REPLICA IDENTITY FULL makes it send all, Scan's tag option "optional" does without`
+
 // missing is the error for a column in a state without a value.
 func (r Row) missing(i int, s State) error {
 	err := ErrNotSent
 	if s == Unchanged {
 		err = ErrUnchanged
 	}
-	return r.columnError(i, err.Error()+`; REPLICA IDENTITY FULL makes it send all, Scan's tag option "optional" does without`, err)
+	return r.columnError(i, err.Error()+"; "+withoutValue, err)
 }
 
 // Value returns the value of the column called name as pgx's Rows.Values does for a SELECT:
