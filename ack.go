@@ -128,6 +128,16 @@ func (l *ledger) advance() LSN {
 	return l.confirmed
 }
 
+// rewind lowers what may be confirmed to lsn, for a server whose timeline has forked there.
+func (l *ledger) rewind(lsn LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.confirmed = min(l.confirmed, lsn)
+	for i := range l.marks {
+		l.marks[i].lsn = min(l.marks[i].lsn, lsn)
+	}
+}
+
 // acknowledgedFrom counts the acknowledged messages of c from number seq on without a gap, below end.
 func (c *chunk) acknowledgedFrom(seq, end uint64) uint64 {
 	end = min(end, c.base+chunkLen)
@@ -143,6 +153,9 @@ func (c *chunk) acknowledgedFrom(seq, end uint64) uint64 {
 	}
 	return min(n, end) - seq
 }
+
+// tick tells the ledger the time, for the age of messages.
+func (l *ledger) tick(now time.Time) { l.clock = uint32(now.UnixMilli()) }
 
 // outstanding returns how many messages were delivered from the oldest unacknowledged one on, as of the last advance.
 func (l *ledger) outstanding() uint64 { return l.seq - l.head }
@@ -259,18 +272,18 @@ func (r Receipt) AckThrough() {
 type backlog struct {
 	delivered    uint64 // messages
 	unacked      uint64
-	acked        LSN           // the highest reached mark
+	confirmed    LSN           // the highest reached mark
 	oldest       LSN           // end of the transaction of the oldest unacknowledged message; 0: none, or not yet known
 	oldestNumber uint64        // its number in the stream, from 0
 	age          time.Duration // since it was delivered
 	overtaken    bool          // later ones are acknowledged
 }
 
-// backlog looks at the acknowledgements as they are now, from any goroutine. now is the ledger's clock.
-func (l *ledger) backlog(now uint32) backlog {
+// backlog looks at the acknowledgements as they are now, from any goroutine.
+func (l *ledger) backlog(now time.Time) backlog {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := backlog{delivered: l.published, acked: l.confirmed}
+	b := backlog{delivered: l.published, confirmed: l.confirmed}
 	through := min(l.through.Load(), l.published)
 	first := true
 	for c, n := l.first, max(l.head, through); c != nil && n < l.published; c = c.next {
@@ -291,7 +304,7 @@ func (l *ledger) backlog(now uint32) backlog {
 			if first {
 				first = false
 				b.oldestNumber = n
-				b.age = time.Duration(now-c.at[i]) * time.Millisecond
+				b.age = time.Duration(uint32(now.UnixMilli())-c.at[i]) * time.Millisecond
 				for _, m := range l.marks {
 					if m.seq > n {
 						b.oldest = m.lsn

@@ -165,7 +165,7 @@ func TestForget(t *testing.T) {
 		t.Errorf("unknown: %v", oids)
 	}
 	w.exec(t, "ALTER TYPE e RENAME TO f")
-	w.types.forget(cols)
+	w.types.forget()
 	oids := w.types.unknown(append(cols, cols...))
 	if !slices.Equal(oids, []uint32{cols[1].TypeOID}) || w.types.name(oids[0]) != "public.e[]" {
 		t.Errorf("unknown: %v", oids)
@@ -174,7 +174,7 @@ func TestForget(t *testing.T) {
 	if name := w.types.name(oids[0]); name != "public.f[]" {
 		t.Errorf("called %s", name)
 	}
-	w.types.forget(cols)
+	w.types.forget()
 	w.exec(t, "DROP TABLE t", "DROP TYPE f")
 	w.lookup(t, w.types.unknown(cols))
 	if name := w.types.name(oids[0]); name != "public.f[]" { // there is no knowing better
@@ -223,7 +223,7 @@ func TestConvertWhileLookingUp(t *testing.T) {
 		})
 	}
 	for range 20 {
-		w.types.forget(rows[0].Relation.Columns)
+		w.types.forget()
 		w.lookup(t, w.types.unknown(rows[0].Relation.Columns))
 	}
 	done.Store(true)

@@ -75,6 +75,10 @@ type Tx struct {
 	CommitLSN  LSN // of the commit record
 	CommitTime time.Time
 	Origin     string // the replication origin it was replayed from; "" for one that was made here
+
+	// Redelivered says that messages of this transaction were delivered before, and come again as a whole, because the server
+	// sent it differently after a reconnect.
+	Redelivered bool
 }
 
 // Position identifies and orders changes within one Source, across reconnects and restarts of the process: a sink that

@@ -116,7 +116,7 @@ func (w *wal) announce(t *testing.T, ev *pgoutput.Event) {
 		rel.Columns = append(rel.Columns, Column{Name: c.Name, Key: c.Key, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
 	}
 	if w.relations[ev.OID] != nil {
-		w.types.forget(rel.Columns)
+		w.types.forget()
 	}
 	w.lookup(t, w.types.unknown(rel.Columns))
 	w.types.bind(rel)

@@ -1,0 +1,330 @@
+// Package session is one replication connection: dialling, commands, the frames of the stream, status, and the end.
+// It knows the protocol of the walsender (PostgreSQL documentation, "Streaming Replication Protocol") and nothing of
+// what the stream carries. It is used by one goroutine; only Interrupt may be called from others.
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// LSN is a position in the write-ahead log.
+type LSN = pglogrepl.LSN
+
+// ErrServerStopped says that the server ended the stream by itself, as one that shuts down does: with CommandComplete or
+// CopyDone in place of data.
+var ErrServerStopped = errors.New("the server ended the stream")
+
+// writeTimeout bounds the writing of a few bytes: it passes only on a connection that is dead.
+const writeTimeout = 10 * time.Second
+
+// Conn is a replication connection.
+type Conn struct {
+	pg  *pgconn.PgConn
+	net net.Conn
+	in  *reader
+	out []byte // scratch
+
+	notice func(*pgconn.Notice)
+
+	serverDone bool // the server has answered our CopyDone, thus read every status before it
+}
+
+// Dial connects to the database of cfg for logical replication. It changes cfg.
+func Dial(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
+	c := &Conn{notice: func(*pgconn.Notice) {}}
+	if cfg.RuntimeParams == nil {
+		cfg.RuntimeParams = make(map[string]string)
+	}
+	// What the output plugins print depends on these. A start-up parameter overrides what the options parameter, the role
+	// and the database set (src/backend/utils/init/postinit.c, process_startup_options).
+	for k, v := range map[string]string{
+		"replication":        "database",
+		"client_encoding":    "UTF8",
+		"DateStyle":          "ISO",
+		"IntervalStyle":      "postgres",
+		"bytea_output":       "hex",
+		"extra_float_digits": "1",
+	} {
+		for have := range cfg.RuntimeParams {
+			if strings.EqualFold(have, k) {
+				delete(cfg.RuntimeParams, have)
+			}
+		}
+		cfg.RuntimeParams[k] = v
+	}
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		c.in = &reader{src: r} // one for each host that is tried; the last is the connection's
+		return pgproto3.NewFrontend(c.in, w)
+	}
+	if cfg.OnNotice != nil {
+		c.notice = func(n *pgconn.Notice) { cfg.OnNotice(c.pg, n) }
+	}
+	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	c.pg, c.net = pg, pg.Conn()
+	return c, nil
+}
+
+// PID returns the process ID of the walsender.
+func (c *Conn) PID() uint32 { return c.pg.PID() }
+
+// RemoteAddr returns the address of the server.
+func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
+
+// Version returns the server's version number as server_version_num has it (150004), and as text ("15.4"). 0: not known.
+func (c *Conn) Version() (int, string) {
+	s := c.pg.ParameterStatus("server_version")
+	return ParseVersion(s), s
+}
+
+// ParseVersion turns server_version ("15.4 (Debian …)", "17beta1") into server_version_num; 0 if it is none.
+func ParseVersion(s string) int {
+	s, _, _ = strings.Cut(s, " ")
+	major, rest, _ := strings.Cut(s, ".")
+	if i := strings.IndexFunc(major, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
+		major, rest = major[:i], ""
+	}
+	a, err := strconv.Atoi(major)
+	if err != nil {
+		return 0
+	}
+	b, _ := strconv.Atoi(rest)
+	return a*10000 + b
+}
+
+// System is the answer to IDENTIFY_SYSTEM.
+type System struct {
+	ID       string
+	Timeline int32
+	Flushed  LSN // current WAL flush position
+	Database string
+}
+
+// Identify asks which cluster this is.
+func (c *Conn) Identify(ctx context.Context) (System, error) {
+	r, err := pglogrepl.IdentifySystem(ctx, c.pg)
+	return System{r.SystemID, r.Timeline, r.XLogPos, r.DBName}, err
+}
+
+// TimelineHistory returns the content of the history file of a timeline. Timeline 1 has none.
+func (c *Conn) TimelineHistory(ctx context.Context, timeline int32) (string, error) {
+	r, err := pglogrepl.TimelineHistory(ctx, c.pg, timeline)
+	return string(r.Content), err
+}
+
+// Query runs one statement in the simple protocol and returns its rows as text; NULL is "".
+func (c *Conn) Query(ctx context.Context, sql string) ([][]string, error) {
+	return Query(ctx, c.pg, sql)
+}
+
+// Query is Conn.Query on any connection.
+func Query(ctx context.Context, pg *pgconn.PgConn, sql string) ([][]string, error) {
+	results, err := pg.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]string
+	for _, r := range results {
+		for _, row := range r.Rows {
+			s := make([]string, len(row))
+			for i := range row {
+				s[i] = string(row[i])
+			}
+			rows = append(rows, s)
+		}
+	}
+	return rows, nil
+}
+
+// Start sends a START_REPLICATION command and returns once the stream has begun.
+func (c *Conn) Start(ctx context.Context, command string) error {
+	c.pg.Frontend().SendQuery(&pgproto3.Query{String: command})
+	if err := c.pg.Frontend().Flush(); err != nil {
+		return err
+	}
+	var refused error
+	for {
+		msg, err := c.pg.ReceiveMessage(ctx)
+		if err != nil {
+			return err
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.CopyBothResponse:
+			return c.net.SetDeadline(time.Time{})
+		case *pgproto3.ErrorResponse:
+			refused = pgconn.ErrorResponseToPgError(msg)
+		case *pgproto3.ReadyForQuery:
+			if refused == nil {
+				refused = fmt.Errorf("no stream after START_REPLICATION")
+			}
+			return refused
+		}
+	}
+}
+
+// Frame is what the server sends during streaming: data, or a keepalive.
+type Frame struct {
+	Keepalive      bool
+	ReplyRequested bool   // keepalive
+	Start          LSN    // data
+	End            LSN    // data: as Start for logical; keepalive: how far the server has come
+	SentAt         int64  // microseconds since 2000-01-01 UTC
+	Data           []byte // valid until the next Fill
+}
+
+// Next takes the next frame out of the buffer. It returns false if there is no whole one: Fill then.
+func (c *Conn) Next(f *Frame) (bool, error) {
+	for {
+		kind, body, ok, err := c.in.frame()
+		if !ok || err != nil {
+			return false, err
+		}
+		if kind == 'd' {
+			return true, f.parse(body)
+		}
+		if err := c.other(kind, body); err != nil {
+			return false, err
+		}
+	}
+}
+
+func (f *Frame) parse(b []byte) error {
+	switch {
+	case len(b) >= 25 && b[0] == 'w':
+		*f = Frame{
+			Start:  LSN(binary.BigEndian.Uint64(b[1:])),
+			End:    LSN(binary.BigEndian.Uint64(b[9:])),
+			SentAt: int64(binary.BigEndian.Uint64(b[17:])),
+			Data:   b[25:],
+		}
+		return nil
+	case len(b) == 18 && b[0] == 'k':
+		*f = Frame{
+			Keepalive:      true,
+			End:            LSN(binary.BigEndian.Uint64(b[1:])),
+			SentAt:         int64(binary.BigEndian.Uint64(b[9:])),
+			ReplyRequested: b[17] != 0,
+		}
+		return nil
+	case len(b) == 0:
+		return errors.New("malformed frame: empty CopyData")
+	}
+	return fmt.Errorf("malformed frame: CopyData of %d bytes begins with %q", len(b), b[0])
+}
+
+// other deals with what is not data.
+func (c *Conn) other(kind byte, body []byte) error {
+	switch kind {
+	case 'E':
+		var msg pgproto3.ErrorResponse
+		if err := msg.Decode(body); err != nil {
+			return fmt.Errorf("malformed ErrorResponse: %w", err)
+		}
+		return pgconn.ErrorResponseToPgError(&msg)
+	case 'N':
+		var msg pgproto3.NoticeResponse
+		if err := msg.Decode(body); err != nil {
+			return fmt.Errorf("malformed NoticeResponse: %w", err)
+		}
+		c.notice((*pgconn.Notice)(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(&msg))))
+		return nil
+	case 'S':
+		return nil // a setting was changed in the server's configuration
+	case 'c', 'C', 'Z':
+		c.serverDone = true
+		return ErrServerStopped
+	}
+	return fmt.Errorf("unexpected message %q from the server", kind)
+}
+
+// Fill reads once from the server, and returns os.ErrDeadlineExceeded at the deadline or when interrupted.
+func (c *Conn) Fill() error { return c.in.fill() }
+
+// Arm sets the deadline of Fill.
+func (c *Conn) Arm(t time.Time) error { return c.net.SetReadDeadline(t) }
+
+// Interrupt ends a Fill, from any goroutine. The deadline stays in the past until Arm.
+func (c *Conn) Interrupt() { c.net.SetReadDeadline(time.Unix(1, 0)) }
+
+// Status tells the server how far the stream was received (write) and acknowledged (flush, apply). None may be 0 unless
+// all are: PostgreSQL takes 0 as "no news".
+func (c *Conn) Status(write, flush LSN, now time.Time, replyRequested bool) error {
+	const size = 34
+	b := append(c.out[:0], 'd', 0, 0, 0, 4+size, 'r')
+	b = binary.BigEndian.AppendUint64(b, uint64(write))
+	b = binary.BigEndian.AppendUint64(b, uint64(flush))
+	b = binary.BigEndian.AppendUint64(b, uint64(flush))
+	b = binary.BigEndian.AppendUint64(b, uint64(now.UnixMicro()-946_684_800_000_000))
+	reply := byte(0)
+	if replyRequested {
+		reply = 1
+	}
+	c.out = append(b, reply)
+	return c.write(c.out, now.Add(writeTimeout))
+}
+
+func (c *Conn) write(b []byte, deadline time.Time) error {
+	if err := c.net.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	_, err := c.net.Write(b)
+	return err
+}
+
+// Finish ends the stream: it sends CopyDone and reads on until the server has answered or the deadline has passed. nil
+// means that the server has taken in every status sent before.
+func (c *Conn) Finish(deadline time.Time) error {
+	if c.serverDone {
+		return ErrServerStopped
+	}
+	if err := c.write([]byte{'c', 0, 0, 0, 4}, deadline); err != nil {
+		return err
+	}
+	for {
+		kind, body, ok, err := c.in.frame()
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			// Again and again, for a late Interrupt may have moved it.
+			if err := c.net.SetReadDeadline(deadline); err != nil {
+				return err
+			}
+			err := c.in.fill()
+			if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		case kind == 'c', kind == 'C', kind == 'Z':
+			// The answer to our CopyDone; the rest (CommandComplete twice, ReadyForQuery) need not be waited for.
+			c.serverDone = true
+			return nil
+		case kind == 'E':
+			return c.other(kind, body)
+		}
+	}
+}
+
+// Close closes the connection, after a Terminate where it still can be sent.
+func (c *Conn) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c.pg.Close(ctx)
+}

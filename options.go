@@ -1,0 +1,273 @@
+package walchan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Option changes what Subscribe does. Options cannot fail; Subscribe checks them all together and names every wrong one.
+type Option func(*config)
+
+type config struct {
+	conn *pgconn.Config // never changed; each connection gets a copy
+
+	slot         string
+	createSlot   bool
+	publications []string
+	plugin       string
+	pluginArgs   map[string]string
+	transactions bool
+
+	messages, bytes int
+	maxUnacked      int
+
+	statusInterval time.Duration
+	receiveTimeout time.Duration
+	drainTimeout   time.Duration
+	closeTimeout   time.Duration
+
+	retry   func() backoff.BackOff
+	connect func(context.Context, *pgconn.Config) error
+	log     *slog.Logger
+	onState func(Stats)
+
+	waitForSlot  bool
+	terminateOld bool
+
+	problems []error // found while the options were applied
+}
+
+const pgoutputPlugin = "pgoutput"
+
+func newConfig(opts []Option) *config {
+	cfg := &config{
+		plugin:       pgoutputPlugin,
+		pluginArgs:   map[string]string{},
+		messages:     64,
+		bytes:        8 << 20,
+		maxUnacked:   1 << 20,
+		drainTimeout: 10 * time.Second,
+		closeTimeout: 5 * time.Second,
+		retry:        defaultRetry,
+		connect:      func(context.Context, *pgconn.Config) error { return nil },
+		log:          slog.Default(),
+		onState:      func(Stats) {},
+	}
+	for _, o := range opts {
+		o(cfg)
+	}
+	return cfg
+}
+
+// WithSlot streams from the replication slot of that name, which remembers what is confirmed. Without it a temporary slot
+// with a generated name is used, which begins now, and whose loss with its connection is permanent (ErrSlotLost): good for
+// a quick look.
+func WithSlot(name string) Option { return func(c *config) { c.slot = name } }
+
+// WithCreateSlot makes the slot, a permanent one, if it does not exist. It then begins now, and from now on the server keeps
+// WAL for it until it is dropped: see DropSlot. Only Subscribe does it, never a reconnect, where a new slot would hide a
+// gap. It waits for the end of the transactions that are running (CREATE_REPLICATION_SLOT in the PostgreSQL
+// documentation), which can be long; the context ends the wait.
+func WithCreateSlot() Option { return func(c *config) { c.createSlot = true } }
+
+// WithPublication streams the changes of these publications, which must exist: EnsurePublication makes one.
+func WithPublication(names ...string) Option {
+	return func(c *config) { c.publications = append(c.publications, names...) }
+}
+
+// WithPlugin streams what another output plugin writes, such as test_decoding or wal2json, undecoded: as Raw messages,
+// overriding the default of pgoutput. args are the plugin's options.
+//
+// For test_decoding and for wal2json's format version 2 the stream knows where transactions end, and confirms those ends.
+// Of other plugins it confirms positions message by message, and delivers again after a reconnect what was not confirmed.
+func WithPlugin(name string, args map[string]string) Option {
+	return func(c *config) {
+		c.plugin = name
+		maps.Copy(c.pluginArgs, args)
+	}
+}
+
+// WithPluginOption adds one option of the output plugin to START_REPLICATION, overriding what walchan says of it: the way to
+// an option that has no function here.
+func WithPluginOption(name, value string) Option {
+	return func(c *config) { c.pluginArgs[name] = value }
+}
+
+// WithTransactions delivers Begin and Commit as well. Each needs its acknowledgement, as every message does.
+func WithTransactions() Option { return func(c *config) { c.transactions = true } }
+
+// WithBuffer bounds what lies between the server and the consumer, overriding the default of 64 messages and 8 MiB,
+// whichever is reached first. One message may exceed the bytes. More messages do not make it faster.
+func WithBuffer(messages, bytes int) Option {
+	return func(c *config) { c.messages, c.bytes = messages, bytes }
+}
+
+// WithMaxUnacked bounds how many messages may be delivered from the oldest unacknowledged one on, overriding the default
+// of 1<<20. Then delivery waits, and Stats says StateUnacked: a message whose acknowledgement was forgotten is found
+// here at the latest.
+func WithMaxUnacked(n int) Option { return func(c *config) { c.maxUnacked = n } }
+
+// WithStatusInterval sets how often the server is told the positions when they do not move, overriding the default of a
+// sixth of its wal_sender_timeout, between 100 ms and 10 s. It must be well below half of wal_sender_timeout.
+func WithStatusInterval(d time.Duration) Option { return func(c *config) { c.statusInterval = d } }
+
+// WithReceiveTimeout sets after what silence a connection is taken for dead, overriding the default of the server's
+// wal_sender_timeout (60 s if that is 0). At half of it the server is asked for a sign of life.
+func WithReceiveTimeout(d time.Duration) Option { return func(c *config) { c.receiveTimeout = d } }
+
+// WithDrainTimeout sets how long a stream whose context is cancelled waits for the acknowledgement of what it has
+// delivered, overriding the default of 10 s. 0: not at all.
+func WithDrainTimeout(d time.Duration) Option { return func(c *config) { c.drainTimeout = d } }
+
+// WithRetry sets the delays between attempts to reconnect, overriding the default of 100 ms to 30 s, doubling, with
+// jitter, for ever. f is called at each outage. When its BackOff returns backoff.Stop the failure becomes permanent; mind
+// that backoff.NewExponentialBackOff stops after 15 minutes unless told otherwise.
+func WithRetry(f func() backoff.BackOff) Option { return func(c *config) { c.retry = f } }
+
+// WithConnect calls f before each connection with a copy of its configuration, to change it: a password that rotates, a
+// DialFunc. An error counts as a failed attempt.
+func WithConnect(f func(context.Context, *pgconn.Config) error) Option {
+	return func(c *config) { c.connect = f }
+}
+
+// WithLogger sets where the stream logs, overriding slog.Default(). It never logs row data nor secrets.
+func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
+
+// WithStateHook calls f when the stream's state changes, and at each attempt to reconnect: for metrics and alerts. f is
+// called by the goroutine that keeps the connection alive: it must be quick, and must not call Close or Flush.
+func WithStateHook(f func(Stats)) Option { return func(c *config) { c.onState = f } }
+
+// WithWaitForSlot has Subscribe wait, until its context ends, while another client is streaming from the slot, instead
+// of returning ErrSlotActive: a second process then is a hot standby, that takes over when the first one is gone. It
+// looks again with the delays of WithRetry.
+func WithWaitForSlot() Option { return func(c *config) { c.waitForSlot = true } }
+
+// WithTerminateOld terminates the walsender of a connection that this stream has lost, if it still holds the slot when the
+// stream comes back, instead of waiting until the server notices (wal_sender_timeout). It is known to be our own by its
+// process ID and start time. The role needs no more rights for that than it has.
+func WithTerminateOld() Option { return func(c *config) { c.terminateOld = true } }
+
+// validate names every wrong option at once.
+func (c *config) validate() error {
+	var errs []error
+	wrong := func(format string, args ...any) {
+		errs = append(errs, &Error{Kind: ErrOptions, What: fmt.Sprintf(format, args...)})
+	}
+	for _, err := range c.problems {
+		errs = append(errs, err)
+	}
+	if c.slot != "" {
+		if err := checkSlotName(c.slot); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if c.createSlot && c.slot == "" {
+		wrong("WithCreateSlot needs WithSlot: a slot without a name is temporary and always made")
+	}
+	switch {
+	case c.plugin == "":
+		wrong("WithPlugin needs a name")
+	case c.plugin != pgoutputPlugin && len(c.publications) > 0:
+		wrong("WithPublication belongs to pgoutput, not to the plugin %s", c.plugin)
+	case c.plugin != pgoutputPlugin && c.transactions:
+		wrong("WithTransactions belongs to pgoutput: the plugin %s writes its own", c.plugin)
+	case c.plugin == pgoutputPlugin && len(c.publications) == 0 && c.pluginArgs["publication_names"] == "":
+		wrong("WithPublication is missing: name the publications to stream (EnsurePublication makes one)")
+	}
+	for _, p := range c.publications {
+		if p == "" || len(p) > 63 || strings.ContainsRune(p, 0) {
+			wrong("WithPublication(%q): not a name of 1 to 63 bytes", p)
+		}
+	}
+	if c.messages < 1 || c.bytes < 1 {
+		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)
+	}
+	if c.maxUnacked < 1 {
+		wrong("WithMaxUnacked(%d): must be at least 1", c.maxUnacked)
+	}
+	for _, d := range []struct {
+		name string
+		d    time.Duration
+	}{
+		{"WithStatusInterval", c.statusInterval}, {"WithReceiveTimeout", c.receiveTimeout}, {"WithDrainTimeout", c.drainTimeout},
+	} {
+		if d.d < 0 {
+			wrong("%s(%v): must not be negative", d.name, d.d)
+		}
+	}
+	if c.statusInterval > 0 && c.receiveTimeout > 0 && c.statusInterval > c.receiveTimeout/2 {
+		wrong("WithStatusInterval(%v): must be at most half of WithReceiveTimeout(%v)", c.statusInterval, c.receiveTimeout)
+	}
+	if c.retry == nil {
+		wrong("WithRetry(nil): leave it out for the default")
+	}
+	if c.connect == nil {
+		wrong("WithConnect(nil): leave it out")
+	}
+	if c.onState == nil {
+		wrong("WithStateHook(nil): leave it out")
+	}
+	if c.terminateOld && c.slot == "" {
+		wrong("WithTerminateOld needs WithSlot: a temporary slot is gone with its connection")
+	}
+	if c.waitForSlot && c.slot == "" {
+		wrong("WithWaitForSlot needs WithSlot: a temporary slot is nobody else's")
+	}
+	if c.log == nil {
+		wrong("WithLogger(nil): use slog.New(slog.DiscardHandler) for silence")
+	}
+	return errors.Join(errs...)
+}
+
+// checkSlotName allows what PostgreSQL allows (ReplicationSlotValidateName in src/backend/replication/slot.c): commands of
+// the replication protocol cannot all quote it.
+func checkSlotName(name string) error {
+	ok := len(name) >= 1 && len(name) <= 63
+	for i := 0; i < len(name); i++ {
+		c := name[i]
+		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_')
+	}
+	if ok {
+		return nil
+	}
+	return &Error{Kind: ErrSlotName, What: fmt.Sprintf("%q is not a slot name", name),
+		Advice: "use lower-case letters, digits and underscores, 63 at most"}
+}
+
+// startCommand returns the START_REPLICATION command.
+func (c *config) startCommand(slot string, from LSN) string {
+	args := map[string]string{}
+	if c.plugin == pgoutputPlugin {
+		names := make([]string, len(c.publications))
+		for i, p := range c.publications {
+			names[i] = `"` + strings.ReplaceAll(p, `"`, `""`) + `"`
+		}
+		args["proto_version"] = "1"
+		args["publication_names"] = strings.Join(names, ",")
+		args["messages"] = "true"
+	}
+	maps.Copy(args, c.pluginArgs)
+	var b strings.Builder
+	fmt.Fprintf(&b, "START_REPLICATION SLOT %s LOGICAL %s", quoteName(slot), from)
+	for i, k := range slices.Sorted(maps.Keys(args)) {
+		b.WriteString([]string{", ", " ("}[btoi(i == 0)])
+		b.WriteString(quoteName(k))
+		b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
+	}
+	if len(args) > 0 {
+		b.WriteByte(')')
+	}
+	return b.String()
+}
+
+// quoteName quotes always; the replication grammar has keywords of its own (src/backend/replication/repl_scanner.l).
+func quoteName(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

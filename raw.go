@@ -1,0 +1,138 @@
+package walchan
+
+import (
+	"bytes"
+	"strconv"
+
+	"github.com/walchan/walchan/internal/session"
+)
+
+// raw is the feed of output plugins whose messages are handed over as they come.
+//
+// Where the ends of transactions are recognised they alone are confirmed, and the server resumes exactly behind the last one:
+// then it sends the same transactions in the same order as before, and what was delivered of each can be counted off. The
+// position of a message is of no use for that, for it is not even monotonic. For other plugins the highest position of
+// the acknowledged prefix is confirmed, which is safe (transactions are sent in commit order, and a change lies before its
+// own commit), and what was not confirmed is delivered again after a reconnect.
+type raw struct {
+	ends func([]byte) place // nil: not known
+	msg  Message            // scratch
+
+	sent  []entry // delivered behind the last confirmed end, the last one perhaps not complete
+	again int     // how many of these the server has sent again, wholly: the index of the one it is sending
+	now   entry   // the one it is sending, so far
+	high  LSN     // of what was delivered
+}
+
+func (f *raw) delivered() LSN { return f.high }
+
+// entry is a transaction, or a message outside of transactions.
+type entry struct {
+	end      LSN // 0: not complete
+	messages uint64
+	hash     uint64
+}
+
+// place is where a message stands.
+type place uint8
+
+const (
+	inside place = iota // in a transaction, or its beginning
+	last                // the last one of a transaction, or outside of transactions
+)
+
+// transactionEnds returns how a plugin's messages tell where transactions end; nil where that is not known.
+func transactionEnds(plugin string, args map[string]string) func([]byte) place {
+	isOn := func(arg string, unset bool) bool {
+		on, err := strconv.ParseBool(args[arg])
+		return on || err != nil && unset
+	}
+	switch {
+	case plugin == "test_decoding" && !isOn("stream-changes", false):
+		// contrib/test_decoding/test_decoding.c. A change begins with "table", a transaction with "BEGIN".
+		return func(b []byte) place {
+			for _, p := range []string{"COMMIT", "PREPARE TRANSACTION", "ROLLBACK PREPARED", "message: transactional: 0"} {
+				if hasPrefix(b, p) {
+					return last
+				}
+			}
+			return inside
+		}
+	case plugin == "wal2json" && args["format-version"] == "2" && isOn("include-transaction", true):
+		return func(b []byte) place {
+			switch {
+			case hasPrefix(b, `{"action":"C"`):
+				return last
+			case hasPrefix(b, `{"action":"M"`):
+				head, _, _ := bytes.Cut(b, []byte(`"prefix"`))
+				if bytes.Contains(head, []byte(`"transactional":false`)) {
+					return last
+				}
+			}
+			return inside
+		}
+	}
+	return nil
+}
+
+func hasPrefix(b []byte, s string) bool { return len(b) >= len(s) && string(b[:len(s)]) == s }
+
+// connected: the server resumes behind from, and nowhere else.
+func (f *raw) connected(from LSN) {
+	f.forget(from)
+	f.again, f.now = 0, entry{}
+}
+
+// forget drops the entries that the server does not send again.
+func (f *raw) forget(confirmed LSN) {
+	n := 0
+	for n < len(f.sent) && f.sent[n].end != 0 && f.sent[n].end <= confirmed {
+		n++
+	}
+	f.sent = f.sent[n:]
+	f.again = max(f.again-n, 0)
+}
+
+func (f *raw) data(s *Stream, frame *session.Frame) error {
+	m := &f.msg
+	*m = Message{Kind: Raw, LSN: frame.Start, sent: frame.SentAt, data: string(frame.Data)}
+	if f.ends == nil {
+		if err := s.deliver(m); err != nil {
+			return err
+		}
+		f.high = max(f.high, frame.Start)
+		s.received(f.high)
+		return nil
+	}
+	f.now.messages++
+	f.now.hash = roll(f.now.hash, frame.Data)
+	place := f.ends(frame.Data)
+	if place == last {
+		f.now.end = frame.Start
+	}
+	if f.again == len(f.sent) {
+		f.sent = append(f.sent, entry{})
+	}
+	was := &f.sent[f.again]
+	switch {
+	case was.messages == f.now.messages && was.hash != f.now.hash,
+		was.end != 0 && was.messages < f.now.messages,
+		f.now.end != 0 && was.messages > f.now.messages:
+		s.cfg.log.Warn("the server sends a transaction differently than before the reconnect: it and those behind it are delivered again",
+			"slot", s.source.Slot, "lsn", frame.Start, "delivered", was.messages)
+		f.sent = f.sent[:f.again]
+		return errAgain
+	case was.messages < f.now.messages:
+		if err := s.deliver(m); err != nil {
+			return err
+		}
+		*was = f.now
+		f.high = max(f.high, frame.Start)
+	}
+	if place == last {
+		f.again, f.now = f.again+1, entry{}
+		s.received(frame.Start)
+		f.forget(s.ledger.confirmed)
+	}
+	return nil
+}

@@ -1,0 +1,362 @@
+package walchan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan/internal/session"
+)
+
+// minServer is the oldest version with all that is asked of pgoutput (the messages option came with 14).
+const minServer = 140000
+
+// defaultRetry goes on for ever: backoff's own default gives up after 15 minutes.
+func defaultRetry() backoff.BackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(100*time.Millisecond),
+		backoff.WithMultiplier(2),
+		backoff.WithMaxInterval(30*time.Second),
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+// isPermanent says whether an error needs a person: trying again would not mend it, or would hide a gap. All else is tried
+// again, also what is not known here. A refused connection is not permanent: a server that restarts refuses for a while. A
+// wrong password is: trying it for ever locks accounts.
+func isPermanent(err error) bool {
+	for _, kind := range []error{
+		ErrOptions, ErrAuthentication, ErrPermission, ErrNoDatabase, ErrServerVersion, ErrWALLevel,
+		ErrSlotName, ErrSlotMissing, ErrSlotMismatch, ErrSlotLost, ErrSlotInvalidated, ErrSlotMoved, ErrDiverged,
+		ErrPublicationMissing, ErrTableMissing, ErrPluginMissing, ErrPluginOption, ErrProtocol,
+	} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	switch sqlState(err) {
+	case stateUndefinedObject, stateUndefinedFile, stateNoPrivilege, stateInvalidCatalog, stateDatabaseDropped, stateFeatureNotSupport:
+		return true
+	}
+	return false
+}
+
+// outage is a time without progress: perhaps several connections, that failed at once and at the same position.
+type outage struct {
+	delays  backoff.BackOff // nil: there is none
+	attempt int
+	at      LSN // received, when it began
+}
+
+// stuckAfter attempts without progress an outage is logged as an error.
+const stuckAfter = 10
+
+// lost notes the end of a connection. One that has brought something new, or has lasted, ended the outage before it.
+func (o *outage) lost(c *connection) {
+	if c.received > o.at || time.Since(c.since) > startTimeout {
+		*o = outage{at: c.received}
+	}
+}
+
+// next returns the delay before the next attempt; false if it was given up.
+func (o *outage) next(retry func() backoff.BackOff) (time.Duration, bool) {
+	if o.delays == nil {
+		o.delays = retry()
+		o.delays.Reset()
+	}
+	o.attempt++
+	delay := o.delays.NextBackOff()
+	return delay, delay != backoff.Stop
+}
+
+// reconnect dials until there is a stream again. c is the connection that was lost and why its end. The error is permanent,
+// or errStopped.
+func (s *Stream) reconnect(c *connection, why error) (*connection, error) {
+	if s.cfg.slot == "" {
+		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", s.source.Slot), Err: why,
+			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
+	}
+	s.outage.lost(c)
+	for {
+		if err := s.pause(why); err != nil {
+			return nil, err
+		}
+		next, err := s.open(c)
+		switch {
+		case err == nil:
+			s.gauge.mu.Lock()
+			s.gauge.reconnects++
+			s.gauge.mu.Unlock()
+			s.cfg.log.Info("connected again", "slot", s.source.Slot, "attempt", s.outage.attempt, "resumed_at", next.from)
+			return next, nil
+		case s.ctx.Err() != nil:
+			return nil, errStopped
+		case isPermanent(err):
+			return nil, err
+		}
+		why = err
+	}
+}
+
+// pause waits before the next attempt.
+func (s *Stream) pause(why error) error {
+	o := &s.outage
+	delay, ok := o.next(s.cfg.retry)
+	if !ok {
+		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", o.attempt-1, why)
+	}
+	s.gauge.mu.Lock()
+	s.gauge.attempt, s.gauge.delay = o.attempt, delay
+	s.gauge.mu.Unlock()
+	s.setState(StateRetrying, why)
+	level := slog.LevelWarn
+	if o.attempt == stuckAfter {
+		level = slog.LevelError
+	}
+	s.cfg.log.Log(s.ctx, level, "disconnected, trying again", "slot", s.source.Slot, "attempt", o.attempt,
+		"delay", delay.Round(time.Millisecond), "received", o.at, "error", why)
+	s.timer.Reset(delay)
+	select {
+	case <-s.timer.C:
+		return nil
+	case <-s.ctx.Done():
+		return errStopped
+	}
+}
+
+// begin makes the first connection, and the slot if that is asked for.
+func (s *Stream) begin() (*connection, error) {
+	s.source.Slot = s.cfg.slot
+	if s.source.Slot == "" {
+		s.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
+	}
+	for {
+		c, err := s.open(nil)
+		if err == nil || !s.cfg.waitForSlot || !errors.Is(err, ErrSlotActive) {
+			s.outage = outage{}
+			return c, err
+		}
+		if s.pause(err) != nil {
+			return nil, fmt.Errorf("%w: %w", context.Cause(s.ctx), err)
+		}
+	}
+}
+
+// open makes a connection that streams: the first one, or one that goes on where lost has ended.
+func (s *Stream) open(lost *connection) (*connection, error) {
+	c, err := s.dial()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(c, lost); err != nil {
+		c.hangUp()
+		return nil, err
+	}
+	return c, nil
+}
+
+// dial connects, with a copy of the configuration that the user may change.
+func (s *Stream) dial() (*connection, error) {
+	cfg := s.cfg.conn.Copy()
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = "walchan"
+	}
+	if err := s.cfg.connect(s.ctx, cfg); err != nil {
+		return nil, fmt.Errorf("walchan: prepare the connection: %w", err)
+	}
+	if cfg.OnNotice == nil {
+		cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+			s.cfg.log.Info("notice from the server", "slot", s.source.Slot, "severity", n.Severity, "code", n.Code, "message", n.Message)
+		}
+	}
+	c := &connection{config: cfg.Copy()}
+	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c.address = address // the last one is the one that was reached
+		return c.config.DialFunc(ctx, network, address)
+	}
+	var err error
+	if c.Conn, err = session.Dial(s.ctx, cfg); err != nil {
+		return nil, connectError(err, cfg)
+	}
+	return c, nil
+}
+
+// start makes the connection stream.
+func (s *Stream) start(c, lost *connection) error {
+	// A server may stop answering here as everywhere; only the making of a slot may take its time.
+	ctx, cancel := context.WithTimeout(s.ctx, startTimeout)
+	defer cancel()
+	if version, text := c.Version(); version > 0 && version < minServer {
+		return &Error{Kind: ErrServerVersion, What: "server version " + text + " is not supported", Advice: "PostgreSQL 14 or later is"}
+	}
+	system, err := c.Identify(ctx)
+	if err != nil {
+		return fmt.Errorf("walchan: identify the system: %w", err)
+	}
+	if err := s.readSession(ctx, c); err != nil {
+		return err
+	}
+	from, fork := LSN(0), LSN(0)
+	if lost != nil {
+		if fork, err = s.checkSystem(ctx, c, lost, system); err != nil {
+			return err
+		}
+	}
+	if err := checkPublications(ctx, c.Conn, s.cfg.publications); err != nil {
+		return err
+	}
+	if from, err = s.prepareSlot(ctx, c, lost, system.Database); err != nil {
+		return err
+	}
+	if fork > 0 && from > fork {
+		// Confirmed beyond the fork without anything delivered there (checkSystem): the new timeline has other WAL behind it.
+		s.ledger.rewind(fork)
+		from = fork
+	}
+	if err := c.Start(ctx, s.cfg.startCommand(s.source.Slot, from)); err != nil {
+		if c.standby && lost != nil && !lost.standby {
+			return inRecovery(err.Error())
+		}
+		return s.startError(ctx, c, err, s.source.Slot)
+	}
+	now := time.Now()
+	c.timeline, s.known = system.Timeline, from
+	c.from, c.confirmed, c.told, c.received = from, from, from, from
+	c.since, c.toldAt, c.probedAt, c.caughtUp = now, now, now, now
+	c.listen(now)
+	s.gauge.walEnd.Store(uint64(system.Flushed))
+	if lost == nil {
+		s.source.SystemID, s.source.Database = system.ID, system.Database
+		s.ledger.confirmed = from
+		return nil
+	}
+	return s.checkMoved(ctx, c)
+}
+
+const (
+	connectTimeout = 30 * time.Second // unless the connection string has a connect_timeout
+	startTimeout   = time.Minute
+)
+
+// readSession asks what is to be known of the connection, and derives its timers from the server's wal_sender_timeout.
+func (s *Stream) readSession(ctx context.Context, c *connection) error {
+	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start "+
+		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
+	if err != nil || len(rows) != 1 {
+		return fmt.Errorf("walchan: read wal_sender_timeout: %w", err)
+	}
+	c.senderTimeout, c.standby, c.backendStart = parseGUCTime(rows[0][0]), rows[0][1] == "t", rows[0][2]
+	c.interval, c.timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
+	if c.interval == 0 {
+		c.interval = 10 * time.Second
+		if c.senderTimeout > 0 {
+			c.interval = min(max(c.senderTimeout/6, 100*time.Millisecond), c.interval)
+		}
+	} else if c.senderTimeout > 0 && c.interval > c.senderTimeout/2 {
+		s.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.interval, "wal_sender_timeout", c.senderTimeout)
+	}
+	if c.timeout == 0 {
+		if c.timeout = c.senderTimeout; c.timeout == 0 {
+			c.timeout = time.Minute
+		}
+	}
+	return nil
+}
+
+// parseGUCTime reads a time as SHOW prints it: a number with the largest unit that fits ("1min", "1500ms", "0").
+func parseGUCTime(s string) time.Duration {
+	n := strings.TrimRight(s, "smihdn")
+	v, _ := strconv.Atoi(n)
+	unit := map[string]time.Duration{"": time.Millisecond, "ms": time.Millisecond, "s": time.Second, "min": time.Minute,
+		"h": time.Hour, "d": 24 * time.Hour}[s[len(n):]]
+	return time.Duration(v) * unit
+}
+
+// checkSystem compares the cluster with what was delivered: no other one may continue the stream, nor one that lacks what
+// was delivered. It returns where the server's timeline has forked from that of the lost connection; 0: it is the same.
+//
+// The same system identifier and a WAL position ahead of ours do not exclude a loss: a standby that was promoted before it
+// had received everything soon has written other WAL of its own.
+func (s *Stream) checkSystem(ctx context.Context, c, lost *connection, system session.System) (LSN, error) {
+	diverged := func(format string, args ...any) error {
+		return &Error{Kind: ErrDiverged, What: fmt.Sprintf(format, args...),
+			Advice: "the changes behind it that were delivered do not exist on this server; repair what was made of them, then Subscribe anew"}
+	}
+	delivered := s.feed.delivered()
+	switch {
+	case system.ID != s.source.SystemID:
+		return 0, diverged("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID)
+	case system.Timeline < lost.timeline:
+		return 0, diverged("the server is on timeline %d, behind %d", system.Timeline, lost.timeline)
+	case system.Timeline == lost.timeline:
+		if system.Flushed >= max(delivered, lost.told) {
+			return 0, nil
+		}
+		if c.standby {
+			return 0, inRecovery(fmt.Sprintf("it has come to %s, and %s was delivered", system.Flushed, max(delivered, lost.told)))
+		}
+		return 0, diverged("the server's WAL ends at %s, before %s, which was delivered", system.Flushed, max(delivered, lost.told))
+	}
+	history, err := c.TimelineHistory(ctx, system.Timeline)
+	if err != nil {
+		return 0, fmt.Errorf("walchan: read the history of timeline %d: %w", system.Timeline, err)
+	}
+	fork, ok := forkOf(history, lost.timeline)
+	if !ok {
+		return 0, diverged("the server's timeline %d does not descend from timeline %d", system.Timeline, lost.timeline)
+	}
+	if fork < delivered {
+		return 0, diverged("the server's timeline %d has forked at %s, before %s, which was delivered", system.Timeline, fork, delivered)
+	}
+	s.cfg.log.Info("the server is on a new timeline", "slot", s.source.Slot, "timeline", system.Timeline, "forked_at", fork, "delivered", delivered)
+	return fork, nil
+}
+
+// inRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
+func inRecovery(what string) error {
+	return &Error{Kind: ErrServerDown, What: "the server is in recovery: " + what, Advice: "waiting for it to catch up or to be promoted"}
+}
+
+// forkOf finds in a history file where a timeline was left: lines of timeline, position, reason
+// (src/backend/access/transam/timeline.c).
+func forkOf(history string, timeline int32) (LSN, bool) {
+	for line := range strings.Lines(history) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != strconv.Itoa(int(timeline)) {
+			continue
+		}
+		lsn, err := ParseLSN(f[1])
+		return lsn, err == nil
+	}
+	return 0, false
+}
+
+// checkMoved makes sure, now that the slot is ours, that nobody has moved it between prepareSlot and START_REPLICATION. That
+// takes an ordinary connection, for this one is streaming.
+func (s *Stream) checkMoved(ctx context.Context, c *connection) error {
+	conn, err := c.dialOrdinary(ctx)
+	if err != nil {
+		return fmt.Errorf("walchan: check slot %q on a second connection: %w", s.source.Slot, connectError(err, c.config))
+	}
+	defer conn.Close(ctx)
+	slot, err := readSlot(ctx, func(ctx context.Context, sql string) ([][]string, error) { return session.Query(ctx, conn, sql) }, s.source.Slot)
+	switch {
+	case err != nil:
+		return err
+	case slot == nil:
+		return missingSlot(s.source.Slot, nil)
+	}
+	return s.moved(slot, c.from)
+}

@@ -1,0 +1,580 @@
+// Package walchan delivers PostgreSQL's write-ahead log on a Go channel.
+//
+//	stream, err := walchan.Subscribe(ctx, dsn,
+//		walchan.WithSlot("orders"), walchan.WithPublication("orders"))
+//	if err != nil {
+//		return err
+//	}
+//	defer stream.Close()
+//
+//	for msg := range stream.C() {
+//		if err := handle(context.WithoutCancel(ctx), msg); err != nil {
+//			return err
+//		}
+//		stream.Ack(msg)
+//	}
+//	return stream.Err()
+//
+// That loop is correct: a lost connection, a restarted server, a slow handle, a crashed process or a cancelled context in
+// the middle of it may cost time, never a change.
+//
+// # Order
+//
+// Transactions arrive in commit order, their changes in the order they were made.
+//
+// # Once on the channel, at least once across processes
+//
+// While a Stream lives a change is delivered once: after a reconnect the server sends every unconfirmed transaction again,
+// and the stream recognises what it has delivered. In one case it repeats: where the server sends a transaction
+// differently than before, because a publication was altered meanwhile, it comes again whole, with Tx.Redelivered set.
+// Other plugins than pgoutput are known once where their transactions' ends are recognised (see WithPlugin).
+//
+// A new process resumes after the last confirmed transaction, and may see again what was delivered but not confirmed.
+// Message.Position, together with Stream.Source, is the key by which it recognises that.
+//
+// # Acknowledging
+//
+// Every message received from C, of every kind, is acknowledged: in any order, from any goroutine, without blocking.
+// Confirmed is the end of the last transaction that lies wholly before the oldest unacknowledged message. So a message that
+// is never acknowledged makes the server keep its WAL for ever: it is logged, seen in Stats, and stops delivery at
+// WithMaxUnacked.
+//
+// Nothing is confirmed that was not acknowledged. An idle stream confirms what the server says it has passed, so that a
+// quiet table in a busy database holds no WAL.
+//
+// # Back-pressure
+//
+// A slow consumer stops the reading of the socket and nothing else: the server goes on being told that we live. The
+// buffer is bounded in messages and bytes (WithBuffer), however large a transaction is.
+//
+// # Stopping
+//
+// The context given to Subscribe governs the stream's life. When it ends, nothing more is read; what is in the buffer still
+// comes out, then C is closed. Meanwhile the stream waits until everything delivered is acknowledged, at most for the
+// drain timeout, tells the server the last position and ends the connection. Close does not wait for acknowledgements.
+// After a permanent error C is closed behind what is in the buffer, and Err says what happened.
+package walchan
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Stream is a subscription. It outlives its connections: messages received before a reconnect are acknowledged as if
+// nothing had happened. One goroutine, the owner, has the connection and the channel to itself; the methods may be called
+// from any goroutine.
+type Stream struct {
+	cfg    *config
+	c      chan Message // sent to and closed by the owner
+	ledger *ledger
+	ctx    context.Context // ends when the stream is to stop: the user's context, or Close
+	cancel context.CancelFunc
+	done   chan struct{} // closed by the owner when it ends
+
+	// How others get the owner's attention: they say what they want, then wake it.
+	closing   atomic.Bool // Close was called: wait for no acknowledgement
+	attention atomic.Bool // look up from delivering: stop, or Flush
+	asleep    atomic.Int32
+	conn      atomic.Pointer[connection] // to interrupt its read
+	wakeup    chan struct{}              // 1; to end a wait on the channel
+
+	flushes flushes
+	gauge   gauge
+	source  Source // set by the first connection
+	types   *types
+
+	err      error // set before c is closed
+	closeErr error // set before done is closed: what Close returns
+
+	// The owner's own.
+	timer *time.Timer
+	sizes sizes // bytes of the messages in c
+	feed  feed  // from the server's frames to messages
+	state StreamState
+	known LSN // what the server is known to have as confirmed
+
+	outage outage
+
+	forgotten forgotten
+}
+
+// What the owner sleeps in.
+const (
+	awake   int32 = iota
+	reading       // a read from the connection
+	waiting       // a select on the channel and the timer
+)
+
+// Subscribe connects, checks all that can be checked, starts streaming and returns: a wrong password, a missing slot or
+// publication, a wrong option are errors here, see the Err variables. The context governs the stream's whole life, not only
+// the call: cancelling it is how to stop.
+//
+// connString is a URL or a keyword/value string, as for pgx and libpq; environment variables, pgpass and service files
+// count. A missing slot is an error unless WithCreateSlot is given.
+func Subscribe(ctx context.Context, connString string, opts ...Option) (*Stream, error) {
+	cfg := newConfig(opts)
+	conn, err := pgconn.ParseConfig(connString)
+	if err != nil {
+		err = &Error{Kind: ErrOptions, What: "connection string", Err: err}
+	}
+	if err = errors.Join(err, cfg.validate()); err != nil {
+		return nil, err
+	}
+	cfg.conn = conn
+	s := newStream(ctx, cfg)
+	first, err := s.begin()
+	if err != nil {
+		s.cancel()
+		return nil, err
+	}
+	context.AfterFunc(s.ctx, s.interrupt)
+	go s.run(first)
+	return s, nil
+}
+
+func newStream(ctx context.Context, cfg *config) *Stream {
+	s := &Stream{
+		cfg:    cfg,
+		c:      make(chan Message, cfg.messages),
+		done:   make(chan struct{}),
+		wakeup: make(chan struct{}, 1),
+		timer:  time.NewTimer(time.Hour),
+	}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	s.sizes = sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)}
+	s.ledger = newLedger(0, s.wake)
+	s.gauge.ended = make(chan struct{})
+	s.gauge.since = time.Now()
+	s.types = newTypes()
+	if cfg.plugin == pgoutputPlugin {
+		s.feed = &changes{transactions: cfg.transactions}
+	} else {
+		s.feed = &raw{ends: transactionEnds(cfg.plugin, cfg.pluginArgs)}
+	}
+	return s
+}
+
+// C returns the channel of messages. The stream closes it, once: behind the last message after a stop or a permanent
+// error; ask Err then. Any number of goroutines may receive; each message goes to one of them. There is no way to hand a
+// message back: to see it again, Close and Subscribe.
+func (s *Stream) C() <-chan Message { return s.c }
+
+// Ack says that m is dealt with. Every message of every kind counts, also one that is skipped. It may be called in any order
+// and from any goroutine, never blocks, and a second call does nothing. It does nothing either on the zero Message, and
+// once the stream has stopped: that is counted (Stats.LateAcks). A message acknowledges itself to the stream that
+// delivered it, whichever stream's Ack is called.
+func (s *Stream) Ack(m Message) { m.ack.Ack() }
+
+// AckThrough acknowledges m and all that were delivered before it, whoever holds them: for sequential loops that skip or
+// batch. It is wrong where several goroutines receive.
+func (s *Stream) AckThrough(m Message) { m.ack.AckThrough() }
+
+// Flush returns once a status with everything acknowledged before the call is written to the connection, which happens by
+// itself within a millisecond or so. While the stream is reconnecting it waits. It does not wait for the server to take it
+// in: its answer would queue behind data; Close does. The error is ctx's, or ErrClosed.
+func (s *Stream) Flush(ctx context.Context) error {
+	f := s.flushes.add()
+	s.interrupt()
+	select {
+	case <-f:
+		return nil
+	case <-s.done:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Err returns nil while C is open and after a stop that was asked for, the permanent error otherwise.
+func (s *Stream) Err() error {
+	select {
+	case <-s.gauge.ended:
+		return s.err
+	default:
+		return nil
+	}
+}
+
+// Close stops the stream, without waiting for further acknowledgements, tells the server those made before the call,
+// and returns once the connection is gone: within 5 s. It dials no more: where the last position did not reach the
+// server for certain the result is an *UnconfirmedError, which costs repeats, not changes. It may be called
+// more than once, and from the receiving loop.
+func (s *Stream) Close() error {
+	s.closing.Store(true)
+	s.cancel()
+	s.interrupt()
+	<-s.done
+	return s.closeErr
+}
+
+// Source returns what the stream's positions belong to. Store it beside a Position.
+func (s *Stream) Source() Source { return s.source }
+
+// run is the owner: one connection after the other until the stream is stopped or an error is permanent.
+func (s *Stream) run(c *connection) {
+	defer close(s.done)
+	defer s.cancel()
+	for {
+		err := s.stream(c)
+		if s.ctx.Err() == nil && !isPermanent(err) {
+			c.hangUp()
+			if c, err = s.reconnect(c, err); err == nil {
+				continue
+			}
+		}
+		s.end(c, err)
+		return
+	}
+}
+
+// stream is the life of a connection: frames are received and delivered until an error, which may be that the stream is to
+// stop.
+func (s *Stream) stream(c *connection) error {
+	s.conn.Store(c)
+	s.feed.connected(c.from)
+	s.setState(StateStreaming, nil)
+	for {
+		ok, err := c.Next(&c.frame)
+		switch {
+		case err != nil:
+		case !ok:
+			err = s.receive(c)
+		case c.frame.Keepalive:
+			s.received(c.frame.End)
+			c.keepalive()
+		default:
+			c.busy = true
+			err = s.feed.data(s, &c.frame)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// receive waits for something to read.
+func (s *Stream) receive(c *connection) error {
+	for {
+		now := time.Now()
+		next, err := s.attend(c, now)
+		if err != nil {
+			return err
+		}
+		if c.idle(now) {
+			s.setState(StateIdle, nil)
+		}
+		alive, err := s.alive(c, now)
+		if err != nil {
+			return err
+		}
+		// The deadline first, then the announcement, then a look whether anything has happened: whoever comes later
+		// interrupts the read. In another order a wake-up could be lost.
+		if err := c.Arm(earliest(next, alive)); err != nil {
+			return err
+		}
+		if !s.sleep(reading, c.interest()) {
+			continue
+		}
+		err = c.read(now)
+		s.asleep.Store(awake)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+	}
+}
+
+// deliver gives a message to the consumer, and waits if it must.
+func (s *Stream) deliver(m *Message) error {
+	if s.attention.Load() || !s.room() || !s.sizes.fits(len(s.c), len(m.data)) {
+		return s.deliverSlowly(m)
+	}
+	m.ack = s.ledger.next()
+	select {
+	case s.c <- *m:
+		s.delivered(m)
+		s.setState(StateStreaming, nil)
+		return nil
+	default:
+		return s.deliverSlowly(m)
+	}
+}
+
+func (s *Stream) delivered(m *Message) {
+	s.ledger.delivered()
+	s.sizes.add(len(m.data))
+}
+
+// received notes a position up to which the server has sent everything, and which may be confirmed once all messages
+// delivered so far are acknowledged.
+func (s *Stream) received(lsn LSN) {
+	s.ledger.mark(lsn)
+	c := s.conn.Load()
+	c.received = max(c.received, lsn)
+}
+
+// room says whether another message may be outstanding.
+func (s *Stream) room() bool { return s.ledger.outstanding() < uint64(s.cfg.maxUnacked) }
+
+func (s *Stream) deliverSlowly(m *Message) error {
+	c, began := s.conn.Load(), time.Now()
+	for now := began; ; now = time.Now() {
+		next, err := s.attend(c, now)
+		if err != nil {
+			return err
+		}
+		out, want, state := s.c, c.interest(), StateBlocked
+		if !s.room() {
+			out, want, state = nil, oldest, StateUnacked
+		} else if !s.sizes.fits(len(s.c), len(m.data)) {
+			// Nothing tells when the consumer takes a message out of a channel that is not full.
+			out, next = nil, earliest(next, now.Add(s.sizes.pause()))
+		}
+		if now.Sub(began) >= settle {
+			s.setState(state, nil)
+		} else {
+			next = earliest(next, began.Add(settle))
+		}
+		m.ack = s.ledger.next()
+		if s.wait(now, next, want, out, m, nil) {
+			s.delivered(m)
+			s.setState(StateStreaming, nil)
+			c.listen(time.Now())
+			return nil
+		}
+	}
+}
+
+// await runs f, which may take its time, in a goroutine of its own, and goes on attending to the connection. The error of f is
+// failed; err means that the stream, or the connection, has come to its end meanwhile.
+func (s *Stream) await(f func(context.Context) error) (failed, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, awaitTimeout)
+	defer cancel()
+	c, done := s.conn.Load(), make(chan struct{})
+	go func() {
+		defer close(done)
+		failed = f(ctx)
+	}()
+	for {
+		now := time.Now()
+		next, err := s.attend(c, now)
+		if err != nil {
+			cancel()
+			<-done
+			return nil, err
+		}
+		if s.wait(now, next, c.interest(), nil, &Message{}, done) {
+			c.listen(time.Now())
+			return failed, nil
+		}
+	}
+}
+
+// wait sleeps until a time, a wake-up, or one of the channels; a nil channel is not waited for. It says whether it was a
+// channel: m was sent to out, or done is closed.
+func (s *Stream) wait(now, until time.Time, want interest, out chan<- Message, m *Message, done <-chan struct{}) bool {
+	if !s.sleep(waiting, want) {
+		return false
+	}
+	defer s.asleep.Store(awake)
+	s.timer.Reset(until.Sub(now))
+	select {
+	case out <- *m:
+		return true
+	case <-done:
+		return true
+	case <-s.timer.C:
+	case <-s.wakeup:
+	}
+	return false
+}
+
+// attend does what is due, whatever the owner is waiting for: it ends the stream if that is asked for, and tells the
+// server what it has to know. It returns when it wants to be called again at the latest.
+func (s *Stream) attend(c *connection, now time.Time) (time.Time, error) {
+	s.attention.Store(false)
+	if s.ctx.Err() != nil {
+		return now, errStopped
+	}
+	next, err := s.report(c, now)
+	if err != nil {
+		return now, err
+	}
+	leave, err := c.shutdown(s, now)
+	return earliest(earliest(next, leave), s.watchdog(now)), err
+}
+
+// report tells the server the positions if that is due, and returns when it is next.
+func (s *Stream) report(c *connection, now time.Time) (time.Time, error) {
+	s.ledger.tick(now)
+	flushes := s.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
+	next, err := c.report(s.ledger.advance(), now, flushes > 0)
+	if err == nil {
+		s.flushes.release(flushes)
+	}
+	s.publish(c)
+	return next, err
+}
+
+var errStopped = errors.New("walchan: stopped")
+
+// sleep announces that the owner is about to wait. It returns false if it should not: something it would be woken for has
+// happened.
+func (s *Stream) sleep(how int32, want interest) bool {
+	s.asleep.Store(how)
+	if s.ledger.watchFor(want) && !s.attention.Load() {
+		return true
+	}
+	s.asleep.Store(awake)
+	return false
+}
+
+// wake ends the owner's sleep, from any goroutine. It may come too late, and end the next one.
+func (s *Stream) wake() {
+	switch s.asleep.Load() {
+	case reading:
+		s.conn.Load().Interrupt()
+	case waiting:
+		select {
+		case s.wakeup <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (s *Stream) interrupt() {
+	s.attention.Store(true)
+	s.wake()
+}
+
+// end is the end of the stream: it closes the channel, waits for what is in hand, and says good-bye to the server.
+func (s *Stream) end(c *connection, err error) {
+	if s.ctx.Err() == nil {
+		s.err = err
+	}
+	close(s.gauge.ended)
+	close(s.c)
+	if c != nil && errors.Is(err, errStopped) {
+		err = s.drain(c)
+	}
+	s.ledger.close()
+	s.closeErr = s.farewell(c, err)
+	s.setState(StateClosed, s.err)
+}
+
+// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close.
+func (s *Stream) drain(c *connection) error {
+	s.setState(StateDraining, nil)
+	end := time.Now().Add(s.cfg.drainTimeout)
+	for {
+		now := time.Now()
+		s.attention.Store(false)
+		next, err := s.report(c, now)
+		if err != nil {
+			return err
+		}
+		if s.closing.Load() || s.ledger.outstanding() == 0 || !now.Before(end) {
+			return nil
+		}
+		s.wait(now, earliest(next, end), all, nil, &Message{}, nil)
+	}
+}
+
+// farewell tells the server the last position and makes sure it has it. err is why the connection cannot be used, if so.
+func (s *Stream) farewell(c *connection, err error) error {
+	last := s.ledger.advance()
+	if c != nil {
+		if err == nil {
+			if err = c.farewell(last, time.Now().Add(s.cfg.closeTimeout)); err == nil {
+				s.known = last
+			}
+		}
+		c.hangUp()
+	}
+	if last <= s.known {
+		return nil
+	}
+	return &UnconfirmedError{Acknowledged: last, Confirmed: s.known, Err: err}
+}
+
+// flushes are the calls of Flush that wait for the next status.
+type flushes struct {
+	mu      sync.Mutex
+	waiting []chan struct{}
+}
+
+func (f *flushes) add() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := make(chan struct{})
+	f.waiting = append(f.waiting, c)
+	return c
+}
+
+func (f *flushes) pending() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.waiting)
+}
+
+func (f *flushes) release(n int) {
+	if n == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.waiting[:n] {
+		close(c)
+	}
+	f.waiting = f.waiting[n:]
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// sizes knows how many bytes lie in the channel: those of as many of the last messages as the channel holds.
+type sizes struct {
+	limit  int
+	queue  []int // of the last messages
+	next   int   // place in queue of the next one
+	held   int   // how many of queue count
+	total  int   // their sum
+	paused time.Duration
+}
+
+// fits says whether size more bytes fit behind the n messages that are still in the channel.
+func (z *sizes) fits(n, size int) bool {
+	for ; z.held > n; z.held-- {
+		first := z.next - z.held
+		if first < 0 {
+			first += len(z.queue)
+		}
+		z.total -= z.queue[first]
+		z.paused = 0
+	}
+	return z.held == 0 || z.total+size <= z.limit
+}
+
+func (z *sizes) add(size int) {
+	z.queue[z.next] = size
+	if z.next++; z.next == len(z.queue) {
+		z.next = 0
+	}
+	z.held++
+	z.total += size
+}
+
+// pause returns how long to wait before looking again: longer each time, for a consumer that takes nothing.
+func (z *sizes) pause() time.Duration {
+	z.paused = min(max(2*z.paused, 100*time.Microsecond), 10*time.Millisecond)
+	return z.paused
+}
