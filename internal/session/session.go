@@ -327,8 +327,19 @@ func (c *Conn) finished(deadline time.Time) error {
 		case kind == 'C', kind == 'Z':
 			c.serverDone = true
 			return nil
-		case kind == 'E':
-			return c.other(kind, body)
+		case err == nil && kind == 'E':
+			err = c.other(kind, body)
+		case err == nil && kind == 'c':
+			c.serverDone = true
+			if release := time.Now().Add(releaseTimeout); release.Before(deadline) {
+				deadline = release
+			}
+		}
+		if err != nil {
+			if c.serverDone {
+				return nil
+			}
+			return err
 		}
 	}
 }
@@ -347,9 +358,14 @@ func (c *Conn) fillBefore(deadline time.Time) error {
 	}
 }
 
-// Close closes the connection, after a Terminate where it still can be sent.
+// Close closes the connection, after a Terminate where it still can be sent. A command whose context has ended is cancelled
+// on the server: for that it waits, within a second.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	c.pg.Close(ctx)
+	select {
+	case <-c.pg.CleanupDone():
+	case <-ctx.Done():
+	}
 }
