@@ -409,10 +409,10 @@ func (s *Stream) report(c *connection, now time.Time) (time.Time, error) {
 	s.ledger.tick(now)
 	flushes := s.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
 	next, err := c.report(s.ledger.advance(), now, flushes > 0)
+	s.publish(c)
 	if err == nil {
 		s.flushes.release(flushes)
 	}
-	s.publish(c)
 	return next, err
 }
 
