@@ -433,7 +433,9 @@ func (s *Stream) sleep(how int32, want interest) bool {
 func (s *Stream) wake() {
 	switch s.asleep.Load() {
 	case reading:
-		s.conn.Load().Interrupt()
+		if c := s.conn.Load(); c != nil {
+			c.Interrupt()
+		}
 	case waiting:
 		select {
 		case s.wakeup <- struct{}{}:
@@ -459,6 +461,7 @@ func (s *Stream) end(c *connection, err error) {
 	}
 	s.ledger.close()
 	s.closeErr = s.farewell(c, err)
+	s.conn.Store(nil) // messages that are kept hold the stream, by their receipts, and need not hold its buffers
 	s.setState(StateClosed, s.err)
 }
 
