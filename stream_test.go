@@ -225,13 +225,14 @@ func TestMemoryOfAKeptMessageHoldsNoConnection(t *testing.T) {
 	wantIDs(t, []walchan.Message{kept}, 1)
 }
 
-// What ends a stream for good comes behind what was received before it.
+// What ends a stream for good comes behind what was received before it. A slot that is gone is not made anew: that would hide
+// a gap.
 func TestPermanentErrorComesBehindTheBuffer(t *testing.T) {
 	db := newSource(t)
 	insert(t, db, 1, 10, 1)
 	dropped := make(chan struct{})
 	p := &tap{t: t, hold: dropped}
-	s := open(t, t.Context(), db, p.option())
+	s := open(t, t.Context(), db, p.option(), walchan.WithCreateSlot())
 	await(t, s, "all is buffered", func() bool { return s.Stats().Buffered == 10 })
 	terminate(t, db)
 	db.Wait(t, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")
