@@ -237,7 +237,7 @@ func (f *changes) relation(oid uint32, columns int) (*Relation, error) {
 }
 
 func (f *changes) table(s *Stream, ev *pgoutput.Event) error {
-	r := &Relation{OID: ev.OID, Schema: ev.Schema, Name: ev.Name, ReplicaIdentity: ReplicaIdentity(ev.Ident), types: s.types}
+	r := &Relation{OID: ev.OID, Schema: ev.Schema, Name: ev.Name, ReplicaIdentity: ReplicaIdentity(ev.Ident)}
 	r.Columns = make([]Column, len(ev.Columns))
 	for i, c := range ev.Columns {
 		r.Columns[i] = Column{Name: c.Name, Key: c.Key, TypeOID: c.TypeOID, TypeMod: c.TypeMod}
@@ -245,6 +245,7 @@ func (f *changes) table(s *Stream, ev *pgoutput.Event) error {
 	if err := s.learnTypes(r); err != nil {
 		return err
 	}
+	s.types.bind(r)
 	f.relations[ev.OID], f.last = r, nil
 	return nil
 }

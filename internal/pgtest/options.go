@@ -88,7 +88,7 @@ func (c *Cluster) configure() error {
 
 // writeData writes a file of the data directory that the server alone may read.
 func (c *Cluster) writeData(name string, lines ...string) error {
-	path := filepath.Join(c.data(), name)
+	path := filepath.Join(c.DataDir(), name)
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func (c *Cluster) Close() error {
 // initdb makes the data directory. Every cluster has its own, not a copy of a cached one, so that no two have the same
 // system identifier.
 func (c *Cluster) initdb(ctx context.Context) error {
-	err := c.run(ctx, "initdb", "-D", c.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	err := c.run(ctx, "initdb", "-D", c.DataDir(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (c *Cluster) Version() int { return c.programs.version }
 func (c *Cluster) Bin(name string) string { return c.programs.path(name) }
 
 // DataDir is the server's data directory.
-func (c *Cluster) DataDir() string { return c.data() }
+func (c *Cluster) DataDir() string { return filepath.Join(c.dir, "data") }
 
 // Log is what the server has logged so far, over all its starts.
 func (c *Cluster) Log() string {
@@ -173,7 +173,6 @@ func (c *Cluster) Log() string {
 	return string(b)
 }
 
-func (c *Cluster) data() string    { return filepath.Join(c.dir, "data") }
 func (c *Cluster) logFile() string { return filepath.Join(c.dir, "server.log") }
 
 // lastLines returns the last n lines of s.
