@@ -31,7 +31,7 @@ func newPrinter(f flags, out *os.File) func(walchan.Message) error {
 
 const (
 	alike   = 5  // of more rows of one kind in succession the rest is only counted
-	longest = 32 // characters of a value that are shown
+	longest = 28 // characters of a value that are shown
 
 	layout = "%-12s  %6s" // of the transaction's columns
 )
