@@ -127,8 +127,8 @@ func (t *types) lookup(ctx context.Context, conn *pgconn.PgConn, oids []uint32) 
 
 // typesQuery returns a row for each type that the given ones are made of, and for a composite type one for each attribute.
 //
-// What a type is made of: pg_type.typbasetype (domain), typelem (array; other types have one too, see the comment on
-// typelem in the documentation of pg_type, hence the test of typoutput), pg_range (range: subtype, multirange: range),
+// What a type is made of: pg_type.typbasetype (domain), typelem (array; such as name and int2vector have one too, hence
+// the test of typoutput, which domains in turn have from their base type), pg_range (range: subtype, multirange: range),
 // pg_attribute (composite).
 const typesQuery = `
 WITH RECURSIVE wanted(oid) AS (
@@ -138,7 +138,7 @@ WITH RECURSIVE wanted(oid) AS (
 	FROM wanted JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
 	CROSS JOIN LATERAL (
 		SELECT t.typbasetype WHERE t.typtype = 'd'
-		UNION ALL SELECT t.typelem WHERE t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc
+		UNION ALL SELECT t.typelem WHERE t.typtype = 'b' AND t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc
 		UNION ALL SELECT rngsubtype FROM pg_catalog.pg_range WHERE rngtypid = t.oid
 		UNION ALL SELECT rngtypid FROM pg_catalog.pg_range WHERE rngmultitypid = t.oid
 		UNION ALL SELECT atttypid FROM pg_catalog.pg_attribute
@@ -146,7 +146,7 @@ WITH RECURSIVE wanted(oid) AS (
 	) part(oid)
 )
 SELECT t.oid,
-	CASE WHEN t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc THEN 'a' ELSE t.typtype END,
+	CASE WHEN t.typtype = 'b' AND t.typoutput = 'pg_catalog.array_out'::pg_catalog.regproc THEN 'a' ELSE t.typtype END,
 	CASE WHEN n.nspname = 'pg_catalog' THEN pg_catalog.format_type(t.oid, NULL)
 		ELSE pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname) END,
 	t.typcategory,

@@ -97,21 +97,20 @@ func parseStart(sql string, toks []token) (Start, error) {
 	return s, nil
 }
 
-// startReplication takes the slot, and plays the next script.
+// startReplication takes the slot, and plays the next script. A second logical stream on a connection ends at once, for the
+// walsender still knows that the first was done.
 func (c *Conn) startReplication(sql string, toks []token) error {
 	start, err := parseStart(sql, toks)
 	if err != nil {
 		return err
 	}
+	if start.Logical && c.ended {
+		return c.Send(&pgproto3.CopyBothResponse{}, tag("COPY 0"), tag("START_REPLICATION"), ready)
+	}
 	script, timeout, err := c.srv.begin(c, &start)
 	if err != nil {
 		return err
 	}
-	defer c.srv.Update(func(s *State) {
-		if slot := s.Slots[start.Slot]; slot != nil && slot.ActivePID == c.PID {
-			slot.ActivePID = 0
-		}
-	})
 	c.Start = start
 	return c.play(script, timeout)
 }
@@ -141,23 +140,33 @@ func (s *Server) begin(c *Conn, start *Start) (script Script, timeout time.Durat
 	return script, s.state.SenderTimeout, nil
 }
 
-// complete ends a stream whose CopyDone went both ways (walsender.c: StartReplication, StartLogicalReplication).
+// complete ends a stream whose CopyDone went both ways, with the messages that PostgreSQL 15 was seen to send: a logical
+// stream's keepalive does stand behind CopyDone. The slot is free before the client can know; a temporary one stays its
+// session's.
 func (c *Conn) complete(st *stream) error {
-	tag := func(s string) *pgproto3.CommandComplete { return &pgproto3.CommandComplete{CommandTag: []byte(s)} }
+	c.ended = c.ended || c.Start.Logical
+	c.srv.Update(func(s *State) {
+		if slot := s.Slots[st.slot]; slot != nil && slot.ActivePID == c.PID && !slot.Temporary {
+			slot.ActivePID = 0
+		}
+	})
 	var msgs []pgproto3.BackendMessage
 	switch {
 	case c.Start.Logical:
+		if err := c.Raw(AppendKeepalive(nil, st.pos, false)); err != nil {
+			return err
+		}
 		msgs = append(msgs, tag("COPY 0"))
 	case st.next != 0:
 		msgs = append(msgs, &pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{
 			{Name: []byte("next_tli"), DataTypeOID: 20, DataTypeSize: 8, TypeModifier: -1},
 			{Name: []byte("next_tli_startpos"), DataTypeOID: 25, DataTypeSize: -1, TypeModifier: -1},
-		}}, &pgproto3.DataRow{Values: [][]byte{fmt.Append(nil, st.next), fmt.Append(nil, st.nextStart)}}, tag("SELECT"))
+		}}, &pgproto3.DataRow{Values: [][]byte{fmt.Append(nil, st.next), fmt.Append(nil, st.nextStart)}})
 		fallthrough
 	default:
 		msgs = append(msgs, tag("START_STREAMING"))
 	}
-	return c.Send(append(msgs, tag("START_REPLICATION"), &pgproto3.ReadyForQuery{TxStatus: 'I'})...)
+	return c.Send(append(msgs, tag("START_REPLICATION"), ready)...)
 }
 
 // command gives the default answer to all other commands and queries.
@@ -230,15 +239,18 @@ func createSlot(s *State, c *Conn, r *reader) (*Result, error) {
 	if s.Slots[name] != nil {
 		return nil, Error("42710", fmt.Sprintf("replication slot %q already exists", name))
 	}
-	slot := &Slot{Temporary: r.skip("TEMPORARY"), RestartLSN: s.WALEnd, WALStatus: "reserved"}
+	slot, temporary := &Slot{}, r.skip("TEMPORARY")
 	var snapshot, plugin any
 	if r.skip("LOGICAL") {
+		slot = LogicalSlot(s.WALEnd)
 		slot.Plugin, _ = r.take().name()
-		slot.Database, slot.ConfirmedFlush = c.Params["database"], s.WALEnd
+		slot.Database = c.Params["database"]
 		snapshot, plugin = fmt.Sprintf("%08X-00000001-1", c.PID), slot.Plugin
 	}
 	for len(r.toks) > 0 {
 		switch t := r.take(); {
+		case t.is("RESERVE_WAL"):
+			slot.RestartLSN, slot.WALStatus = s.WALEnd, "reserved"
 		case t.is("TWO_PHASE"):
 			slot.TwoPhase = true
 		case t.is("FAILOVER"):
@@ -249,13 +261,13 @@ func createSlot(s *State, c *Conn, r *reader) (*Result, error) {
 		}
 	}
 	s.Slots[name] = slot
-	if slot.Temporary {
+	if slot.Temporary = temporary; temporary {
 		slot.ActivePID = c.PID
 		c.temp = append(c.temp, name)
 	}
 	return &Result{
 		Columns: []string{"slot_name", "consistent_point", "snapshot_name", "output_plugin"},
-		Rows:    [][]any{{name, s.WALEnd, snapshot, plugin}},
+		Rows:    [][]any{{name, slot.ConfirmedFlush, snapshot, plugin}},
 		Tag:     "CREATE_REPLICATION_SLOT",
 	}, nil
 }

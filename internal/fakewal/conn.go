@@ -3,7 +3,6 @@ package fakewal
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 
@@ -38,12 +37,14 @@ type Conn struct {
 	wire    *wire
 	backend *pgproto3.Backend
 	out     chan struct{} // holds a token while somebody writes; a mutex would keep a bubble's clock from moving
-	asked   chan any      // what the client asks for outside of a stream: a query, or an error to answer with
+	asked   chan any      // what the client asks for outside of a stream: a query (string), or the message to answer with
 	gone    chan struct{} // closed by read when nothing more will come
+
+	temp  []string // slots that go with the connection; guarded by srv.mu
+	ended bool     // a logical stream has ended in order
 
 	mu     sync.Mutex
 	stream *stream // nil outside of one
-	temp   []string
 }
 
 func newConn(s *Server, nc net.Conn, pid uint32) *Conn {
@@ -56,8 +57,7 @@ func newConn(s *Server, nc net.Conn, pid uint32) *Conn {
 
 // run is the connection's life. Its error is one of a script or hook.
 func (c *Conn) run() error {
-	defer c.release()
-	defer c.Close()
+	defer c.Close() // again, for what the connection took after somebody closed it
 	if c.negotiate() != nil {
 		return nil
 	}
@@ -70,7 +70,8 @@ func (c *Conn) run() error {
 		case errors.Is(err, ErrGone):
 			return nil
 		case errors.As(err, &e):
-			if c.sendError(e) != nil || e.Severity != "ERROR" || c.ready() != nil {
+			c.release()
+			if c.sendError(e) != nil || e.Severity != "ERROR" || c.Send(ready) != nil {
 				return nil
 			}
 		case err != nil:
@@ -83,58 +84,6 @@ func (c *Conn) run() error {
 			return nil
 		}
 	}
-}
-
-// negotiate reads the startup packet; encryption is declined, and a cancel request ignored.
-func (c *Conn) negotiate() error {
-	for {
-		msg, err := c.backend.ReceiveStartupMessage()
-		if err != nil {
-			return err
-		}
-		switch m := msg.(type) {
-		case *pgproto3.SSLRequest, *pgproto3.GSSEncRequest:
-			if err := c.Raw([]byte("N")); err != nil {
-				return err
-			}
-		case *pgproto3.StartupMessage:
-			c.Params = m.Parameters
-			return nil
-		default:
-			return io.EOF
-		}
-	}
-}
-
-func (c *Conn) welcome() error {
-	var st State
-	c.srv.Update(func(s *State) { st = *s })
-	if st.Startup != nil {
-		if err := st.Startup(c); err != nil {
-			if e := (*pgconn.PgError)(nil); errors.As(err, &e) {
-				fatal := *e
-				fatal.Severity = "FATAL"
-				return &fatal
-			}
-			return err
-		}
-	}
-	msgs := []pgproto3.BackendMessage{&pgproto3.AuthenticationOk{}}
-	for _, p := range [][2]string{
-		{"server_version", st.Version},
-		{"server_encoding", "UTF8"},
-		{"client_encoding", "UTF8"},
-		{"in_hot_standby", onOff(st.Standby, "on", "off")},
-		{"integer_datetimes", "on"},
-		{"standard_conforming_strings", "on"},
-		{"DateStyle", "ISO, MDY"},
-		{"TimeZone", "Etc/UTC"},
-	} {
-		msgs = append(msgs, &pgproto3.ParameterStatus{Name: p[0], Value: p[1]})
-	}
-	msgs = append(msgs, &pgproto3.BackendKeyData{ProcessID: c.PID, SecretKey: []byte{0, 0, 0, 1}},
-		&pgproto3.ReadyForQuery{TxStatus: 'I'})
-	return c.Send(msgs...)
 }
 
 // read receives until the connection ends. Messages of a stream that is over are ignored, as PostgresMain does.
@@ -158,7 +107,7 @@ func (c *Conn) read() {
 		case *pgproto3.Query:
 			ask = m.String
 		case *pgproto3.Sync:
-			failed, ask = false, &pgproto3.ReadyForQuery{TxStatus: 'I'}
+			failed, ask = false, ready
 		default:
 			if !failed {
 				failed, ask = true, errExtended
@@ -180,29 +129,22 @@ var errExtended = &pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized
 	Message: "extended query protocol not supported in a replication connection"}
 
 func (c *Conn) answer(ask any) error {
-	switch ask := ask.(type) {
-	case pgproto3.BackendMessage:
-		return c.Send(ask)
-	case string:
-		return c.query(ask)
+	if sql, ok := ask.(string); ok {
+		return c.query(sql)
 	}
-	panic("fakewal: unexpected request")
+	return c.Send(ask.(pgproto3.BackendMessage))
 }
 
 // query answers one simple query or replication command.
 func (c *Conn) query(sql string) error {
-	var hook func(*Conn, string) (*Result, error)
 	c.srv.mu.Lock()
 	c.srv.queries = append(c.srv.queries, sql)
-	hook = c.srv.state.Query
+	hook := c.srv.state.Query
 	c.srv.mu.Unlock()
 
 	toks := lex(sql)
 	if len(toks) == 0 {
-		return c.Send(&pgproto3.EmptyQueryResponse{}, &pgproto3.ReadyForQuery{TxStatus: 'I'})
-	}
-	if toks[0].is("START_REPLICATION") && c.replication() {
-		return c.startReplication(sql, toks)
+		return c.Send(&pgproto3.EmptyQueryResponse{}, ready)
 	}
 	var res *Result
 	var err error
@@ -210,6 +152,9 @@ func (c *Conn) query(sql string) error {
 		res, err = hook(c, sql)
 	}
 	if res == nil && err == nil {
+		if toks[0].is("START_REPLICATION") && c.replication() {
+			return c.startReplication(sql, toks)
+		}
 		res, err = c.command(toks)
 	}
 	if err != nil {
@@ -235,11 +180,11 @@ func (c *Conn) sendResult(r *Result) error {
 	for i := range r.Rows {
 		msgs = append(msgs, &pgproto3.DataRow{Values: r.row(i)})
 	}
-	tag := r.Tag
-	if tag == "" {
-		tag = fmt.Sprint("SELECT ", len(r.Rows))
+	done := r.Tag
+	if done == "" {
+		done = fmt.Sprint("SELECT ", len(r.Rows))
 	}
-	return c.Send(append(msgs, &pgproto3.CommandComplete{CommandTag: []byte(tag)}, &pgproto3.ReadyForQuery{TxStatus: 'I'})...)
+	return c.Send(append(msgs, tag(done), ready)...)
 }
 
 func (c *Conn) sendError(e *pgconn.PgError) error {
@@ -248,7 +193,9 @@ func (c *Conn) sendError(e *pgconn.PgError) error {
 	})
 }
 
-func (c *Conn) ready() error { return c.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'}) }
+func tag(s string) pgproto3.BackendMessage { return &pgproto3.CommandComplete{CommandTag: []byte(s)} }
+
+var ready = &pgproto3.ReadyForQuery{TxStatus: 'I'}
 
 // Send sends messages of any kind: NoticeResponse, ParameterStatus …, in one write.
 func (c *Conn) Send(msgs ...pgproto3.BackendMessage) error {
@@ -273,11 +220,7 @@ func (c *Conn) Raw(b []byte) error {
 
 // writing runs f while nobody else writes.
 func (c *Conn) writing(f func() (int64, error)) (int64, error) {
-	select {
-	case c.out <- struct{}{}:
-	case <-c.wire.closed:
-		return 0, ErrGone
-	}
+	c.out <- struct{}{}
 	defer func() { <-c.out }()
 	n, err := f()
 	if err != nil {
@@ -289,11 +232,18 @@ func (c *Conn) writing(f func() (int64, error)) (int64, error) {
 // Done is closed when the connection is closed by either side.
 func (c *Conn) Done() <-chan struct{} { return c.gone }
 
-// Close closes the connection without a word, as a killed server does. What was sent before still arrives.
-func (c *Conn) Close() error { c.wire.Close(); return nil }
+// Close closes the connection without a word, as a killed server does. What was sent before still arrives. Slots are
+// released first, so that a client that reconnects finds them free.
+func (c *Conn) Close() {
+	c.release()
+	c.wire.Close()
+}
 
-// Reset closes the connection with a TCP reset: the client loses what it has not read yet.
-func (c *Conn) Reset() { c.wire.reset() }
+// Reset is Close with a TCP reset: the client loses what it has not read yet.
+func (c *Conn) Reset() {
+	c.release()
+	c.wire.reset()
+}
 
 // Stall takes the network away in both directions, as a pulled cable does: what is sent is lost, what the client sends,
 // Close included, is not seen. The slot stays active until the wal_sender_timeout or Close.
@@ -302,7 +252,8 @@ func (c *Conn) Stall() { c.wire.stalled.Store(true) }
 // Throttle limits what is sent from now on to so many bytes per second; 0 lifts the limit.
 func (c *Conn) Throttle(bytesPerSecond int) { c.wire.rate.Store(int64(bytesPerSecond)) }
 
-// release gives back what the connection held.
+// release gives back what the connection held: at its end, and at every error, which costs the session its temporary slots
+// (postgres.c, PostgresMain: ReplicationSlotCleanup).
 func (c *Conn) release() {
 	c.srv.Update(func(s *State) {
 		for _, slot := range s.Slots {
@@ -313,5 +264,6 @@ func (c *Conn) release() {
 		for _, name := range c.temp {
 			delete(s.Slots, name)
 		}
+		c.temp = nil
 	})
 }

@@ -7,37 +7,29 @@
 //
 //	srv := fakewal.New()
 //	defer srv.Close()
-//	srv.Update(func(s *fakewal.State) {
-//		s.Publications = []string{"orders"}
-//		s.Slots["orders"] = fakewal.LogicalSlot(0x100)
-//	})
-//	log := []fakewal.Tx{{
-//		XID: 700, First: 0x110, Commit: 0x180, End: 0x1b0,
-//		Changes: [][]byte{orders.Encode(), fakewal.Insert(orders.OID, "1", "a book")},
-//	}}
-//	srv.Serve(
-//		func(c *fakewal.Conn) error { // the first stream breaks in the middle of the transaction
-//			return c.Cut(log[0].Frames()[:2]...)
-//		},
-//		func(c *fakewal.Conn) error { // the second, and all after it
-//			if err := c.Play(fakewal.Since(log, c.Start.From)...); err != nil {
-//				return err
-//			}
-//			_, err := c.AwaitFlush(0x1b0)
+//	srv.Update(func(s *fakewal.State) { s.Slots["orders"] = fakewal.LogicalSlot(0x100) })
+//	srv.Serve(func(c *fakewal.Conn) error {
+//		if err := c.Play(tx.Frames()...); err != nil {
 //			return err
-//		},
-//	)
-//	cfg := srv.Config() // for pgconn.ConnectConfig; or give srv.Configure to walchan.WithConnect
+//		}
+//		_, err := c.AwaitFlush(tx.End)
+//		return err
+//	})
+//	conn, err := pgconn.ConnectConfig(ctx, srv.Config())
 //
 // A script has the connection to itself from CopyBothResponse on. What a walsender does by itself goes on beside it: it
 // reads the client's statuses, moves the slot's confirmed_flush_lsn, answers requests for a reply and CopyDone, and minds
 // wal_sender_timeout. When a script returns nil the stream is idle until the client ends it.
+//
+// A stream of walchan itself is led here by the hook that is called before each connection: Server.Configure.
 package fakewal
 
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -189,11 +181,13 @@ func (s *Server) accept(nc net.Conn) bool {
 	s.lastPID++
 	c := newConn(s, nc, s.lastPID)
 	s.conns[c] = true
+	s.state.backends[c.PID] = true
 	s.running.Go(func() {
 		err := c.run()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.conns, c)
+		delete(s.state.backends, c.PID)
 		if err != nil {
 			s.errs = append(s.errs, err)
 		}
@@ -204,8 +198,9 @@ func (s *Server) accept(nc net.Conn) bool {
 // CloseConns closes the connections that are open now, as a crash of the server does. It does not wait.
 func (s *Server) CloseConns() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	for _, c := range conns {
 		c.Close()
 	}
 }

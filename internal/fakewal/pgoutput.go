@@ -162,9 +162,9 @@ func CommitPrepared(commit, end LSN, at time.Time, xid uint32, gid string) []byt
 }
 
 // RollbackPrepared rolls it back. prepareEnd is the end of the prepare's record, rollbackEnd that of its own.
-func RollbackPrepared(prepareEnd, rollbackEnd LSN, prepared_, rolledBack time.Time, xid uint32, gid string) []byte {
-	b := lsnTime([]byte{'r', 0}, prepared_, prepareEnd, rollbackEnd)
-	return prepared(be.AppendUint64(b, uint64(micros(rolledBack))), xid, gid)
+func RollbackPrepared(prepareEnd, rollbackEnd LSN, preparedAt, at time.Time, xid uint32, gid string) []byte {
+	b := lsnTime([]byte{'r', 0}, preparedAt, prepareEnd, rollbackEnd)
+	return prepared(be.AppendUint64(b, uint64(micros(at))), xid, gid)
 }
 
 func prepared(b []byte, xid uint32, gid string) []byte {

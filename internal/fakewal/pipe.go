@@ -82,7 +82,7 @@ type queue struct {
 }
 
 func newQueue(size int) *queue {
-	q := &queue{ring: make([]byte, size)}
+	q := &queue{ring: make([]byte, max(1, size))}
 	q.reader.init(&q.mu)
 	q.writer.init(&q.mu)
 	return q

@@ -9,7 +9,7 @@ import (
 
 // Just enough SQL for what a client asks of a walsender:
 //
-//	SELECT item [, …] [FROM pg_replication_slots | pg_publication [alias] [WHERE condition [AND …]]]
+//	SELECT item [, …] [FROM pg_replication_slots | pg_publication | pg_stat_activity [alias] [WHERE condition [AND …]]]
 //
 // An item is a column, a literal, or a call of one of the functions below, each with casts (which are ignored) and an
 // alias. A condition is a boolean item, item = item, item IN (…) or item = ANY (…). Anything else is answered with an
@@ -50,6 +50,10 @@ func publicationRow(name string) row {
 		"pubtruncate": true, "pubviaroot": false}
 }
 
+func activityRow(s *State, pid uint32) row {
+	return row{"pid": pid, "backend_start": fmt.Sprintf("start of %d", pid), "wait_event_type": s.Waiting[0], "wait_event": s.Waiting[1]}
+}
+
 // table returns the rows of a table, and one that only shows its columns.
 func table(s *State, name string) (model row, rows []row, err error) {
 	switch name {
@@ -63,6 +67,11 @@ func table(s *State, name string) (model row, rows []row, err error) {
 			rows = append(rows, publicationRow(name))
 		}
 		return publicationRow(""), rows, nil
+	case "pg_stat_activity":
+		for pid := range s.backends {
+			rows = append(rows, activityRow(s, pid))
+		}
+		return activityRow(s, 0), rows, nil
 	}
 	return nil, nil, Error("42P01", fmt.Sprintf("fakewal: no relation %q; State.Query can answer", name))
 }
@@ -225,6 +234,8 @@ func (s *selection) call(name string) (any, error) {
 		return nil, nil
 	case name == "current_database":
 		return s.conn.Params["database"], nil
+	case name == "pg_backend_pid":
+		return s.conn.PID, nil
 	case name == "pg_is_in_recovery":
 		return s.state.Standby, nil
 	case name == "pg_current_wal_lsn", name == "pg_current_wal_flush_lsn", name == "pg_last_wal_replay_lsn":

@@ -24,6 +24,10 @@ type State struct {
 	Publications []string
 	Histories    map[int32]string // TIMELINE_HISTORY n
 
+	Waiting [2]string // pg_stat_activity's wait_event_type and wait_event; Activity WalSenderMain
+
+	backends map[uint32]bool // the rows of pg_stat_activity, by PID
+
 	// SenderTimeout is wal_sender_timeout, 60 s: a client from which nothing came for half of it is asked for a reply,
 	// and after the whole of it the connection is closed. 0: neither.
 	SenderTimeout time.Duration
@@ -37,14 +41,15 @@ type State struct {
 	// Startup is called when the startup packet was read, before the client is let in. An Error or Fatal refuses it.
 	Startup func(c *Conn) error
 
-	// Query is asked first about every query and replication command but START_REPLICATION. With neither result nor error
-	// the default answer is given. An Error leaves the connection usable, a Fatal closes it, any other error is the
-	// script's failure (see Server.Close). It may block, and may call methods of c: Stall, Close, Notice …
+	// Query is asked first about every query and replication command. With neither result nor error the default answer is
+	// given. An Error leaves the connection usable, a Fatal closes it, any other error is a failure (see Server.Close). It
+	// may block until c.Done, and may call methods of c: Stall, Close, Send with a notice …
 	Query func(c *Conn, sql string) (*Result, error)
 }
 
-// Slot is a row of pg_replication_slots. Its fields follow the streams: Flush positions move ConfirmedFlush, a stream sets
-// ActivePID, the end of the connection removes a temporary slot.
+// Slot is a row of pg_replication_slots. Its fields follow the streams: the flush position moves ConfirmedFlush (of a
+// physical slot RestartLSN), a stream sets ActivePID, and the end of the connection, or an error on it, removes a temporary
+// slot.
 type Slot struct {
 	Plugin         string // "" for a physical slot
 	Database       string // "" for a physical slot
@@ -70,6 +75,8 @@ func defaultState() State {
 		SystemID:      "7000000000000000001",
 		Timeline:      1,
 		WALEnd:        0x1000000,
+		Waiting:       [2]string{"Activity", "WalSenderMain"},
+		backends:      map[uint32]bool{},
 		SenderTimeout: time.Minute,
 		Buffer:        64 << 10,
 		Settings: map[string]string{

@@ -39,14 +39,11 @@ type stream struct {
 
 // play is a stream from CopyBothResponse to ReadyForQuery.
 func (c *Conn) play(script Script, timeout time.Duration) error {
-	if err := c.Send(&pgproto3.CopyBothResponse{}); err != nil {
-		return err
-	}
 	st := &stream{slot: c.Start.Slot, pos: c.Start.From, due: make(chan struct{}, 1), changed: make(chan struct{}), timeout: timeout}
 	if timeout > 0 {
 		// The ping is written by attend, where it may have to wait behind data that nobody reads. The end must not wait.
 		st.pinger = time.AfterFunc(timeout/2, func() { c.mu.Lock(); st.ping = true; c.mu.Unlock(); st.wake() })
-		st.terminator = time.AfterFunc(timeout, func() { c.Close() })
+		st.terminator = time.AfterFunc(timeout, c.Close)
 	}
 	c.mu.Lock()
 	c.stream = st
@@ -54,6 +51,7 @@ func (c *Conn) play(script Script, timeout time.Duration) error {
 	over := make(chan struct{})
 	var attending sync.WaitGroup
 	attending.Go(func() { c.attend(st, over) })
+	alone := sync.OnceFunc(func() { close(over); attending.Wait() }) // no keepalive behind the end
 	defer func() {
 		c.mu.Lock()
 		c.stream = nil
@@ -62,25 +60,20 @@ func (c *Conn) play(script Script, timeout time.Duration) error {
 			st.pinger.Stop()
 			st.terminator.Stop()
 		}
-		close(over)
-		attending.Wait()
+		alone()
 	}()
 
-	var err error
-	if script != nil {
+	err := c.Send(&pgproto3.CopyBothResponse{})
+	if err == nil && script != nil {
 		err = script(c)
 	}
 	if err != nil && !errors.Is(err, ErrGone) {
 		return err
 	}
-	return c.finish(st)
-}
-
-// finish waits for the client's CopyDone and answers it. ErrGone in a script may have meant just that.
-func (c *Conn) finish(st *stream) error {
-	if err := c.AwaitDone(); err != nil {
+	if err := c.AwaitDone(); err != nil { // ErrGone in the script may have meant just that
 		return err
 	}
+	alone()
 	if err := c.copyDone(st); err != nil {
 		return err
 	}
@@ -160,8 +153,12 @@ func (c *Conn) heard(b []byte) {
 		st.wake()
 	}
 	c.srv.Update(func(state *State) {
-		if slot := state.Slots[st.slot]; slot != nil && slot.ActivePID == c.PID && s.Flush != 0 {
-			slot.ConfirmedFlush = max(slot.ConfirmedFlush, s.Flush)
+		if slot := state.Slots[st.slot]; slot != nil && slot.ActivePID == c.PID {
+			if slot.Plugin == "" {
+				slot.RestartLSN = max(slot.RestartLSN, s.Flush)
+			} else {
+				slot.ConfirmedFlush = max(slot.ConfirmedFlush, s.Flush)
+			}
 		}
 	})
 }
@@ -271,7 +268,7 @@ func (c *Conn) reached(pos LSN) {
 	c.srv.Update(func(s *State) { s.WALEnd = max(s.WALEnd, pos) })
 }
 
-// Cut sends the first n bytes of the message of f (25 are its header), closes the connection, and returns ErrGone.
+// Cut sends the first n bytes of the message of f (30 are its header), closes the connection, and returns ErrGone.
 func (c *Conn) Cut(f Frame, n int) error {
 	if err := c.Raw(f.Append(nil)[:n]); err != nil {
 		return err

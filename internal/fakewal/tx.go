@@ -13,12 +13,16 @@ type Tx struct {
 }
 
 // Frames returns the transaction's messages with positions as a server gives them: Begin has First, Relation and Type none,
-// changes lie between First and Commit, Commit has End.
+// changes lie between First and Commit, Commit has End. With an Origin as the first change, it has First, and Begin none.
 func (t Tx) Frames() []Frame {
 	if t.At.IsZero() {
 		t.At = fromMicros(0)
 	}
-	frames := []Frame{{t.First, t.First, Begin(t.Commit, t.At, t.XID)}}
+	begin := t.First
+	if len(t.Changes) > 0 && t.Changes[0][0] == 'O' {
+		begin = 0
+	}
+	frames := []Frame{{begin, begin, Begin(t.Commit, t.At, t.XID)}}
 	for i, change := range t.Changes {
 		var lsn LSN
 		if change[0] != 'R' && change[0] != 'Y' {

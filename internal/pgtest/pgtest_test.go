@@ -181,7 +181,7 @@ func TestPauseAndResume(t *testing.T) {
 	go func() { answer <- conn.Exec(context.Background(), "SELECT").Close() }()
 	select {
 	case err := <-answer:
-		t.Errorf("a paused server answered: %v", err)
+		t.Fatalf("a paused server answered: %v", err)
 	case <-time.After(100 * time.Millisecond): // nothing can be waited for: silence is the point
 	}
 	if err := c.Resume(); err != nil {

@@ -22,7 +22,8 @@ var ErrNoPostgres = errors.New("no PostgreSQL server programs (initdb, postgres)
 // programs is a directory with PostgreSQL's programs.
 type programs struct {
 	dir     string
-	version int // major
+	version int    // major
+	release string // what postgres --version says
 }
 
 func (p programs) path(name string) string { return filepath.Join(p.dir, name) }
@@ -98,5 +99,5 @@ func newPrograms(dir string) (programs, error) {
 	if err != nil {
 		return programs{}, fmt.Errorf("%s --version says %q", postgres, out)
 	}
-	return programs{dir, major}, nil
+	return programs{dir, major, string(out)}, nil
 }

@@ -184,7 +184,15 @@ func (c *Cluster) Pause() error {
 	if err := c.server.freeze(); err != nil {
 		return fmt.Errorf("pgtest: pause: %w", err)
 	}
-	return nil
+	children, err := c.server.children()
+	if err != nil {
+		return fmt.Errorf("pgtest: pause: %w", err)
+	}
+	pids := []int{c.server.postmaster.Pid}
+	for _, p := range children {
+		pids = append(pids, p.pid)
+	}
+	return c.watcher.tell(pids...)
 }
 
 // Resume lets a paused server go on.
