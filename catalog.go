@@ -66,16 +66,14 @@ func (t *types) unknown(cols []Column) []uint32 {
 	return oids
 }
 
-// forget makes the types of cols unknown, so that they are looked up again; until then they are converted as before. It
-// is for a relation that is announced again: that tells nothing of its types (ALTER TYPE … ADD ATTRIBUTE announces no
-// relation), but it is an occasion.
-func (t *types) forget(cols []Column) {
+// forget makes all types that were looked up unknown, so that they are looked up again; until then they are converted as
+// before. It is for when a relation is announced again, in the stream or on a new connection: that tells nothing of its
+// types (ALTER TYPE announces no relation), but it is an occasion.
+func (t *types) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i := range cols {
-		if _, ok := t.specs[cols[i].TypeOID]; ok {
-			t.forgotten[cols[i].TypeOID] = struct{}{}
-		}
+	for oid := range t.specs {
+		t.forgotten[oid] = struct{}{}
 	}
 }
 
@@ -114,6 +112,9 @@ func (t *types) lookup(ctx context.Context, conn *pgconn.PgConn, oids []uint32) 
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for oid := range found {
+		delete(t.forgotten, oid)
+	}
 	for _, oid := range oids {
 		delete(t.forgotten, oid)
 		if _, ok := t.specs[oid]; !ok {

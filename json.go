@@ -14,8 +14,12 @@ import (
 //   - timestamps are ISO 8601 ("2026-01-02T03:04:05.123456+00:00", "infinity");
 //   - everything else is a string of PostgreSQL's text: bytea "\\x…", ranges "[1,10)", bit strings, types not known.
 //
-// Bytes that are not UTF-8 become U+FFFD. It differs from row_to_json where the server has a cast to json from a type that
-// an extension has brought, such as hstore: that one is a string of its text, or of "\\x…" if sent in binary.
+// Line breaks within json, where they are blanks, become blanks, and bytes that are not UTF-8 U+FFFD. Types that an
+// extension has brought are strings, also where the server has a cast to json for them, such as hstore's.
+//
+// Columns in binary format give the same, but for timestamptz, which is in UTC and not in the session's time zone, for
+// floats within geometric types, which have no exponents, and for types whose binary format pgx does not know (money,
+// timetz, those of extensions), which are strings of "\\x…".
 //
 // The zero Row is null. The error is a *ColumnError, for a value in binary format that is not one of its type; b is then
 // returned as it was.

@@ -47,9 +47,7 @@ func (r Row) Scan(dst any) error {
 		case Text:
 			err = f.text.Scan(bytesOf(s), f.target(v))
 		case Null:
-			if err = errNull; !f.basic {
-				err = f.text.Scan(nil, f.target(v))
-			}
+			err = f.text.Scan(nil, f.target(v))
 		case Binary:
 			err = f.binary.Scan(bytesOf(s), f.target(v))
 		default:
@@ -64,14 +62,12 @@ func (r Row) Scan(dst any) error {
 	return nil
 }
 
-var errNull = errors.New("NULL")
-
 func (r Row) scanError(f *fieldPlan, s State, err error) error {
 	switch {
 	case s == Null:
 		return r.columnError(f.column, fmt.Sprintf("NULL does not go into %s", f.typ), err)
-	case err == errAttributes:
-		return r.columnError(f.column, err.Error(), err)
+	case errors.Is(err, errAttributes):
+		return r.columnError(f.column, errAttributes.Error(), err)
 	}
 	return r.columnError(f.column, fmt.Sprintf("the value does not go into %s", f.typ), err)
 }
@@ -82,7 +78,6 @@ type fieldPlan struct {
 	path         []int // reflect's index
 	typ          reflect.Type
 	text, binary pgtype.ScanPlan
-	basic        bool // a Go type that has no NULL
 	optional     bool
 }
 
@@ -157,20 +152,15 @@ func findColumn(cols []Column, tag, field string) int {
 }
 
 func (k *known) planField(f *fieldPlan, oid uint32) {
-	target := reflect.New(f.typ)
-	f.text = k.m.PlanScan(oid, pgtype.TextFormatCode, target.Interface())
-	f.binary = k.m.PlanScan(oid, pgtype.BinaryFormatCode, target.Interface())
-	f.basic = isBasic(f.typ) && target.Type().NumMethod() == 0 // pgtype scans NULL of json into a string as ""
+	target := reflect.New(f.typ).Interface()
+	f.text = k.m.PlanScan(oid, pgtype.TextFormatCode, target)
+	f.binary = k.m.PlanScan(oid, pgtype.BinaryFormatCode, target)
 	if !isPlain(f.typ) {
 		f.binary = &lockedPlan{&k.encoding, f.binary}
 	}
 	if f.typ == reflect.TypeFor[pgtype.DriverBytes]() {
 		f.text, f.binary = &clonePlan{f.text}, &clonePlan{f.binary}
 	}
-}
-
-func isBasic(t reflect.Type) bool {
-	return reflect.Bool <= t.Kind() && t.Kind() <= reflect.Float64 || t.Kind() == reflect.String
 }
 
 // isPlain reports whether pgtype fills t without asking t how.
@@ -180,8 +170,10 @@ func isPlain(t reflect.Type) bool {
 		return t.Name() == "" && isPlain(t.Elem())
 	case reflect.Struct:
 		return t == reflect.TypeFor[time.Time]()
+	case reflect.Interface:
+		return t.NumMethod() == 0
 	}
-	return t.PkgPath() == "" && isBasic(t)
+	return t.PkgPath() == "" && (t.Kind() <= reflect.Float64 || t.Kind() == reflect.String)
 }
 
 // lockedPlan scans with known.encoding held.

@@ -51,9 +51,8 @@ type composite struct {
 }
 
 type field struct {
-	name string
-	key  string // as JSON, with the colon
-	typ  *typ
+	key string // its name as JSON, with the colon
+	typ *typ
 }
 
 // fits reports whether the fields of a value that has n of them are known. A value has the attributes of the time when it
@@ -67,6 +66,8 @@ func (c *composite) fits(n int) bool {
 
 func newKnown(specs map[uint32]spec) *known {
 	k := &known{types: make(map[uint32]*typ, len(specs)), m: pgtype.NewMap()}
+	// pgtype reads its binary format as text, which has a version before it.
+	k.m.RegisterType(&pgtype.Type{Name: "jsonpath", OID: pgtype.JSONPathOID, Codec: opaqueCodec{}})
 	for oid := range specs {
 		k.add(oid, specs)
 	}
@@ -166,7 +167,7 @@ func (k *known) addComposite(t *typ, s spec, specs map[uint32]spec) {
 	c := &composite{ever: s.ever}
 	codec := &compositeCodec{composite: c}
 	for _, a := range s.attrs {
-		f := field{name: a.name, key: string(append(appendString(nil, a.name), ':')), typ: k.add(a.oid, specs)}
+		f := field{key: string(append(appendString(nil, a.name), ':')), typ: k.add(a.oid, specs)}
 		c.fields = append(c.fields, f)
 		codec.Fields = append(codec.Fields, pgtype.CompositeCodecField{Name: a.name, Type: f.typ.pg})
 	}

@@ -13,11 +13,12 @@ import (
 var (
 	// ErrUnchanged: an UPDATE did not change a large (TOASTed) value, so the server left it out. ALTER TABLE … REPLICA
 	// IDENTITY FULL makes it send the whole old row, from which the value is filled in. Without that, State tells such a
-	// column, and Scan skips it for a field with the tag option "optional".
-	ErrUnchanged = errors.New("the server left out an unchanged TOASTed value")
+	// column, and Scan leaves its field alone if that has the tag option "optional".
+	ErrUnchanged = errors.New("the server left out an unchanged large value")
 
 	// ErrNotSent: the column does not belong to the replica identity, and of the old row the server sent only that.
-	ErrNotSent = errors.New("the server sent only the replica identity's columns of the old row")
+	// REPLICA IDENTITY FULL makes it send the whole.
+	ErrNotSent = errors.New("the server sent only the replica identity of the old row")
 )
 
 var (
@@ -29,7 +30,7 @@ var (
 type ColumnError struct {
 	Table  string // as Relation.String has it
 	Column string
-	Type   string // as Column.TypeName
+	Type   string // as Column.TypeName has it
 	Reason string
 	Err    error // ErrUnchanged, ErrNotSent or what the conversion said; may be nil
 }
@@ -42,16 +43,19 @@ func (e *ColumnError) Error() string {
 func (e *ColumnError) Unwrap() error { return e.Err }
 
 func (r Row) columnError(i int, reason string, err error) error {
-	c := &r.rel.Columns[i]
-	return &ColumnError{Table: r.rel.String(), Column: c.Name, Type: c.TypeName, Reason: reason, Err: err}
+	name, typ := r.rel.Columns[i].Name, r.rel.layout().types[i].name
+	return &ColumnError{Table: r.rel.String(), Column: name, Type: typ, Reason: reason, Err: err}
 }
+
+const withoutValue = `REPLICA IDENTITY FULL makes it send all, Scan's tag option "optional" does without`
 
 // missing is the error for a column in a state without a value.
 func (r Row) missing(i int, s State) error {
+	err := ErrNotSent
 	if s == Unchanged {
-		return r.columnError(i, ErrUnchanged.Error()+" (REPLICA IDENTITY FULL makes it send all of them)", ErrUnchanged)
+		err = ErrUnchanged
 	}
-	return r.columnError(i, ErrNotSent.Error()+" (REPLICA IDENTITY FULL makes it send all columns)", ErrNotSent)
+	return r.columnError(i, err.Error()+"; "+withoutValue, err)
 }
 
 // Value returns the value of the column called name as pgx's Rows.Values does for a SELECT:
@@ -79,8 +83,8 @@ func (r Row) missing(i int, s State) error {
 // A composite value that has other attributes than the catalogue knows of (ALTER TYPE … ADD ATTRIBUTE) is given like those
 // other types. It never asks the server. Scan and Text are the ways to another Go type.
 //
-// The error is ErrUnchanged or ErrNotSent where the server sent no value, and a *ColumnError where it is not one of the
-// type, or beyond pgx's (years after 294276 or before -4713).
+// The error is a *ColumnError: ErrUnchanged or ErrNotSent where the server sent no value, another one where it is none of
+// the type. A column that the table does not have is an error too, and so is the zero Row.
 func (r Row) Value(name string) (any, error) {
 	if r.rel == nil {
 		return nil, errNoRow

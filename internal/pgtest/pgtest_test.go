@@ -38,6 +38,7 @@ func TestNewAndClose(t *testing.T) {
 	if got := Query(t, c.DSN(), "SELECT current_setting('server_version_num')::int / 10000"); got != fmt.Sprint(c.Version()) {
 		t.Errorf("Version is %d, the server says %s", c.Version(), got)
 	}
+	connect(t, c.DSN("replication=true"))
 	if _, err := os.Stat(c.Bin("pg_recvlogical")); err != nil {
 		t.Error(err)
 	}
