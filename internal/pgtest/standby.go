@@ -15,7 +15,7 @@ var standbys atomic.Int32
 func (c *Cluster) NewStandby(ctx context.Context, opts ...Option) (*Cluster, error) {
 	slot := fmt.Sprintf("standby_%d", standbys.Add(1))
 	s, err := build(c.options.with(opts), func(s *Cluster) error {
-		return s.run(ctx, "pg_basebackup", "-d", c.SocketDSN("application_name="+slot), "-D", s.data(),
+		return s.run(ctx, "pg_basebackup", "-d", c.SocketDSN("application_name="+slot), "-D", s.DataDir(),
 			"--write-recovery-conf", "--create-slot", "--slot", slot, "--wal-method=stream", "--checkpoint=fast", "--no-sync")
 	})
 	if err != nil {
