@@ -34,6 +34,7 @@ type connection struct {
 
 	since        time.Time
 	timeline     int32
+	standby      bool   // it is in recovery
 	backendStart string // with the PID it identifies the walsender
 
 	interval      time.Duration // between statuses
@@ -185,8 +186,7 @@ func (c *connection) checkBusy(ctx context.Context) error {
 // dialOrdinary makes an ordinary connection to the server of this one: of several hosts only the one that was reached.
 func (c *connection) dialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
 	cfg := c.config.Copy()
-	cfg.BuildFrontend, cfg.ValidateConnect, cfg.AfterConnect = nil, nil, nil
-	delete(cfg.RuntimeParams, "replication")
+	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address != c.address {
 			return nil, errors.New("not the server of the stream")

@@ -133,7 +133,7 @@ func (f *changes) begin(ev *pgoutput.Event) error {
 	f.begun = false
 	f.old = f.tx.CommitLSN < f.done
 	f.at = progress{commit: f.tx.CommitLSN, ordinal: 1}
-	if f.part.commit != f.at.commit {
+	if !f.old && f.part.commit != f.at.commit {
 		f.part = progress{}
 	}
 	return nil

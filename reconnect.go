@@ -226,6 +226,9 @@ func (s *Stream) start(c, lost *connection) error {
 		from = fork
 	}
 	if err := c.Start(ctx, s.cfg.startCommand(s.source.Slot, from)); err != nil {
+		if c.standby && lost != nil && !lost.standby {
+			return inRecovery(err.Error())
+		}
 		return s.startError(ctx, c, err, s.source.Slot)
 	}
 	now := time.Now()
@@ -249,13 +252,12 @@ const (
 
 // readSession asks what is to be known of the connection, and derives its timers from the server's wal_sender_timeout.
 func (s *Stream) readSession(ctx context.Context, c *connection) error {
-	rows, err := c.Query(ctx, "SELECT (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'), "+
-		"(SELECT backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())")
+	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start "+
+		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
 	if err != nil || len(rows) != 1 {
 		return fmt.Errorf("walchan: read wal_sender_timeout: %w", err)
 	}
-	ms, _ := strconv.Atoi(rows[0][0])
-	c.senderTimeout, c.backendStart = time.Duration(ms)*time.Millisecond, rows[0][1]
+	c.senderTimeout, c.standby, c.backendStart = parseGUCTime(rows[0][0]), rows[0][1] == "t", rows[0][2]
 	c.interval, c.timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
 	if c.interval == 0 {
 		c.interval = 10 * time.Second
@@ -271,6 +273,15 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 		}
 	}
 	return nil
+}
+
+// parseGUCTime reads a time as SHOW prints it: a number with the largest unit that fits ("1min", "1500ms", "0").
+func parseGUCTime(s string) time.Duration {
+	n := strings.TrimRight(s, "smihdn")
+	v, _ := strconv.Atoi(n)
+	unit := map[string]time.Duration{"": time.Millisecond, "ms": time.Millisecond, "s": time.Second, "min": time.Minute,
+		"h": time.Hour, "d": 24 * time.Hour}[s[len(n):]]
+	return time.Duration(v) * unit
 }
 
 // checkSystem compares the cluster with what was delivered: no other one may continue the stream, nor one that lacks what
@@ -293,12 +304,8 @@ func (s *Stream) checkSystem(ctx context.Context, c, lost *connection, system se
 		if system.Flushed >= max(delivered, lost.told) {
 			return 0, nil
 		}
-		rows, err := c.Query(ctx, "SELECT pg_catalog.pg_is_in_recovery()")
-		if err != nil {
-			return 0, fmt.Errorf("walchan: ask whether the server is in recovery: %w", err)
-		}
-		if rows[0][0] == "t" {
-			return 0, &Error{Kind: ErrServerDown, What: fmt.Sprintf("the server is in recovery, and has come to %s: waiting until it has %s", system.Flushed, max(delivered, lost.told))}
+		if c.standby {
+			return 0, inRecovery(fmt.Sprintf("it has come to %s, and %s was delivered", system.Flushed, max(delivered, lost.told)))
 		}
 		return 0, diverged("the server's WAL ends at %s, before %s, which was delivered", system.Flushed, max(delivered, lost.told))
 	}
@@ -315,6 +322,11 @@ func (s *Stream) checkSystem(ctx context.Context, c, lost *connection, system se
 	}
 	s.cfg.log.Info("the server is on a new timeline", "slot", s.source.Slot, "timeline", system.Timeline, "forked_at", fork, "delivered", delivered)
 	return fork, nil
+}
+
+// inRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
+func inRecovery(what string) error {
+	return &Error{Kind: ErrServerDown, What: "the server is in recovery: " + what, Advice: "waiting for it to catch up or to be promoted"}
 }
 
 // forkOf finds in a history file where a timeline was left: lines of timeline, position, reason

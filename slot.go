@@ -47,6 +47,8 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 		return 0, err
 	case slot == nil && lost == nil && s.cfg.createSlot:
 		return createLogical(s.ctx, c.Conn, name, s.cfg.plugin, false)
+	case slot == nil && lost != nil && c.standby && !lost.standby:
+		return 0, inRecovery(fmt.Sprintf("it does not have slot %q", name))
 	case slot == nil:
 		return 0, missingSlot(name, nil)
 	}

@@ -104,7 +104,10 @@ func (s *Stream) Stats() Stats {
 	st.Lag = time.Duration(g.sendLag.Load()) + b.age
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	st.State, st.Since, st.Err, st.Attempt, st.Delay, st.Reconnects = g.state, g.since, g.err, g.attempt, g.delay, g.reconnects
+	st.State, st.Since, st.Err, st.Reconnects = g.state, g.since, g.err, g.reconnects
+	if st.State == StateRetrying {
+		st.Attempt, st.Delay = g.attempt, g.delay
+	}
 	return st
 }
 

@@ -128,7 +128,9 @@ func (c *Conn) TimelineHistory(ctx context.Context, timeline int32) (string, err
 }
 
 // Query runs one statement in the simple protocol and returns its rows as text; NULL is "".
-func (c *Conn) Query(ctx context.Context, sql string) ([][]string, error) { return Query(ctx, c.pg, sql) }
+func (c *Conn) Query(ctx context.Context, sql string) ([][]string, error) {
+	return Query(ctx, c.pg, sql)
+}
 
 // Query is Conn.Query on any connection.
 func Query(ctx context.Context, pg *pgconn.PgConn, sql string) ([][]string, error) {
