@@ -89,7 +89,7 @@ func field(b *strings.Builder, name, value string) {
 
 // short keeps lines short: a long text is its length and a hash.
 func short(s string) string {
-	if len(s) <= 40 {
+	if len(s) <= 80 {
 		return s
 	}
 	h := fnv.New64a()

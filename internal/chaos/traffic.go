@@ -75,10 +75,10 @@ func newWriter(t *traffic, dsn string, seed uint64, number int) *writer {
 
 // run writes until ctx ends; then it ends the transaction it is in.
 func (w *writer) run(ctx context.Context) {
-	w.bulkAt = time.Now().Add(time.Duration(w.rng.IntN(5000)) * time.Millisecond)
+	w.bulkAt = time.Now().Add(time.Duration(w.rng.IntN(20_000)) * time.Millisecond)
 	for ctx.Err() == nil {
 		err := w.transaction(context.WithoutCancel(ctx), w.random)
-		pause := time.Duration(w.rng.ExpFloat64() * float64(50*time.Millisecond))
+		pause := time.Duration(w.rng.ExpFloat64() * float64(80*time.Millisecond))
 		if err != nil {
 			pause = 50 * time.Millisecond
 		}
@@ -167,7 +167,7 @@ func (w *writer) transaction(ctx context.Context, body func(*transaction)) error
 // random fills a transaction.
 func (w *writer) random(t *transaction) {
 	if time.Now().After(w.bulkAt) {
-		w.bulkAt = time.Now().Add(10*time.Second + time.Duration(w.rng.IntN(10_000))*time.Millisecond)
+		w.bulkAt = time.Now().Add(20*time.Second + time.Duration(w.rng.IntN(40_000))*time.Millisecond)
 		w.large(t)
 		return
 	}
