@@ -30,6 +30,7 @@ type connection struct {
 	config  *pgconn.Config // it was made with
 	address string         // it was made to
 	from    LSN            // where the stream begins
+	made    bool           // the slot was made for it
 	frame   session.Frame
 
 	since        time.Time

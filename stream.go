@@ -62,8 +62,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Stream is a subscription. It outlives its connections: messages received before a reconnect are acknowledged as if
@@ -119,14 +117,10 @@ const (
 // count. A missing slot is an error unless WithCreateSlot is given.
 func Subscribe(ctx context.Context, connString string, opts ...Option) (*Stream, error) {
 	cfg := newConfig(opts)
-	conn, err := pgconn.ParseConfig(connString)
-	if err != nil {
-		err = &Error{Kind: ErrOptions, What: "connection string", Err: err}
-	}
-	if err = errors.Join(err, cfg.validate()); err != nil {
+	cfg.connString = connString
+	if err := cfg.validate(true); err != nil {
 		return nil, err
 	}
-	cfg.conn = conn
 	s := newStream(ctx, cfg)
 	first, err := s.begin()
 	if err != nil {
@@ -221,7 +215,7 @@ func (s *Stream) run(c *connection) {
 	defer close(s.done)
 	defer s.cancel()
 	for {
-		err := s.stream(c)
+		err := s.streamError(s.stream(c))
 		if s.ctx.Err() == nil && !isPermanent(err) {
 			c.hangUp()
 			if c, err = s.reconnect(c, err); err == nil {

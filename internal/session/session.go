@@ -30,6 +30,9 @@ var ErrServerStopped = errors.New("the server ended the stream")
 // writeTimeout bounds the writing of a few bytes: it passes only on a connection that is dead.
 const writeTimeout = 10 * time.Second
 
+// releaseTimeout is for the server to let go of the slot, once it has said that the stream has ended.
+const releaseTimeout = 500 * time.Millisecond
+
 // Conn is a replication connection.
 type Conn struct {
 	pg  *pgconn.PgConn
@@ -288,6 +291,10 @@ func (c *Conn) write(b []byte, deadline time.Time) error {
 
 // Finish ends the stream: it sends CopyDone and reads on until the server has answered or the deadline has passed. nil
 // means that the server has taken in every status sent before.
+//
+// The server answers with CopyDone at once, but lets go of the slot only before CommandComplete (StartLogicalReplication in
+// src/backend/replication/walsender.c). That is waited for, for a moment, so that the slot is free when the stream is
+// closed; in the middle of a large transaction the rest of it may come first.
 func (c *Conn) Finish(deadline time.Time) error {
 	if c.serverDone {
 		return ErrServerStopped
@@ -297,34 +304,53 @@ func (c *Conn) Finish(deadline time.Time) error {
 	}
 	for {
 		kind, body, ok, err := c.in.frame()
-		switch {
-		case err != nil:
-			return err
-		case !ok:
-			// Again and again, for a late Interrupt may have moved it.
-			if err := c.net.SetReadDeadline(deadline); err != nil {
-				return err
-			}
-			err := c.in.fill()
-			if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline) {
+		if !ok && err == nil {
+			if err = c.fillUntil(deadline); err == nil {
 				continue
 			}
-			if err != nil {
-				return err
-			}
-		case kind == 'c', kind == 'C', kind == 'Z':
-			// The answer to our CopyDone; the rest (CommandComplete twice, ReadyForQuery) need not be waited for.
+		}
+		switch {
+		case kind == 'C', kind == 'Z':
 			c.serverDone = true
 			return nil
-		case kind == 'E':
-			return c.other(kind, body)
+		case err == nil && kind == 'E':
+			err = c.other(kind, body)
+		case err == nil && kind == 'c':
+			c.serverDone = true
+			if release := time.Now().Add(releaseTimeout); release.Before(deadline) {
+				deadline = release
+			}
+		}
+		if err != nil {
+			if c.serverDone {
+				return nil
+			}
+			return err
 		}
 	}
 }
 
-// Close closes the connection, after a Terminate where it still can be sent.
+// fillUntil is Fill with a deadline: again and again, for a late Interrupt may have moved it.
+func (c *Conn) fillUntil(deadline time.Time) error {
+	for {
+		if err := c.net.SetReadDeadline(deadline); err != nil {
+			return err
+		}
+		err := c.in.fill()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(deadline) {
+			return err
+		}
+	}
+}
+
+// Close closes the connection, after a Terminate where it still can be sent. A command whose context has ended is cancelled
+// on the server: for that it waits, within a second.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	c.pg.Close(ctx)
+	select {
+	case <-c.pg.CleanupDone():
+	case <-ctx.Done():
+	}
 }
