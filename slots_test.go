@@ -260,7 +260,14 @@ func german(t *testing.T) *pgtest.Cluster {
 		t.Skipf("no German locale can be made here: %v, %s", err, out)
 	}
 	t.Setenv("LOCPATH", dir)
-	c := pgtest.Start(t, pgtest.WithSetting("lc_messages", "de_DE"))
+	c, err := pgtest.New(t.Context(), pgtest.WithSetting("lc_messages", "de_DE"))
+	if err != nil {
+		if strings.Contains(err.Error(), "lc_messages") {
+			t.Skipf("the German locale does not work here: %v", err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
 	if err := subscribe(t, c.DSN("dbname=nosuch"), on("s")...); !strings.Contains(err.Error(), "existiert") {
 		t.Skipf("this PostgreSQL does not speak German: %v", err)
 	}
