@@ -71,6 +71,7 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 	}
 	// The last position that was acknowledged, whatever the slot has: after a crash of the server it may have rolled back.
 	from := s.ledger.advance()
+	c.told = slot.confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
 	return from, s.moved(slot, from)
 }
 

@@ -1,0 +1,5 @@
+package walchan_test
+
+const crashConsumer = "X"
+
+func consumeUntilKilled() {}
