@@ -60,7 +60,7 @@ func TestCreateAndDropSlot(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Database(t)
 	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
-	err := subscribe(t, db.DSN(), on(db.Name)...)
+	err := trySubscribe(t, db.DSN(), on(db.Name)...)
 	check(t, err, walchan.ErrSlotMissing, db.Name, "WithCreateSlot")
 
 	db.Exec(t, "INSERT INTO t VALUES (1)")
@@ -118,7 +118,7 @@ func TestCreateSlotIsCancelled(t *testing.T) {
 		if slot := slotNamed(t, db.DSN(), db.Name); !slot.Active {
 			t.Errorf("while it is made: %+v", slot)
 		}
-		check(t, subscribe(t, db.DSN(), on(db.Name, walchan.WithCreateSlot())...), walchan.ErrSlotActive, db.Name)
+		check(t, trySubscribe(t, db.DSN(), on(db.Name, walchan.WithCreateSlot())...), walchan.ErrSlotActive, db.Name)
 		cancel()
 		err := <-done
 		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "transactions that are running") {
@@ -223,7 +223,7 @@ func testSlotErrors(t *testing.T, c *pgtest.Cluster) {
 		{"temporary slot", []walchan.Option{walchan.WithPublication("p"), walchan.WithPluginOption("nosuch", "1")}, walchan.ErrPluginOption, []string{"nosuch"}},
 		{"new slot", on(name+"_new", walchan.WithCreateSlot(), walchan.WithPluginOption("nosuch", "1")), walchan.ErrPluginOption, []string{"nosuch"}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { check(t, subscribe(t, db.DSN(), tt.opts...), tt.kind, tt.names...) })
+		t.Run(tt.name, func(t *testing.T) { check(t, trySubscribe(t, db.DSN(), tt.opts...), tt.kind, tt.names...) })
 	}
 	if slot := slotNamed(t, db.DSN(), name+"_new"); slot != nil {
 		t.Errorf("a Subscribe that failed has left its slot behind: %+v", slot)
