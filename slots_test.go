@@ -376,7 +376,7 @@ func TestUnpreparedServer(t *testing.T) {
 	for !strings.Contains(primary.Log(), "received smart shutdown request") {
 		time.Sleep(time.Millisecond)
 	}
-	check(t, subscribe(t, primary.DSN(), on("s")...), walchan.ErrServerDown, "57P03")
+	check(t, trySubscribe(t, primary.DSN(), on("s")...), walchan.ErrServerDown, "57P03")
 	open.Close(t.Context())
 	if err := <-stopped; err != nil {
 		t.Error(err)
