@@ -1,7 +1,6 @@
 package walchan
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -292,7 +291,8 @@ func ackAtRandom(work <-chan int, receipts []Receipt, began []atomic.Bool, r *ra
 	}
 }
 
-// The owner goes to sleep while others acknowledge what it waits for. Were one wake-up lost it would sleep for ever.
+// The owner goes to sleep in the moment in which another acknowledges what it waits for. Were one wake-up lost it would sleep
+// for ever.
 func TestLedgerLosesNoWakeUp(t *testing.T) {
 	for name, want := range map[string]interest{"next mark": nextMark, "oldest": oldest, "all": all} {
 		for _, cumulative := range []bool{false, true} {
@@ -306,36 +306,39 @@ func TestLedgerLosesNoWakeUp(t *testing.T) {
 }
 
 func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
-	const rounds = 30_000
+	const rounds = 100_000
 	r := rand.New(rand.NewPCG(uint64(want), 0))
-	acks := make(chan []Receipt)
-	defer close(acks)
-	for range 2 {
-		go func() {
-			for some := range acks {
-				ackAll(some, cumulative)
+	var work atomic.Pointer[[]Receipt]
+	var ended atomic.Bool
+	var acker sync.WaitGroup
+	defer acker.Wait()
+	defer ended.Store(true)
+	acker.Go(func() {
+		r := rand.New(rand.NewPCG(uint64(want), 1))
+		for !ended.Load() {
+			if some := work.Swap(nil); some != nil {
+				dawdle(r)
+				ackAll(*some, cumulative)
+			} else {
+				runtime.Gosched()
 			}
-		}()
-	}
+		}
+	})
 	hung := time.NewTimer(time.Hour)
 	for round := range rounds {
-		some := make([]Receipt, 1+r.IntN(5))
+		some := make([]Receipt, 1+r.IntN(3))
 		for i := range some {
 			some[i] = s.ledger.next()
 			s.ledger.delivered()
 		}
 		s.ledger.mark(LSN(round + 1))
-		if !cumulative {
-			r.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
-		}
-		half := r.IntN(len(some) + 1)
-		acks <- some[:half]
-		acks <- some[half:]
+		work.Store(&some)
+		dawdle(r)
 		for s.ledger.advance() < LSN(round+1) {
 			if !s.sleep(waiting, want) {
 				continue
 			}
-			hung.Reset(20 * time.Second)
+			hung.Reset(10 * time.Second)
 			select {
 			case <-s.wakeup:
 			case <-hung.C:
@@ -346,9 +349,15 @@ func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
 	}
 }
 
+// dawdle takes up to some hundred nanoseconds: about as long as it takes to fall asleep.
+func dawdle(r *rand.Rand) {
+	for range r.IntN(100) {
+		r.Uint64()
+	}
+}
+
 func ackAll(some []Receipt, cumulative bool) {
-	if cumulative && len(some) > 0 {
-		slices.SortFunc(some, func(a, b Receipt) int { return cmp.Compare(a.c.base+uint64(a.i), b.c.base+uint64(b.i)) })
+	if cumulative {
 		some[len(some)-1].AckThrough()
 		return
 	}
