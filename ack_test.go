@@ -306,7 +306,7 @@ func TestLedgerLosesNoWakeUp(t *testing.T) {
 }
 
 func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
-	const rounds = 100_000
+	const rounds = 50_000
 	r := rand.New(rand.NewPCG(uint64(want), 0))
 	var work atomic.Pointer[[]Receipt]
 	var ended atomic.Bool
@@ -351,8 +351,35 @@ func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
 
 // dawdle takes up to some hundred nanoseconds: about as long as it takes to fall asleep.
 func dawdle(r *rand.Rand) {
-	for range r.IntN(100) {
-		r.Uint64()
+	for range r.IntN(200) {
+		nothingAtAll()
+	}
+}
+
+//go:noinline
+func nothingAtAll() {}
+
+// The owner must announce its sleep before it looks whether there is a reason to stay awake: whoever comes between would find
+// nobody asleep. That is a matter of single nanoseconds; so here the look is held up.
+func TestSleepIsAnnouncedBeforeTheLook(t *testing.T) {
+	s := &Stream{wakeup: make(chan struct{}, 1)}
+	s.ledger = newLedger(0, s.wake)
+	r := s.ledger.next()
+	s.ledger.delivered()
+	s.ledger.mark(1)
+	s.ledger.mu.Lock()
+	asleep := make(chan bool)
+	go func() { asleep <- s.sleep(waiting, nextMark) }()
+	for deadline := time.Now().Add(10 * time.Second); s.asleep.Load() != waiting; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Error("it looks, and has not said that it is about to sleep")
+			break
+		}
+	}
+	r.Ack()
+	s.ledger.mu.Unlock()
+	if <-asleep {
+		t.Error("it sleeps, although the message is acknowledged")
 	}
 }
 

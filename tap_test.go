@@ -154,6 +154,14 @@ func (c *tappedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// SetReadDeadline implements net.Conn.
+func (c *tappedConn) SetReadDeadline(d time.Time) error {
+	if c.tap.arm != nil && c.dial > 0 && d.After(time.Now()) { // not to interrupt a read
+		c.tap.arm()
+	}
+	return c.Conn.SetReadDeadline(d)
+}
+
 // Write implements net.Conn.
 func (c *tappedConn) Write(p []byte) (int, error) {
 	if c.started {
