@@ -349,9 +349,60 @@ func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
 	}
 }
 
+// The same without the sleep, and therefore a hundred times as often: an acknowledgement that comes while the owner begins to
+// watch for it is seen by the owner, or wakes it.
+func TestLedgerWatchesOrHasSeen(t *testing.T) {
+	for _, ack := range []func(Receipt){Receipt.Ack, Receipt.AckThrough} {
+		var woken, turn, done atomic.Int64
+		l := newLedger(0, func() { woken.Add(1) })
+		var receipt Receipt // of this turn
+		var acker sync.WaitGroup
+		acker.Go(func() {
+			r := rand.New(rand.NewPCG(1, 1))
+			for round := int64(1); awaitTurn(&turn, round); round++ {
+				dawdle(r)
+				ack(receipt)
+				done.Store(round)
+			}
+		})
+		r := rand.New(rand.NewPCG(1, 2))
+		end := time.Now().Add(time.Second)
+		for round := int64(1); time.Now().Before(end) && !t.Failed(); round++ {
+			receipt = l.next()
+			l.delivered()
+			l.advance()
+			l.watch.Store(0) // as the first time
+			before := woken.Load()
+			turn.Store(round)
+			dawdle(r)
+			watches := l.watchFor(oldest)
+			awaitTurn(&done, round)
+			if watches && woken.Load() == before {
+				t.Errorf("round %d: the owner would sleep, and nobody has woken it", round)
+			}
+		}
+		turn.Store(-1)
+		acker.Wait()
+	}
+}
+
+// awaitTurn spins until n is reached. It returns false at the end.
+func awaitTurn(turn *atomic.Int64, n int64) bool {
+	for spins := 1; ; spins++ {
+		switch at := turn.Load(); {
+		case at == n:
+			return true
+		case at < 0:
+			return false
+		case spins%1000 == 0:
+			runtime.Gosched()
+		}
+	}
+}
+
 // dawdle takes up to some hundred nanoseconds: about as long as it takes to fall asleep.
 func dawdle(r *rand.Rand) {
-	for range r.IntN(200) {
+	for range r.IntN(100) {
 		nothingAtAll()
 	}
 }
