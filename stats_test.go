@@ -38,7 +38,7 @@ func TestStatsOfAQuietLifeAndItsEnd(t *testing.T) {
 
 // The age counts from the delivery, not from when the stream last looked at its watch.
 func TestStatsOldestAge(t *testing.T) {
-	db := newSource(t)
+	db := ownServer(t) // where nothing else happens that the stream would hear of
 	s := subscribe(t, db)
 	awaitState(t, s, walchan.StateIdle)
 	time.Sleep(1500 * time.Millisecond) // this is about time
