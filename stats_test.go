@@ -40,10 +40,12 @@ func TestStatsOfAQuietLifeAndItsEnd(t *testing.T) {
 func TestStatsOldestAge(t *testing.T) {
 	db := ownServer(t) // where nothing else happens that the stream would hear of
 	s := subscribe(t, db)
+	insert(t, db, 1, 1, 1)
+	s.Ack(next(t, s))
 	awaitState(t, s, walchan.StateIdle)
 	time.Sleep(1500 * time.Millisecond) // this is about time
 	before := time.Now()
-	insert(t, db, 1, 1, 1)
+	insert(t, db, 2, 1, 1)
 	m := next(t, s)
 	age, since := s.Stats().OldestAge, time.Since(before)
 	if age > since+10*time.Millisecond {
