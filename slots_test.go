@@ -60,7 +60,7 @@ func TestCreateAndDropSlot(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Database(t)
 	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
-	err := subscribe(t, db.DSN(), on(db.Name)...)
+	err := trySubscribe(t, db.DSN(), on(db.Name)...)
 	check(t, err, walchan.ErrSlotMissing, db.Name, "WithCreateSlot")
 
 	db.Exec(t, "INSERT INTO t VALUES (1)")
@@ -118,7 +118,7 @@ func TestCreateSlotIsCancelled(t *testing.T) {
 		if slot := slotNamed(t, db.DSN(), db.Name); !slot.Active {
 			t.Errorf("while it is made: %+v", slot)
 		}
-		check(t, subscribe(t, db.DSN(), on(db.Name, walchan.WithCreateSlot())...), walchan.ErrSlotActive, db.Name)
+		check(t, trySubscribe(t, db.DSN(), on(db.Name, walchan.WithCreateSlot())...), walchan.ErrSlotActive, db.Name)
 		cancel()
 		err := <-done
 		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "transactions that are running") {
@@ -223,7 +223,7 @@ func testSlotErrors(t *testing.T, c *pgtest.Cluster) {
 		{"temporary slot", []walchan.Option{walchan.WithPublication("p"), walchan.WithPluginOption("nosuch", "1")}, walchan.ErrPluginOption, []string{"nosuch"}},
 		{"new slot", on(name+"_new", walchan.WithCreateSlot(), walchan.WithPluginOption("nosuch", "1")), walchan.ErrPluginOption, []string{"nosuch"}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { check(t, subscribe(t, db.DSN(), tt.opts...), tt.kind, tt.names...) })
+		t.Run(tt.name, func(t *testing.T) { check(t, trySubscribe(t, db.DSN(), tt.opts...), tt.kind, tt.names...) })
 	}
 	if slot := slotNamed(t, db.DSN(), name+"_new"); slot != nil {
 		t.Errorf("a Subscribe that failed has left its slot behind: %+v", slot)
@@ -240,7 +240,7 @@ func TestSlotErrorsInGerman(t *testing.T) {
 	c := german(t)
 	testSlotErrors(t, c)
 	db := c.Database(t)
-	err := subscribe(t, db.DSN("dbname=nosuch"), on("s")...)
+	err := trySubscribe(t, db.DSN("dbname=nosuch"), on("s")...)
 	check(t, err, walchan.ErrDatabaseMissing, "existiert nicht")
 }
 
@@ -268,7 +268,7 @@ func german(t *testing.T) *pgtest.Cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := subscribe(t, c.DSN("dbname=nosuch"), on("s")...); !strings.Contains(err.Error(), "existiert") {
+	if err := trySubscribe(t, c.DSN("dbname=nosuch"), on("s")...); !strings.Contains(err.Error(), "existiert") {
 		t.Skipf("this PostgreSQL does not speak German: %v", err)
 	}
 	return c
@@ -314,12 +314,12 @@ func TestLimits(t *testing.T) {
 		pgtest.WithSetting("max_slot_wal_keep_size", "1MB"))
 	pgtest.Exec(t, c.DSN(), "CREATE TABLE t (id int)", "CREATE PUBLICATION p FOR TABLE t")
 	s := mustSubscribe(t, c.DSN(), on("one", walchan.WithCreateSlot())...)
-	check(t, subscribe(t, c.DSN(), on("two", walchan.WithCreateSlot())...), walchan.ErrTooManyClients, "max_wal_senders", "pg_stat_replication")
+	check(t, trySubscribe(t, c.DSN(), on("two", walchan.WithCreateSlot())...), walchan.ErrTooManyClients, "max_wal_senders", "pg_stat_replication")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	check(t, subscribe(t, c.DSN(), on("two", walchan.WithCreateSlot())...), walchan.ErrNoFreeSlot, `"two"`, "max_replication_slots")
-	check(t, subscribe(t, c.DSN(), walchan.WithPublication("p")), walchan.ErrNoFreeSlot, "max_replication_slots")
+	check(t, trySubscribe(t, c.DSN(), on("two", walchan.WithCreateSlot())...), walchan.ErrNoFreeSlot, `"two"`, "max_replication_slots")
+	check(t, trySubscribe(t, c.DSN(), walchan.WithPublication("p")), walchan.ErrNoFreeSlot, "max_replication_slots")
 
 	s = mustSubscribe(t, c.DSN(), on("one")...)
 	pgtest.Exec(t, c.DSN(), "INSERT INTO t VALUES (1)")
@@ -331,7 +331,7 @@ func TestLimits(t *testing.T) {
 	}
 	check(t, s.Err(), walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size")
 	s.Ack(m)
-	check(t, subscribe(t, c.DSN(), on("one")...), walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size", "DropSlot")
+	check(t, trySubscribe(t, c.DSN(), on("one")...), walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size", "DropSlot")
 	if slot := slotNamed(t, c.DSN(), "one"); slot.WALStatus != "lost" || c.Version() >= 17 && slot.InvalidationReason != "wal_removed" {
 		t.Errorf("%+v", slot)
 	}
@@ -344,8 +344,8 @@ func TestUnpreparedServer(t *testing.T) {
 	t.Parallel()
 	c := pgtest.Start(t, pgtest.WithSetting("wal_level", "replica"))
 	pgtest.Exec(t, c.DSN(), "CREATE PUBLICATION p FOR ALL TABLES")
-	check(t, subscribe(t, c.DSN(), on("s", walchan.WithCreateSlot())...), walchan.ErrWALLevel, "wal_level is replica", "ALTER SYSTEM SET wal_level = logical")
-	check(t, subscribe(t, c.DSN(), on("")...), walchan.ErrWALLevel, "wal_level is replica")
+	check(t, trySubscribe(t, c.DSN(), on("s", walchan.WithCreateSlot())...), walchan.ErrWALLevel, "wal_level is replica", "ALTER SYSTEM SET wal_level = logical")
+	check(t, trySubscribe(t, c.DSN(), on("")...), walchan.ErrWALLevel, "wal_level is replica")
 
 	none := pgtest.Start(t, pgtest.WithSetting("max_replication_slots", "0"))
 	_, err := walchan.CreateSlot(t.Context(), none.DSN(), "s")
@@ -376,7 +376,7 @@ func TestUnpreparedServer(t *testing.T) {
 	for !strings.Contains(primary.Log(), "received smart shutdown request") {
 		time.Sleep(time.Millisecond)
 	}
-	check(t, subscribe(t, primary.DSN(), on("s")...), walchan.ErrServerDown, "57P03")
+	check(t, trySubscribe(t, primary.DSN(), on("s")...), walchan.ErrServerDown, "57P03")
 	open.Close(t.Context())
 	if err := <-stopped; err != nil {
 		t.Error(err)
