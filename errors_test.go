@@ -49,7 +49,7 @@ func check(t *testing.T, err, kind error, names ...string) {
 	switch {
 	case !errors.As(err, &e):
 		t.Errorf("it is a %T", err)
-	case e.Advice == "" && kind != walchan.ErrOptions && kind != walchan.ErrServer:
+	case e.Advice == "" && kind != walchan.ErrOptions:
 		t.Error("it does not say what to do")
 	}
 	if !strings.HasPrefix(text, "walchan: ") || strings.Count(text, "walchan: ") > 1 {

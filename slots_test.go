@@ -3,6 +3,7 @@ package walchan_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -186,6 +187,37 @@ func TestSlots(t *testing.T) {
 		if got != want || s.Active != (s.ActivePID != 0) || (s.Type == "logical") != (s.ConfirmedFlush != 0) {
 			t.Errorf("%+v, want %+v", s, want)
 		}
+	}
+}
+
+// To stream, a role needs REPLICATION, and no right on the tables.
+func TestRoleNeedsOnlyReplication(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, e jsonb)", "CREATE TYPE mood AS ENUM ('ok')", "ALTER TABLE t ADD m mood", "CREATE PUBLICATION p FOR TABLE t",
+		"CREATE ROLE "+db.Name+" LOGIN REPLICATION")
+	t.Cleanup(func() { pgtest.Exec(t, db.DSN(), "DROP ROLE "+db.Name) })
+	dsn := db.DSN("user=" + db.Name)
+	mustCreateSlot(t, dsn, db.Name)
+	s := mustSubscribe(t, dsn, on(db.Name)...)
+	for id := range 2 {
+		db.Exec(t, fmt.Sprintf(`INSERT INTO t VALUES (%d, '{}', 'ok')`, id))
+		m := <-s.C()
+		if m.Kind != walchan.Insert || m.New().Text(2) != "ok" {
+			t.Fatalf("%v, %v", m, s.Err())
+		}
+		s.Ack(m)
+		db.Exec(t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")
+	}
+	if err := s.Close(); err != nil && !errors.As(err, new(*walchan.UnconfirmedError)) {
+		t.Error(err)
+	}
+	var err error
+	for err = walchan.ErrSlotActive; errors.Is(err, walchan.ErrSlotActive); { // the one that was terminated
+		err = walchan.DropSlot(t.Context(), dsn, db.Name)
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 
