@@ -249,12 +249,24 @@ func awaitState(t *testing.T, s *walchan.Stream, state walchan.StreamState) {
 // mustClose closes the stream, in time and without an error.
 func mustClose(t *testing.T, s *walchan.Stream) {
 	t.Helper()
-	began := time.Now()
-	if err := s.Close(); err != nil {
+	if err := closeWithin(t, s, 5*time.Second); err != nil {
 		t.Fatalf("Close: %v", err)
 	}
-	if d := time.Since(began); d > 5*time.Second {
-		t.Errorf("Close took %v", d)
+}
+
+func closeWithin(t *testing.T, s *walchan.Stream, limit time.Duration) error {
+	t.Helper()
+	began, closed := time.Now(), make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	select {
+	case err := <-closed:
+		if d := time.Since(began); d > limit {
+			t.Errorf("Close took %v", d)
+		}
+		return err
+	case <-time.After(limit + patience):
+		t.Fatalf("Close does not return: %+v", s.Stats())
+		panic("unreachable")
 	}
 }
 

@@ -50,20 +50,27 @@ func TestLivenessWhileTheConsumerStops(t *testing.T) {
 	}
 }
 
-// Nor does an idle stream lose its connection.
+// Nor does an idle stream lose its connection, be it by the timer or because the server asks.
 func TestLivenessWithoutTraffic(t *testing.T) {
-	db := newSource(t)
-	s, err := walchan.Subscribe(t.Context(), db.DSN("options='-c wal_sender_timeout=1s'"), usual(t, db)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	awaitState(t, s, walchan.StateIdle)
-	time.Sleep(3 * time.Second) // this is about time
-	insert(t, db, 1, 1, 1)
-	wantIDs(t, []walchan.Message{next(t, s)}, 1)
-	if st := s.Stats(); st.Reconnects > 0 {
-		t.Errorf("%d reconnects", st.Reconnects)
+	for name, opts := range map[string][]walchan.Option{
+		"by the timer":    nil,
+		"when asked only": {walchan.WithStatusInterval(time.Minute), walchan.WithReceiveTimeout(time.Hour)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := newSource(t)
+			s, err := walchan.Subscribe(t.Context(), db.DSN("options='-c wal_sender_timeout=1s'"), append(usual(t, db), opts...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			awaitState(t, s, walchan.StateIdle)
+			time.Sleep(3 * time.Second) // this is about time
+			insert(t, db, 1, 1, 1)
+			wantIDs(t, []walchan.Message{next(t, s)}, 1)
+			if st := s.Stats(); st.Reconnects > 0 {
+				t.Errorf("%d reconnects", st.Reconnects)
+			}
+		})
 	}
 }
 
@@ -224,8 +231,18 @@ func TestShutdownIsNotHeldUp(t *testing.T) {
 			if name == "too much unacknowledged" {
 				opts = append(opts, walchan.WithMaxUnacked(1000))
 			}
-			consume(t, open(t, t.Context(), db, opts...))
+			s, p := tapped(t, db, opts...)
+			consume(t, s)
+			began := time.Now()
 			stopInTime(t, db)
+			// Its requests are answered ten times a second, however often it asks.
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			slices.Reverse(p.statuses)
+			n := slices.IndexFunc(p.statuses, func(s status) bool { return s.at.Before(began) })
+			if most := 10 + int(time.Since(began)/(100*time.Millisecond)); n > most && name != "consumer slow" {
+				t.Errorf("%d statuses, want %d at most", n, most)
+			}
 		})
 	}
 }

@@ -288,11 +288,7 @@ func TestCloseOfAServerThatDoesNotAnswer(t *testing.T) {
 	if err := db.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
-	err := s.Close()
-	if d := time.Since(began); d > 8*time.Second {
-		t.Errorf("Close took %v", d)
-	}
+	err := closeWithin(t, s, 8*time.Second)
 	if unconfirmed := (*walchan.UnconfirmedError)(nil); !errors.As(err, &unconfirmed) {
 		t.Errorf("Close: %v, want an UnconfirmedError", err)
 	}

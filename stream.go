@@ -409,10 +409,10 @@ func (s *Stream) report(c *connection, now time.Time) (time.Time, error) {
 	s.ledger.tick(now)
 	flushes := s.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
 	next, err := c.report(s.ledger.advance(), now, flushes > 0)
+	s.publish(c)
 	if err == nil {
 		s.flushes.release(flushes)
 	}
-	s.publish(c)
 	return next, err
 }
 
@@ -433,7 +433,9 @@ func (s *Stream) sleep(how int32, want interest) bool {
 func (s *Stream) wake() {
 	switch s.asleep.Load() {
 	case reading:
-		s.conn.Load().Interrupt()
+		if c := s.conn.Load(); c != nil {
+			c.Interrupt()
+		}
 	case waiting:
 		select {
 		case s.wakeup <- struct{}{}:
@@ -460,6 +462,7 @@ func (s *Stream) end(c *connection, err error) {
 	}
 	s.ledger.close()
 	s.closeErr = s.farewell(c, err)
+	s.conn.Store(nil) // messages that are kept hold the stream, by their receipts, and need not hold its buffers
 	s.setState(StateClosed, s.err)
 }
 

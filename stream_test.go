@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -208,13 +209,30 @@ func TestMemoryOfKeptMessagesStaysIntact(t *testing.T) {
 	}
 }
 
-// What ends a stream for good comes behind what was received before it.
+// A message that is kept keeps its own bytes, and not the connection it came over with its buffers.
+func TestMemoryOfAKeptMessageHoldsNoConnection(t *testing.T) {
+	db := newSource(t)
+	insert(t, db, 1, 1, 2)
+	s, p := tapped(t, db)
+	kept := next(t, s)
+	s.Ack(kept)
+	collected := p.collected.Load
+	terminate(t, db)
+	await(t, s, "it is connected again", func() bool { return s.Stats().Reconnects == 1 })
+	await(t, s, "the first connection is let go", func() bool { runtime.GC(); return collected() == 1 })
+	mustClose(t, s)
+	await(t, s, "the second connection is let go", func() bool { runtime.GC(); return collected() == 2 })
+	wantIDs(t, []walchan.Message{kept}, 1)
+}
+
+// What ends a stream for good comes behind what was received before it. A slot that is gone is not made anew: that would hide
+// a gap.
 func TestPermanentErrorComesBehindTheBuffer(t *testing.T) {
 	db := newSource(t)
 	insert(t, db, 1, 10, 1)
 	dropped := make(chan struct{})
 	p := &tap{t: t, hold: dropped}
-	s := open(t, t.Context(), db, p.option())
+	s := open(t, t.Context(), db, p.option(), walchan.WithCreateSlot())
 	await(t, s, "all is buffered", func() bool { return s.Stats().Buffered == 10 })
 	terminate(t, db)
 	db.Wait(t, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,7 +25,8 @@ type tap struct {
 	cut  func(dial int) int // after how many bytes of the stream a connection breaks; nil, or 0: never
 	hold <-chan struct{}    // where there is one, all connections but the first wait for it
 
-	attempts int // at a connection; the owner's
+	attempts  int          // at a connection; the owner's
+	collected atomic.Int32 // streaming connections that nobody holds any more
 
 	mu        sync.Mutex
 	news      chan struct{} // closed when anything below has changed
@@ -208,6 +211,7 @@ func (c *tappedConn) fromClient(kind byte, body []byte) {
 
 func (c *tappedConn) begin(from walchan.LSN) {
 	p := c.tap
+	runtime.AddCleanup(c, func(p *tap) { p.collected.Add(1) }, p)
 	p.update(func() {
 		p.dials++
 		c.dial = p.dials

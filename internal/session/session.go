@@ -327,19 +327,8 @@ func (c *Conn) finished(deadline time.Time) error {
 		case kind == 'C', kind == 'Z':
 			c.serverDone = true
 			return nil
-		case err == nil && kind == 'E':
-			err = c.other(kind, body)
-		case err == nil && kind == 'c':
-			c.serverDone = true
-			if release := time.Now().Add(releaseTimeout); release.Before(deadline) {
-				deadline = release
-			}
-		}
-		if err != nil {
-			if c.serverDone {
-				return nil
-			}
-			return err
+		case kind == 'E':
+			return c.other(kind, body)
 		}
 	}
 }
