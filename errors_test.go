@@ -69,7 +69,7 @@ func check(t *testing.T, err, kind error, names ...string) {
 }
 
 // subscribe is Subscribe for what fails.
-func subscribe(t *testing.T, dsn string, opts ...walchan.Option) error {
+func trySubscribe(t *testing.T, dsn string, opts ...walchan.Option) error {
 	t.Helper()
 	s, err := walchan.Subscribe(t.Context(), dsn, opts...)
 	if err == nil {
@@ -139,7 +139,7 @@ func TestConnectErrors(t *testing.T) {
 		return nil
 	})
 
-	if err := subscribe(t, tls.url(), walchan.WithSlot("s"), walchan.WithPublication("p")); !errors.Is(err, walchan.ErrPublicationMissing) {
+	if err := trySubscribe(t, tls.url(), walchan.WithSlot("s"), walchan.WithPublication("p")); !errors.Is(err, walchan.ErrPublicationMissing) {
 		t.Fatalf("the right password does not connect: %v", err)
 	}
 	for _, tt := range []struct {
@@ -176,7 +176,7 @@ func TestConnectErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, dsn := range []string{tt.params.keywords(), tt.params.url()} {
 				opts := append(tt.opts, walchan.WithSlot("s"), walchan.WithPublication("p"))
-				check(t, subscribe(t, dsn, opts...), tt.kind, tt.names...)
+				check(t, trySubscribe(t, dsn, opts...), tt.kind, tt.names...)
 			}
 		})
 	}
@@ -217,13 +217,13 @@ func TestMalformedConnectionStrings(t *testing.T) {
 		"s3cret",
 	} {
 		for _, err := range []error{
-			subscribe(t, dsn, walchan.WithSlot("s"), walchan.WithPublication("p")),
+			trySubscribe(t, dsn, walchan.WithSlot("s"), walchan.WithPublication("p")),
 			walchan.EnsurePublication(t.Context(), dsn, "p", "t"),
 		} {
 			check(t, err, walchan.ErrOptions, "connection string")
 		}
 	}
-	check(t, subscribe(t, "host=db.example.com sslmode=verify-full sslrootcert=/nonexistent", walchan.WithPublication("p")), walchan.ErrOptions, "/nonexistent")
+	check(t, trySubscribe(t, "host=db.example.com sslmode=verify-full sslrootcert=/nonexistent", walchan.WithPublication("p")), walchan.ErrOptions, "/nonexistent")
 }
 
 func TestOptionErrors(t *testing.T) {
@@ -246,10 +246,10 @@ func TestOptionErrors(t *testing.T) {
 		{"nil", []walchan.Option{p, walchan.WithLogger(nil), walchan.WithConnect(nil), walchan.WithRetry(nil), walchan.WithStateHook(nil)},
 			[]string{"WithLogger", "WithConnect", "WithRetry", "WithStateHook"}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { check(t, subscribe(t, dsn, tt.opts...), walchan.ErrOptions, tt.names...) })
+		t.Run(tt.name, func(t *testing.T) { check(t, trySubscribe(t, dsn, tt.opts...), walchan.ErrOptions, tt.names...) })
 	}
 	t.Run("with the connection string", func(t *testing.T) {
-		check(t, subscribe(t, "port=x", p, walchan.WithMaxUnacked(0)), walchan.ErrOptions, "connection string", "WithMaxUnacked(0)")
+		check(t, trySubscribe(t, "port=x", p, walchan.WithMaxUnacked(0)), walchan.ErrOptions, "connection string", "WithMaxUnacked(0)")
 	})
 	t.Run("other functions", func(t *testing.T) {
 		_, err := walchan.CreateSlot(t.Context(), dsn, "")
@@ -277,7 +277,7 @@ func TestServerErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, srv *fakewal.Server) {
 				srv.Update(tt.state)
-				check(t, subscribe(t, fakewal.DSN, walchan.WithSlot("p"), walchan.WithPublication("p"), walchan.WithConnect(srv.Configure)), tt.kind, tt.names...)
+				check(t, trySubscribe(t, fakewal.DSN, walchan.WithSlot("p"), walchan.WithPublication("p"), walchan.WithConnect(srv.Configure)), tt.kind, tt.names...)
 			})
 		})
 	}

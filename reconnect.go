@@ -225,8 +225,11 @@ func (s *Stream) start(c, lost *connection) error {
 		return err
 	}
 	now := time.Now()
-	c.timeline, s.known = system.Timeline, from
-	c.from, c.confirmed, c.told, c.received = from, from, from, from
+	if lost == nil {
+		c.told = from
+	}
+	c.timeline, s.known = system.Timeline, c.told
+	c.from, c.confirmed, c.received = from, from, from
 	c.since, c.toldAt, c.probedAt, c.caughtUp = now, now, now, now
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))

@@ -71,6 +71,7 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 	}
 	// The last position that was acknowledged, whatever the slot has: after a crash of the server it may have rolled back.
 	from := s.ledger.advance()
+	c.told = slot.confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
 	return from, s.moved(slot, from)
 }
 
@@ -156,8 +157,8 @@ func (s *Stream) startError(ctx context.Context, c *connection, err error) error
 	case state == stateUndefinedFile:
 		return missingPlugin(s.cfg.plugin, err)
 	case isOptionRefused(pgError(err)):
-		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q", s.cfg.plugin), Err: err,
-			Advice: "correct its options (WithPlugin, WithPluginOption)"}
+		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q refuses an option", s.cfg.plugin), Err: err,
+			Advice: "correct it (WithPlugin, WithPluginOption)"}
 	}
 	return failed(what, err)
 }

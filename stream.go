@@ -278,6 +278,7 @@ func (s *Stream) receive(c *connection) error {
 		err = c.read(now)
 		s.asleep.Store(awake)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.ledger.tick(c.heardAt) // the read may have lasted
 			return err
 		}
 	}
@@ -450,6 +451,7 @@ func (s *Stream) interrupt() {
 func (s *Stream) end(c *connection, err error) {
 	if s.ctx.Err() == nil {
 		s.err = err
+		s.setState(StateClosed, err)
 	}
 	close(s.gauge.ended)
 	close(s.c)
@@ -461,7 +463,8 @@ func (s *Stream) end(c *connection, err error) {
 	s.setState(StateClosed, s.err)
 }
 
-// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close.
+// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close, or until the server
+// is to be let go.
 func (s *Stream) drain(c *connection) error {
 	s.setState(StateDraining, nil)
 	end := time.Now().Add(s.cfg.drainTimeout)
@@ -475,7 +478,11 @@ func (s *Stream) drain(c *connection) error {
 		if s.closing.Load() || s.ledger.outstanding() == 0 || !now.Before(end) {
 			return nil
 		}
-		s.wait(now, earliest(next, end), all, nil, &Message{}, nil)
+		leave, err := c.shutdown(s, now)
+		if err != nil {
+			return nil // the grace is over
+		}
+		s.wait(now, earliest(earliest(next, leave), end), all, nil, &Message{}, nil)
 	}
 }
 
