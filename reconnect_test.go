@@ -1,11 +1,14 @@
 package walchan_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/fakewal"
@@ -341,4 +344,32 @@ func TestBrokenFramesAreRetried(t *testing.T) {
 			return c.Cut(frames[3], cut)
 		}, whole(log))
 	}
+}
+
+// A connection that goes dead while the stream is being started must not cost longer than the user gives connecting.
+func TestStartThatIsNotAnsweredIsBoundByConnectTimeout(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv, walchan.WithConnect(func(ctx context.Context, cfg *pgconn.Config) error {
+			cfg.ConnectTimeout = 5 * time.Second
+			return srv.Configure(ctx, cfg)
+		}))
+		receive(t, s, 1, true)
+		dead := true
+		srv.Update(func(st *fakewal.State) {
+			st.Query = func(c *fakewal.Conn, sql string) (*fakewal.Result, error) {
+				if dead {
+					dead = false
+					c.Stall()
+				}
+				return nil, nil
+			}
+		})
+		began := time.Now()
+		srv.CloseConns()
+		receive(t, s, 1, true)
+		if d := time.Since(began); d > 12*time.Second {
+			t.Errorf("back after %v", d)
+		}
+		finish(t, s)
+	}, whole([]fakewal.Tx{tx(1, 0x200, "a")}), whole([]fakewal.Tx{tx(2, 0x300, "b")}))
 }
