@@ -157,8 +157,8 @@ func (s *Stream) startError(ctx context.Context, c *connection, err error) error
 	case state == stateUndefinedFile:
 		return missingPlugin(s.cfg.plugin, err)
 	case isOptionRefused(pgError(err)):
-		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q", s.cfg.plugin), Err: err,
-			Advice: "correct its options (WithPlugin, WithPluginOption)"}
+		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q refuses an option", s.cfg.plugin), Err: err,
+			Advice: "correct it (WithPlugin, WithPluginOption)"}
 	}
 	return failed(what, err)
 }

@@ -30,8 +30,8 @@ type Slot struct {
 	// invalidated), "lost" (it was: ErrSlotInvalidated), or "" (it keeps none).
 	WALStatus string
 
-	// SafeWALSize is how many bytes of WAL can be written before the slot is in danger of WALStatus "lost"; nil if that
-	// cannot happen, because max_slot_wal_keep_size is not set, or has.
+	// SafeWALSize is how many bytes of WAL can be written before the slot is in danger of WALStatus "lost"; nil without
+	// that danger, for max_slot_wal_keep_size is not set, and when it has happened.
 	SafeWALSize *int64
 
 	TwoPhase           bool
@@ -179,8 +179,8 @@ func createError(ctx context.Context, c *session.Conn, name, plugin string, err 
 }
 
 func missingPlugin(plugin string, err error) error {
-	return &Error{Kind: ErrPluginMissing, What: fmt.Sprintf("the output plugin %q is not there", plugin), Err: err,
-		Advice: "install it on the server (pgoutput and test_decoding come with PostgreSQL)"}
+	return &Error{Kind: ErrPluginMissing, What: fmt.Sprintf("no output plugin %q on the server", plugin), Err: err,
+		Advice: "install it there, or use another (pgoutput and test_decoding come with PostgreSQL)"}
 }
 
 // unpreparedServer looks at the server for why it makes no slot, which its SQLSTATE leaves open.
@@ -206,7 +206,7 @@ func dropSlot(ctx context.Context, c *session.Conn, name string) error {
 	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(name))
 	switch sqlState(err) {
 	case stateUndefinedObject:
-		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err}
+		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}
 	case stateObjectInUse:
 		return activeSlot(ctx, c, name, err)
 	}
