@@ -47,6 +47,7 @@ func quickstart(t *testing.T, args ...string) *program {
 		cancel()
 		if err := os.Remove(dir); err != nil {
 			t.Errorf("something was left behind: %v", err)
+			os.RemoveAll(dir)
 		}
 		if t.Failed() {
 			t.Logf("stderr:\n%s", &p.stderr)
