@@ -282,3 +282,10 @@ func terminate(t *testing.T, db pgtest.DB) {
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -451,6 +451,7 @@ func (s *Stream) interrupt() {
 func (s *Stream) end(c *connection, err error) {
 	if s.ctx.Err() == nil {
 		s.err = err
+		s.setState(StateClosed, err)
 	}
 	close(s.gauge.ended)
 	close(s.c)

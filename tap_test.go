@@ -16,12 +16,12 @@ import (
 )
 
 // A tap listens in on a stream's connections. It checks of every status what must hold of all of them: no position above
-// what was received, none that goes back. And it can cut connections, at any byte, and change what the server sends.
+// what was received, none that goes back. And it can cut connections, at any byte, and hold back the next ones.
 type tap struct {
-	t     *testing.T
-	cut   func(dial int) int          // after how many bytes of the stream a connection breaks; nil, or 0: never
-	alter func(dial int, data []byte) // changes pgoutput's messages in place; nil: does not
-	hold  <-chan struct{}             // where there is one, all connections but the first wait for it
+	t    *testing.T
+	raw  bool               // another plugin than pgoutput, of which the position of a message is all that is known
+	cut  func(dial int) int // after how many bytes of the stream a connection breaks; nil, or 0: never
+	hold <-chan struct{}    // where there is one, all connections but the first wait for it
 
 	attempts int // at a connection; the owner's
 
@@ -30,7 +30,6 @@ type tap struct {
 	dials     int           // streams begun
 	received  walchan.LSN
 	keepalive walchan.LSN // the last one's
-	data      int         // messages
 	bytes     int
 	statuses  []status
 }
@@ -171,12 +170,12 @@ func (c *tappedConn) fromServer(kind byte, body []byte) {
 			c.tap.bytes += len(body)
 		})
 	case kind == 'd' && body[0] == 'w':
-		if c.tap.alter != nil {
-			c.tap.alter(c.dial, body[25:])
+		end := endOf(body[25:])
+		if c.tap.raw {
+			end = lsnAt(body, 1)
 		}
 		c.tap.update(func() {
-			c.tap.received = max(c.tap.received, endOf(body[25:]))
-			c.tap.data++
+			c.tap.received = max(c.tap.received, end)
 			c.tap.bytes += len(body)
 		})
 	}
@@ -248,7 +247,7 @@ func (c *tappedConn) check(s status, apply walchan.LSN) {
 // frames splits a direction of a connection into messages.
 type frames struct{ partial []byte }
 
-// split hands over the messages that b ends, and keeps the rest. A message that lies wholly in b may be changed in place.
+// split hands over the messages that b ends, and keeps the rest.
 func (f *frames) split(b []byte, each func(kind byte, body []byte)) {
 	if len(f.partial) > 0 {
 		f.partial = append(f.partial, b...)

@@ -1,5 +1,0 @@
-package walchan_test
-
-const crashConsumer = "X"
-
-func consumeUntilKilled() {}
