@@ -164,10 +164,11 @@ func (s *Server) Unacknowledged() []int {
 // Close closes the last stream, and the server. Confirmed and Unacknowledged may still be asked.
 func (s *Server) Close() {
 	s.mu.Lock()
-	stream := s.stream
+	stream, stop := s.stream, s.stop
 	s.mu.Unlock()
 	if stream != nil {
 		_ = stream.Close() // its owner has been told, or did not want to know
+		stop()
 	}
 	if err := s.fake.Close(); err != nil {
 		panic(err)
