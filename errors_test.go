@@ -70,7 +70,7 @@ func check(t *testing.T, err, kind error, names ...string) {
 	}
 }
 
-// trySubscribe is Subscribe for what fails.
+// subscribe is Subscribe for what fails.
 func trySubscribe(t *testing.T, dsn string, opts ...walchan.Option) error {
 	t.Helper()
 	s, err := walchan.Subscribe(t.Context(), dsn, opts...)
