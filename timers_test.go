@@ -151,7 +151,7 @@ func TestSilentServerIsAskedAndThenReplaced(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		bubble(t, func(t *testing.T, srv *fakewal.Server) {
 			if busy {
-				srv.Update(func(s *fakewal.State) { s.Waiting = [2]string{"IO", "ReorderBufferRead"} })
+				srv.Update(func(s *fakewal.State) { s.Waiting, s.SenderTimeout = [2]string{"IO", "ReorderBufferRead"}, 0 })
 			}
 			began := time.Now()
 			var noticed time.Duration
@@ -171,7 +171,7 @@ func TestSilentServerIsAskedAndThenReplaced(t *testing.T) {
 			finish(t, s)
 		}, func(c *fakewal.Conn) error {
 			if busy {
-				time.Sleep(10 * time.Minute)
+				c.Busy(10 * time.Minute)
 			} else {
 				c.Stall()
 				return nil
@@ -262,6 +262,21 @@ func TestStoppingServerIsLetGo(t *testing.T) {
 			t.Errorf("it was let go after %v", took)
 		}
 		s.Ack(m)
+		finish(t, s)
+	}, stopping, nothing)
+	// What is acknowledged within the grace is confirmed before.
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv)
+		m := <-s.C()
+		time.Sleep(1500 * time.Millisecond)
+		s.Ack(m)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x2b0 || len(srv.Starts()) != 1 {
+			t.Errorf("confirmed %s, %d connections", slot.ConfirmedFlush, len(srv.Starts()))
+		}
 		finish(t, s)
 	}, stopping, nothing)
 }
