@@ -373,3 +373,29 @@ func TestStartThatIsNotAnsweredIsBoundByConnectTimeout(t *testing.T) {
 		finish(t, s)
 	}, whole([]fakewal.Tx{tx(1, 0x200, "a")}), whole([]fakewal.Tx{tx(2, 0x300, "b")}))
 }
+
+// A consumer that stops behind the last change of a transaction should not see it again.
+func TestStopTakesInTheCommitOfWhatWasDelivered(t *testing.T) {
+	var closing chan struct{}
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		closing = make(chan struct{})
+		s := subscribeTo(t, srv)
+		receive(t, s, 2, true)
+		close(closing)
+		finish(t, s)
+		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x2b0 {
+			t.Errorf("confirmed %s", slot.ConfirmedFlush)
+		}
+		for m := range s.C() {
+			t.Errorf("behind the stop there came %v", m)
+		}
+	}, func(c *fakewal.Conn) error {
+		frames := fakewal.Since([]fakewal.Tx{tx(1, 0x200, "a", "b"), tx(2, 0x300, "c")}, 0)
+		if err := c.Play(frames[:4]...); err != nil {
+			return err
+		}
+		<-closing
+		time.Sleep(500 * time.Microsecond)
+		return c.Play(frames[4:]...)
+	})
+}
