@@ -21,7 +21,7 @@ var (
 	ErrUnreachable     = passing("server cannot be reached")                    // refused, unknown host, timeout, lost
 	ErrServerDown      = passing("server is starting, stopping or in recovery") // a standby is in recovery
 	ErrTooManyClients  = passing("no free connection or walsender")
-	ErrTLS             = permanent("no trusted TLS connection")       // refused, or a certificate that is not accepted
+	ErrTLS             = passing("no trusted TLS connection")         // refused, or a certificate that is not accepted, but may be renewed
 	ErrAuthentication  = permanent("server does not let the user in") // password, role, pg_hba.conf: retrying locks accounts
 	ErrPermission      = permanent("role lacks a privilege")
 	ErrDatabaseMissing = permanent("database does not exist")
@@ -181,6 +181,7 @@ func quotesData(pg *pgconn.PgError) bool {
 
 // SQLSTATEs (PostgreSQL documentation, appendix "PostgreSQL Error Codes").
 const (
+	stateProtocolViolation   = "08P01"
 	stateFeatureNotSupported = "0A000"
 	stateInvalidParameter    = "22023"
 	stateUniqueViolation     = "23505"

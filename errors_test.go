@@ -273,6 +273,7 @@ func TestServerErrors(t *testing.T) {
 		{"version", func(s *fakewal.State) { s.Version = "13.22" }, walchan.ErrServerVersion, []string{"13.22", "PostgreSQL 14"}},
 		{"starting", refuse("57P03"), walchan.ErrServerDown, []string{"fakewal:5432", "57P03"}},
 		{"full", refuse("53300"), walchan.ErrTooManyClients, []string{"fakewal:5432", "max_wal_senders"}},
+		{"pooler", refuse("08P01"), walchan.ErrUnreachable, []string{"fakewal:5432", "pooler"}},
 		{"unknown", refuse("XX000"), walchan.ErrServer, []string{"fakewal:5432", "XX000"}},
 		{"lost slot", func(s *fakewal.State) { s.Slots["p"].WALStatus = "lost" }, walchan.ErrSlotInvalidated, []string{`"p"`, "max_slot_wal_keep_size"}},
 	} {
@@ -339,7 +340,7 @@ func TestStreamErrors(t *testing.T) {
 	}
 }
 
-// A password file that has changed is read again, and a certificate that is gone for a moment is waited for.
+// A password file that has changed is read again; a certificate that is gone, or not yet the right one, is waited for.
 func TestConnectionIsConfiguredAnew(t *testing.T) {
 	t.Parallel()
 	c := pgtest.Start(t, pgtest.WithTLS(), pgtest.WithSCRAM("one"))
@@ -375,6 +376,16 @@ func TestConnectionIsConfiguredAnew(t *testing.T) {
 	pgtest.Exec(t, c.SocketDSN(), "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots", "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
 	for err := range failed {
 		if err != nil && strings.Contains(err.Error(), ca) {
+			break
+		}
+	}
+	otherCert, err := os.ReadFile(pgtest.Start(t, pgtest.WithTLS()).CAFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(ca, string(otherCert))
+	for err := range failed {
+		if errors.Is(err, walchan.ErrTLS) {
 			break
 		}
 	}

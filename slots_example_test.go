@@ -44,29 +44,3 @@ func Example_slotsAndPublications() {
 	// walchan: no such table: 'orders'; create it, or name it as in SQL: shop.orders, shop."Order"
 	// shop pgoutput postgres reserved false
 }
-
-// An error names the thing, and says what to do.
-func ExampleError() {
-	ctx := context.Background()
-	server, err := pgtest.New(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer server.Close()
-	if err := walchan.EnsurePublicationForAllTables(ctx, server.DSN(), "p"); err != nil {
-		log.Fatal(err)
-	}
-
-	_, err = walchan.Subscribe(ctx, server.DSN(), walchan.WithSlot("orders"), walchan.WithPublication("p"))
-	var e *walchan.Error
-	switch {
-	case errors.Is(err, walchan.ErrSlotActive) && errors.As(err, &e):
-		fmt.Println("another one is streaming, in server process", e.PID)
-	case errors.Is(err, walchan.ErrSlotMissing) && errors.As(err, &e):
-		fmt.Println(e.What)
-		fmt.Println(e.Advice)
-	}
-	// Output:
-	// slot "orders" does not exist
-	// create it with WithCreateSlot or CreateSlot: it begins now, and what was changed before is not in it
-}
