@@ -83,12 +83,12 @@ var mutants = append([]mutant{
 
 // decisions turns each decision of the error table round: what is permanent would be retried, and the other way.
 func decisions() (all []mutant) {
-	for _, kind := range []string{"ErrOptions       ", "ErrServerVersion ", "ErrTLS             ", "ErrAuthentication  ", "ErrPermission      ", "ErrDatabaseMissing ",
+	for _, kind := range []string{"ErrOptions       ", "ErrServerVersion ", "ErrAuthentication  ", "ErrPermission      ", "ErrDatabaseMissing ",
 		"ErrWALLevel        ", "ErrSlotMissing     ", "ErrSlotExists      ", "ErrSlotMismatch    ", "ErrSlotLost        ", "ErrSlotInvalidated ", "ErrSlotMoved       ",
 		"ErrDiverged        ", "ErrPublicationMissing ", "ErrPublication        ", "ErrTableMissing       ", "ErrPluginMissing      ", "ErrPluginOption       ", "ErrProtocol "} {
 		all = append(all, mutant{"retried: " + kind, "errors.go", "	" + kind + "= permanent(", "	" + kind + "= passing(", "", "TestIsPermanent"})
 	}
-	for _, kind := range []string{"ErrUnreachable     ", "ErrServerDown      ", "ErrTooManyClients  ", "ErrSlotActive      ", "ErrNoFreeSlot      ", "ErrServer   "} {
+	for _, kind := range []string{"ErrUnreachable     ", "ErrServerDown      ", "ErrTooManyClients  ", "ErrTLS             ", "ErrSlotActive      ", "ErrNoFreeSlot      ", "ErrServer   "} {
 		all = append(all, mutant{"permanent: " + kind, "errors.go", "	" + kind + "= passing(", "	" + kind + "= permanent(", "", "TestIsPermanent"})
 	}
 	for _, state := range []string{"stateUndefinedObject", "stateUndefinedFile", "stateNoPrivilege", "stateInvalidCatalog", "stateDatabaseDropped", "stateFeatureNotSupported"} {
