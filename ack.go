@@ -208,8 +208,6 @@ func (l *ledger) watchFor(what interest) bool {
 	return false
 }
 
-func (l *ledger) watchNothing() { l.watch.Store(0) }
-
 func (c *chunk) isAcked(seq uint64) bool {
 	i := seq - c.base
 	return c.acked[i/64].Load()&(1<<(i%64)) != 0

@@ -1,7 +1,6 @@
 package walchan
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -292,7 +291,8 @@ func ackAtRandom(work <-chan int, receipts []Receipt, began []atomic.Bool, r *ra
 	}
 }
 
-// The owner goes to sleep while others acknowledge what it waits for. Were one wake-up lost it would sleep for ever.
+// The owner goes to sleep in the moment in which another acknowledges what it waits for. Were one wake-up lost it would sleep
+// for ever.
 func TestLedgerLosesNoWakeUp(t *testing.T) {
 	for name, want := range map[string]interest{"next mark": nextMark, "oldest": oldest, "all": all} {
 		for _, cumulative := range []bool{false, true} {
@@ -306,36 +306,39 @@ func TestLedgerLosesNoWakeUp(t *testing.T) {
 }
 
 func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
-	const rounds = 30_000
+	const rounds = 50_000
 	r := rand.New(rand.NewPCG(uint64(want), 0))
-	acks := make(chan []Receipt)
-	defer close(acks)
-	for range 2 {
-		go func() {
-			for some := range acks {
-				ackAll(some, cumulative)
+	var work atomic.Pointer[[]Receipt]
+	var ended atomic.Bool
+	var acker sync.WaitGroup
+	defer acker.Wait()
+	defer ended.Store(true)
+	acker.Go(func() {
+		r := rand.New(rand.NewPCG(uint64(want), 1))
+		for !ended.Load() {
+			if some := work.Swap(nil); some != nil {
+				dawdle(r)
+				ackAll(*some, cumulative)
+			} else {
+				runtime.Gosched()
 			}
-		}()
-	}
+		}
+	})
 	hung := time.NewTimer(time.Hour)
 	for round := range rounds {
-		some := make([]Receipt, 1+r.IntN(5))
+		some := make([]Receipt, 1+r.IntN(3))
 		for i := range some {
 			some[i] = s.ledger.next()
 			s.ledger.delivered()
 		}
 		s.ledger.mark(LSN(round + 1))
-		if !cumulative {
-			r.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
-		}
-		half := r.IntN(len(some) + 1)
-		acks <- some[:half]
-		acks <- some[half:]
+		work.Store(&some)
+		dawdle(r)
 		for s.ledger.advance() < LSN(round+1) {
 			if !s.sleep(waiting, want) {
 				continue
 			}
-			hung.Reset(20 * time.Second)
+			hung.Reset(10 * time.Second)
 			select {
 			case <-s.wakeup:
 			case <-hung.C:
@@ -346,9 +349,93 @@ func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
 	}
 }
 
+// The same without the sleep, and therefore a hundred times as often: an acknowledgement that comes while the owner begins to
+// watch for it is seen by the owner, or wakes it.
+func TestLedgerWatchesOrHasSeen(t *testing.T) {
+	for _, ack := range []func(Receipt){Receipt.Ack, Receipt.AckThrough} {
+		var woken, turn, done atomic.Int64
+		l := newLedger(0, func() { woken.Add(1) })
+		var receipt Receipt // of this turn
+		var acker sync.WaitGroup
+		acker.Go(func() {
+			r := rand.New(rand.NewPCG(1, 1))
+			for round := int64(1); awaitTurn(&turn, round); round++ {
+				dawdle(r)
+				ack(receipt)
+				done.Store(round)
+			}
+		})
+		r := rand.New(rand.NewPCG(1, 2))
+		end := time.Now().Add(time.Second)
+		for round := int64(1); time.Now().Before(end) && !t.Failed(); round++ {
+			receipt = l.next()
+			l.delivered()
+			l.advance()
+			l.watch.Store(0) // as the first time
+			before := woken.Load()
+			turn.Store(round)
+			dawdle(r)
+			watches := l.watchFor(oldest)
+			awaitTurn(&done, round)
+			if watches && woken.Load() == before {
+				t.Errorf("round %d: the owner would sleep, and nobody has woken it", round)
+			}
+		}
+		turn.Store(-1)
+		acker.Wait()
+	}
+}
+
+// awaitTurn spins until n is reached. It returns false at the end.
+func awaitTurn(turn *atomic.Int64, n int64) bool {
+	for spins := 1; ; spins++ {
+		switch at := turn.Load(); {
+		case at == n:
+			return true
+		case at < 0:
+			return false
+		case spins%1000 == 0:
+			runtime.Gosched()
+		}
+	}
+}
+
+// dawdle takes up to some hundred nanoseconds: about as long as it takes to fall asleep.
+func dawdle(r *rand.Rand) {
+	for range r.IntN(100) {
+		nothingAtAll()
+	}
+}
+
+//go:noinline
+func nothingAtAll() {}
+
+// The owner must announce its sleep before it looks whether there is a reason to stay awake: whoever comes between would find
+// nobody asleep. That is a matter of single nanoseconds; so here the look is held up.
+func TestSleepIsAnnouncedBeforeTheLook(t *testing.T) {
+	s := &Stream{wakeup: make(chan struct{}, 1)}
+	s.ledger = newLedger(0, s.wake)
+	r := s.ledger.next()
+	s.ledger.delivered()
+	s.ledger.mark(1)
+	s.ledger.mu.Lock()
+	asleep := make(chan bool)
+	go func() { asleep <- s.sleep(waiting, nextMark) }()
+	for deadline := time.Now().Add(10 * time.Second); s.asleep.Load() != waiting; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Error("it looks, and has not said that it is about to sleep")
+			break
+		}
+	}
+	r.Ack()
+	s.ledger.mu.Unlock()
+	if <-asleep {
+		t.Error("it sleeps, although the message is acknowledged")
+	}
+}
+
 func ackAll(some []Receipt, cumulative bool) {
-	if cumulative && len(some) > 0 {
-		slices.SortFunc(some, func(a, b Receipt) int { return cmp.Compare(a.c.base+uint64(a.i), b.c.base+uint64(b.i)) })
+	if cumulative {
 		some[len(some)-1].AckThrough()
 		return
 	}

@@ -23,6 +23,7 @@ type tap struct {
 	t    *testing.T
 	raw  bool               // another plugin than pgoutput, of which the position of a message is all that is known
 	cut  func(dial int) int // after how many bytes of the stream a connection breaks; nil, or 0: never
+	arm  func()             // called before the deadline of a read is set
 	hold <-chan struct{}    // where there is one, all connections but the first wait for it
 
 	attempts  int          // at a connection; the owner's
@@ -152,6 +153,14 @@ func (c *tappedConn) Read(p []byte) (int, error) {
 	}
 	c.in.split(p[:n], c.fromServer)
 	return n, err
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *tappedConn) SetReadDeadline(d time.Time) error {
+	if c.tap.arm != nil && c.dial > 0 && d.After(time.Now()) { // not to interrupt a read
+		c.tap.arm()
+	}
+	return c.Conn.SetReadDeadline(d)
 }
 
 // Write implements net.Conn.
