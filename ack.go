@@ -128,6 +128,16 @@ func (l *ledger) advance() LSN {
 	return l.confirmed
 }
 
+// rewind lowers what may be confirmed to lsn, for a server whose timeline has forked there.
+func (l *ledger) rewind(lsn LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.confirmed = min(l.confirmed, lsn)
+	for i := range l.marks {
+		l.marks[i].lsn = min(l.marks[i].lsn, lsn)
+	}
+}
+
 // acknowledgedFrom counts the acknowledged messages of c from number seq on without a gap, below end.
 func (c *chunk) acknowledgedFrom(seq, end uint64) uint64 {
 	end = min(end, c.base+chunkLen)

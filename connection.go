@@ -2,6 +2,9 @@ package walchan
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -13,9 +16,10 @@ import (
 const (
 	coalesce     = time.Millisecond       // between two statuses because the confirmed position moved
 	replyPause   = 100 * time.Millisecond // between two statuses because the server asked
-	blockedAfter = time.Second            // of waiting for the consumer, the stream counts as blocked
+	settle       = time.Second            // a state must last before it is one: blocked, idle
 	probeAfter   = 3 * time.Second        // without having caught up, the server is asked whether it is stopping
 	grace        = 2 * time.Second        // for acknowledgements, before a stopping server is let go
+	awaitTimeout = 10 * time.Second       // for what is asked of the server beside the stream
 	pingsOfStop  = 3                      // early requests for a reply at one position, that say the server is stopping
 )
 
@@ -23,25 +27,34 @@ const (
 // belongs to the owner.
 type connection struct {
 	*session.Conn
-	config *pgconn.Config // it was made with
-	from   LSN            // where the stream begins
-	frame  session.Frame
+	config  *pgconn.Config // it was made with
+	address string         // it was made to
+	from    LSN            // where the stream begins
+	frame   session.Frame
+
+	since        time.Time
+	timeline     int32
+	standby      bool   // it is in recovery
+	backendStart string // with the PID it identifies the walsender
 
 	interval      time.Duration // between statuses
 	senderTimeout time.Duration // the server's wal_sender_timeout; 0: none
 	timeout       time.Duration // of silence
 
 	// Telling.
-	received   LSN // highest position received
+	received   LSN // up to here the server has sent everything
 	told       LSN // flush position of the last status
 	confirmed  LSN // what is to be told
 	toldAt     time.Time
 	wantsReply bool
 
 	// Listening.
-	heardAt  time.Time // the last bytes, or the last time we did not listen
-	askedAt  time.Time // when the server was asked for a sign of life; zero: was not
-	caughtUp time.Time // when there was last nothing to read
+	busy     bool          // data came since idle looked
+	dataAt   time.Time     // when it last had come
+	sendLag  time.Duration // age of the last transaction when the server sent it
+	heardAt  time.Time     // the last bytes, or the last time we did not listen
+	askedAt  time.Time     // when the server was asked for a sign of life; zero: was not
+	caughtUp time.Time     // when there was last nothing to read
 
 	// A server that is stopping waits for us.
 	pings     int
@@ -107,9 +120,24 @@ func (c *connection) read(before time.Time) error {
 	return err
 }
 
-// alive asks a silent server for a sign of life at half of the timeout, and fails when there was none. It returns when it
-// wants to be asked again.
-func (c *connection) alive(now time.Time) (time.Time, error) {
+// listen notes that the server was not listened to until now: what it sent meanwhile is still to be read.
+func (c *connection) listen(now time.Time) { c.heardAt, c.askedAt, c.dataAt = now, time.Time{}, now }
+
+// idle says whether nothing but keepalives has come for a while.
+func (c *connection) idle(now time.Time) bool {
+	if c.busy {
+		c.busy, c.dataAt = false, now
+	}
+	if now.Sub(c.dataAt) < settle {
+		return false
+	}
+	c.sendLag = 0
+	return true
+}
+
+// alive asks a silent server for a sign of life at half of the timeout, and fails when there was none, unless it is seen to
+// be busy. It returns when it wants to be asked again.
+func (s *Stream) alive(c *connection, now time.Time) (time.Time, error) {
 	if c.askedAt.IsZero() {
 		if ask := c.heardAt.Add(c.timeout / 2); now.Before(ask) {
 			return ask, nil
@@ -120,10 +148,52 @@ func (c *connection) alive(now time.Time) (time.Time, error) {
 		c.askedAt = now
 	}
 	end := c.askedAt.Add(c.timeout / 2)
-	if !now.Before(end) {
-		return now, silence(c.timeout)
+	if now.Before(end) {
+		return end, nil
 	}
-	return end, nil
+	dead, err := s.await(c.checkBusy)
+	if err != nil {
+		return now, err
+	}
+	if dead != nil {
+		return now, &Error{Kind: ErrUnreachable, What: fmt.Sprintf("the server has sent nothing for %v, also when it was asked", c.timeout), Err: dead}
+	}
+	s.cfg.log.Info("the server is silent, for it is busy decoding: waiting", "slot", s.source.Slot, "walsender", c.PID())
+	return time.Now().Add(c.timeout / 2), nil
+}
+
+// checkBusy asks on an ordinary connection whether the walsender is at work, and fails if it is not: a walsender that
+// decodes a transaction nobody has subscribed to can be silent for minutes, but then it does not wait for the network.
+func (c *connection) checkBusy(ctx context.Context) error {
+	conn, err := c.dialOrdinary(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	rows, err := session.Query(ctx, conn, fmt.Sprintf("SELECT coalesce(wait_event_type, ''), coalesce(wait_event, '') FROM pg_catalog.pg_stat_activity "+
+		"WHERE pid = %d AND backend_start::text = %s", c.PID(), quoteLiteral(c.backendStart)))
+	switch {
+	case err != nil:
+		return err
+	case len(rows) == 0:
+		return errors.New("its walsender is gone")
+	case rows[0][0] == "Client" || rows[0][0] == "Activity":
+		return fmt.Errorf("its walsender waits (%s %s)", rows[0][0], rows[0][1])
+	}
+	return nil
+}
+
+// dialOrdinary makes an ordinary connection to the server of this one: of several hosts only the one that was reached.
+func (c *connection) dialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
+	cfg := c.config.Copy()
+	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
+	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address != c.address {
+			return nil, errors.New("not the server of the stream")
+		}
+		return c.config.DialFunc(ctx, network, address)
+	}
+	return pgconn.ConnectConfig(ctx, cfg)
 }
 
 // keepalive takes in the keepalive in c.frame.
@@ -185,13 +255,10 @@ func (c *connection) probe(s *Stream) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, 2*probeAfter)
 	c.probing, c.stopProbe = make(chan struct{}), cancel
-	cfg := c.config.Copy()
-	cfg.BuildFrontend, cfg.Fallbacks, cfg.ValidateConnect, cfg.AfterConnect = nil, nil, nil, nil
-	delete(cfg.RuntimeParams, "replication")
 	go func(done chan struct{}) {
 		defer close(done)
 		defer cancel()
-		conn, err := pgconn.ConnectConfig(ctx, cfg)
+		conn, err := c.dialOrdinary(ctx)
 		if err == nil {
 			conn.Close(ctx)
 		} else if sqlState(err) == stateCannotConnectNow {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -198,9 +197,4 @@ func pidIn(err error) uint32 {
 		fmt.Sscanf(fields[len(fields)-1], "%d", &pid)
 	}
 	return pid
-}
-
-// silence is the failure of a server that has not sent anything for too long.
-func silence(d time.Duration) error {
-	return &Error{Kind: ErrUnreachable, What: fmt.Sprintf("the server has sent nothing for %v, also when it was asked", d)}
 }

@@ -1,9 +1,11 @@
 package walchan
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"time"
 
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/session"
@@ -13,6 +15,7 @@ import (
 type feed interface {
 	connected(from LSN) // a new connection, that streams from there
 	data(*Stream, *session.Frame) error
+	delivered() LSN // a server whose WAL ends before it cannot continue the stream
 }
 
 // changes is the feed of pgoutput.
@@ -81,6 +84,7 @@ func (f *changes) data(s *Stream, frame *session.Frame) error {
 		m.data, m.split = ev.Block, ev.Split
 		return f.change(s, m, frame.Data)
 	case pgoutput.Begin:
+		s.conn.Load().sendLag = time.Duration(frame.SentAt-ev.Time) * time.Microsecond
 		return f.begin(ev)
 	case pgoutput.Commit:
 		return f.commit(s, m, ev)
@@ -114,6 +118,8 @@ func (f *changes) data(s *Stream, frame *session.Frame) error {
 	return nil
 }
 
+func (f *changes) delivered() LSN { return max(f.done, f.part.commit+1) }
+
 func (f *changes) begin(ev *pgoutput.Event) error {
 	if f.tx != nil {
 		return f.outside("begin inside of a transaction")
@@ -127,7 +133,7 @@ func (f *changes) begin(ev *pgoutput.Event) error {
 	f.begun = false
 	f.old = f.tx.CommitLSN < f.done
 	f.at = progress{commit: f.tx.CommitLSN, ordinal: 1}
-	if f.part.commit != f.at.commit {
+	if !f.old && f.part.commit != f.at.commit {
 		f.part = progress{}
 	}
 	return nil
@@ -253,7 +259,27 @@ func (f *changes) outside(what string) error {
 	return &Error{Kind: ErrProtocol, What: "unexpected " + what, Advice: "nothing behind it was delivered or confirmed; report it with the server's version"}
 }
 
-// learnTypes has the types of a table's columns looked up that are not known yet.
+// learnTypes has the types of a table's columns looked up that are not known yet, on a second connection. Should that fail
+// they are their text.
 func (s *Stream) learnTypes(r *Relation) error {
+	if oids := s.types.unknown(r.Columns); len(oids) > 0 {
+		failed, err := s.await(func(ctx context.Context) error {
+			conn, err := s.conn.Load().dialOrdinary(ctx)
+			if err != nil {
+				return err
+			}
+			defer conn.Close(ctx)
+			return s.types.lookup(ctx, conn, oids)
+		})
+		if err != nil {
+			return err
+		}
+		if failed != nil {
+			s.cfg.log.Warn("types of a table could not be looked up: their values are text", "slot", s.source.Slot, "table", r.String(), "error", failed)
+		}
+	}
+	for i := range r.Columns {
+		r.Columns[i].TypeName = s.types.name(r.Columns[i].TypeOID)
+	}
 	return nil
 }

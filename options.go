@@ -38,6 +38,10 @@ type config struct {
 	retry   func() backoff.BackOff
 	connect func(context.Context, *pgconn.Config) error
 	log     *slog.Logger
+	onState func(Stats)
+
+	waitForSlot  bool
+	terminateOld bool
 
 	problems []error // found while the options were applied
 }
@@ -56,6 +60,7 @@ func newConfig(opts []Option) *config {
 		retry:        defaultRetry,
 		connect:      func(context.Context, *pgconn.Config) error { return nil },
 		log:          slog.Default(),
+		onState:      func(Stats) {},
 	}
 	for _, o := range opts {
 		o(cfg)
@@ -137,6 +142,20 @@ func WithConnect(f func(context.Context, *pgconn.Config) error) Option {
 // WithLogger sets where the stream logs, overriding slog.Default(). It never logs row data nor secrets.
 func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
 
+// WithStateHook calls f when the stream's state changes, and at each attempt to reconnect: for metrics and alerts. f is
+// called by the goroutine that keeps the connection alive: it must be quick, and must not call Close or Flush.
+func WithStateHook(f func(Stats)) Option { return func(c *config) { c.onState = f } }
+
+// WithWaitForSlot has Subscribe wait, until its context ends, while another client is streaming from the slot, instead
+// of returning ErrSlotActive: a second process then is a hot standby, that takes over when the first one is gone. It
+// looks again with the delays of WithRetry.
+func WithWaitForSlot() Option { return func(c *config) { c.waitForSlot = true } }
+
+// WithTerminateOld terminates the walsender of a connection that this stream has lost, if it still holds the slot when the
+// stream comes back, instead of waiting until the server notices (wal_sender_timeout). It is known to be our own by its
+// process ID and start time. The role needs no more rights for that than it has.
+func WithTerminateOld() Option { return func(c *config) { c.terminateOld = true } }
+
 // validate names every wrong option at once.
 func (c *config) validate() error {
 	var errs []error
@@ -193,6 +212,15 @@ func (c *config) validate() error {
 	}
 	if c.connect == nil {
 		wrong("WithConnect(nil): leave it out")
+	}
+	if c.onState == nil {
+		wrong("WithStateHook(nil): leave it out")
+	}
+	if c.terminateOld && c.slot == "" {
+		wrong("WithTerminateOld needs WithSlot: a temporary slot is gone with its connection")
+	}
+	if c.waitForSlot && c.slot == "" {
+		wrong("WithWaitForSlot needs WithSlot: a temporary slot is nobody else's")
 	}
 	if c.log == nil {
 		wrong("WithLogger(nil): use slog.New(slog.DiscardHandler) for silence")

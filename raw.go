@@ -21,8 +21,10 @@ type raw struct {
 	sent  []entry // delivered behind the last confirmed end, the last one perhaps not complete
 	again int     // how many of these the server has sent again, wholly: the index of the one it is sending
 	now   entry   // the one it is sending, so far
-	high  LSN
+	high  LSN     // of what was delivered
 }
+
+func (f *raw) delivered() LSN { return f.high }
 
 // entry is a transaction, or a message outside of transactions.
 type entry struct {
@@ -125,6 +127,7 @@ func (f *raw) data(s *Stream, frame *session.Frame) error {
 			return err
 		}
 		*was = f.now
+		f.high = max(f.high, frame.Start)
 	}
 	if place == last {
 		f.again, f.now = f.again+1, entry{}

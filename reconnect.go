@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -48,38 +50,56 @@ func isPermanent(err error) bool {
 	return false
 }
 
-// reconnect dials until there is a stream again. why is what ended the last connection. The error is permanent, or errStopped.
-func (s *Stream) reconnect(why error) (*connection, error) {
+// outage is a time without progress: perhaps several connections, that failed at once and at the same position.
+type outage struct {
+	delays  backoff.BackOff // nil: there is none
+	attempt int
+	at      LSN // received, when it began
+}
+
+// stuckAfter attempts without progress an outage is logged as an error.
+const stuckAfter = 10
+
+// lost notes the end of a connection. One that has brought something new, or has lasted, ended the outage before it.
+func (o *outage) lost(c *connection) {
+	if c.received > o.at || time.Since(c.since) > startTimeout {
+		*o = outage{at: c.received}
+	}
+}
+
+// next returns the delay before the next attempt; false if it was given up.
+func (o *outage) next(retry func() backoff.BackOff) (time.Duration, bool) {
+	if o.delays == nil {
+		o.delays = retry()
+		o.delays.Reset()
+	}
+	o.attempt++
+	delay := o.delays.NextBackOff()
+	return delay, delay != backoff.Stop
+}
+
+// reconnect dials until there is a stream again. c is the connection that was lost and why its end. The error is permanent,
+// or errStopped.
+func (s *Stream) reconnect(c *connection, why error) (*connection, error) {
 	if s.cfg.slot == "" {
 		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", s.source.Slot), Err: why,
 			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
 	}
-	delays := s.cfg.retry()
-	delays.Reset()
-	for attempt := 1; ; attempt++ {
-		delay := delays.NextBackOff()
-		if delay == backoff.Stop {
-			return nil, fmt.Errorf("walchan: gave up after %d attempts to reconnect: %w", attempt-1, why)
+	s.outage.lost(c)
+	for {
+		if err := s.pause(why); err != nil {
+			return nil, err
 		}
-		s.gauge.retrying(attempt, why)
-		s.cfg.log.Warn("disconnected: trying again", "slot", s.source.Slot, "attempt", attempt, "delay", delay.Round(time.Millisecond), "error", why)
-		s.timer.Reset(delay)
-		select {
-		case <-s.timer.C:
-		case <-s.ctx.Done():
-			return nil, errStopped
-		}
-		c, err := s.open(s.source.Slot)
+		next, err := s.open(c)
 		switch {
-		case s.ctx.Err() != nil:
-			if c != nil {
-				c.hangUp()
-			}
-			return nil, errStopped
 		case err == nil:
-			s.gauge.reconnected()
-			s.cfg.log.Info("connected again", "slot", s.source.Slot, "attempts", attempt, "resumed_at", s.ledger.advance())
-			return c, nil
+			s.gauge.mu.Lock()
+			s.gauge.reconnects++
+			s.gauge.mu.Unlock()
+			s.cfg.log.Info("connected again", "slot", s.source.Slot, "attempt", s.outage.attempt, "resumed_at", next.from)
+			return next, nil
+		case s.ctx.Err() != nil:
+			return nil, errStopped
 		case isPermanent(err):
 			return nil, err
 		}
@@ -87,23 +107,57 @@ func (s *Stream) reconnect(why error) (*connection, error) {
 	}
 }
 
-// begin makes the first connection, and the slot if that is asked for.
-func (s *Stream) begin() (*connection, error) {
-	slot := s.cfg.slot
-	if slot == "" {
-		slot = fmt.Sprintf("walchan_%x", rand.Uint64())
+// pause waits before the next attempt.
+func (s *Stream) pause(why error) error {
+	o := &s.outage
+	delay, ok := o.next(s.cfg.retry)
+	if !ok {
+		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", o.attempt-1, why)
 	}
-	return s.open(slot)
+	s.gauge.mu.Lock()
+	s.gauge.attempt, s.gauge.delay = o.attempt, delay
+	s.gauge.mu.Unlock()
+	s.setState(StateRetrying, why)
+	level := slog.LevelWarn
+	if o.attempt == stuckAfter {
+		level = slog.LevelError
+	}
+	s.cfg.log.Log(s.ctx, level, "disconnected, trying again", "slot", s.source.Slot, "attempt", o.attempt,
+		"delay", delay.Round(time.Millisecond), "received", o.at, "error", why)
+	s.timer.Reset(delay)
+	select {
+	case <-s.timer.C:
+		return nil
+	case <-s.ctx.Done():
+		return errStopped
+	}
 }
 
-// open makes a connection that streams from the slot: the first one, or one that goes on where the last has ended.
-func (s *Stream) open(slot string) (*connection, error) {
-	first := s.source.SystemID == ""
+// begin makes the first connection, and the slot if that is asked for.
+func (s *Stream) begin() (*connection, error) {
+	s.source.Slot = s.cfg.slot
+	if s.source.Slot == "" {
+		s.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
+	}
+	for {
+		c, err := s.open(nil)
+		if err == nil || !s.cfg.waitForSlot || !errors.Is(err, ErrSlotActive) {
+			s.outage = outage{}
+			return c, err
+		}
+		if s.pause(err) != nil {
+			return nil, fmt.Errorf("%w: %w", context.Cause(s.ctx), err)
+		}
+	}
+}
+
+// open makes a connection that streams: the first one, or one that goes on where lost has ended.
+func (s *Stream) open(lost *connection) (*connection, error) {
 	c, err := s.dial()
 	if err != nil {
 		return nil, err
 	}
-	if err := s.start(c, slot, first); err != nil {
+	if err := s.start(c, lost); err != nil {
 		c.hangUp()
 		return nil, err
 	}
@@ -113,68 +167,97 @@ func (s *Stream) open(slot string) (*connection, error) {
 // dial connects, with a copy of the configuration that the user may change.
 func (s *Stream) dial() (*connection, error) {
 	cfg := s.cfg.conn.Copy()
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = "walchan"
+	}
 	if err := s.cfg.connect(s.ctx, cfg); err != nil {
 		return nil, fmt.Errorf("walchan: prepare the connection: %w", err)
 	}
 	if cfg.OnNotice == nil {
 		cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-			s.cfg.log.Info("notice from the server", "severity", n.Severity, "code", n.Code, "message", n.Message)
+			s.cfg.log.Info("notice from the server", "slot", s.source.Slot, "severity", n.Severity, "code", n.Code, "message", n.Message)
 		}
 	}
-	conn, err := session.Dial(s.ctx, cfg)
-	if err != nil {
+	c := &connection{config: cfg.Copy()}
+	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c.address = address // the last one is the one that was reached
+		return c.config.DialFunc(ctx, network, address)
+	}
+	var err error
+	if c.Conn, err = session.Dial(s.ctx, cfg); err != nil {
 		return nil, connectError(err, cfg)
 	}
-	return &connection{Conn: conn, config: cfg}, nil
+	return c, nil
 }
 
 // start makes the connection stream.
-func (s *Stream) start(c *connection, slot string, first bool) error {
-	ctx := s.ctx
-	version, text := c.Version()
-	if version > 0 && version < minServer {
+func (s *Stream) start(c, lost *connection) error {
+	// A server may stop answering here as everywhere; only the making of a slot may take its time.
+	ctx, cancel := context.WithTimeout(s.ctx, startTimeout)
+	defer cancel()
+	if version, text := c.Version(); version > 0 && version < minServer {
 		return &Error{Kind: ErrServerVersion, What: "server version " + text + " is not supported", Advice: "PostgreSQL 14 or later is"}
 	}
 	system, err := c.Identify(ctx)
 	if err != nil {
 		return fmt.Errorf("walchan: identify the system: %w", err)
 	}
-	if err := s.checkSystem(c, system, first); err != nil {
+	if err := s.readSession(ctx, c); err != nil {
 		return err
 	}
-	if err := s.readTimeouts(ctx, c); err != nil {
-		return err
+	from, fork := LSN(0), LSN(0)
+	if lost != nil {
+		if fork, err = s.checkSystem(ctx, c, lost, system); err != nil {
+			return err
+		}
 	}
 	if err := checkPublications(ctx, c.Conn, s.cfg.publications); err != nil {
 		return err
 	}
-	from, err := s.prepareSlot(ctx, c, slot, system, first)
-	if err != nil {
+	if from, err = s.prepareSlot(ctx, c, lost, system.Database); err != nil {
 		return err
 	}
-	if first {
-		s.source = Source{SystemID: system.ID, Database: system.Database, Slot: slot}
-		s.ledger.confirmed = from
+	if fork > 0 && from > fork {
+		// Confirmed beyond the fork without anything delivered there (checkSystem): the new timeline has other WAL behind it.
+		s.ledger.rewind(fork)
+		from = fork
 	}
-	if err := c.Start(ctx, s.cfg.startCommand(slot, from)); err != nil {
-		return s.startError(ctx, c, err, slot)
+	if err := c.Start(ctx, s.cfg.startCommand(s.source.Slot, from)); err != nil {
+		if c.standby && lost != nil && !lost.standby {
+			return inRecovery(err.Error())
+		}
+		return s.startError(ctx, c, err, s.source.Slot)
 	}
 	now := time.Now()
-	s.known = from
+	c.timeline, s.known = system.Timeline, from
 	c.from, c.confirmed, c.told, c.received = from, from, from, from
-	c.toldAt, c.heardAt, c.caughtUp, c.probedAt = now, now, now, now
-	return nil
+	c.since, c.toldAt, c.probedAt, c.caughtUp = now, now, now, now
+	c.listen(now)
+	s.gauge.walEnd.Store(uint64(system.Flushed))
+	if lost == nil {
+		s.source.SystemID, s.source.Database = system.ID, system.Database
+		s.ledger.confirmed = from
+		return nil
+	}
+	return s.checkMoved(ctx, c)
 }
 
-// readTimeouts derives the timers from the server's wal_sender_timeout.
-func (s *Stream) readTimeouts(ctx context.Context, c *connection) error {
-	rows, err := c.Query(ctx, "SHOW wal_sender_timeout")
-	if err != nil {
+const (
+	connectTimeout = 30 * time.Second // unless the connection string has a connect_timeout
+	startTimeout   = time.Minute
+)
+
+// readSession asks what is to be known of the connection, and derives its timers from the server's wal_sender_timeout.
+func (s *Stream) readSession(ctx context.Context, c *connection) error {
+	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start "+
+		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
+	if err != nil || len(rows) != 1 {
 		return fmt.Errorf("walchan: read wal_sender_timeout: %w", err)
 	}
-	if len(rows) == 1 && len(rows[0]) == 1 {
-		c.senderTimeout = parseGUCTime(rows[0][0])
-	}
+	c.senderTimeout, c.standby, c.backendStart = parseGUCTime(rows[0][0]), rows[0][1] == "t", rows[0][2]
 	c.interval, c.timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
 	if c.interval == 0 {
 		c.interval = 10 * time.Second
@@ -192,33 +275,88 @@ func (s *Stream) readTimeouts(ctx context.Context, c *connection) error {
 	return nil
 }
 
-// parseGUCTime reads a time as SHOW prints it: a number with its largest exact unit ("1min", "2s", "0").
+// parseGUCTime reads a time as SHOW prints it: a number with the largest unit that fits ("1min", "1500ms", "0").
 func parseGUCTime(s string) time.Duration {
-	i := strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })
-	if i < 0 {
-		i = len(s)
-	}
-	n, err := strconv.Atoi(s[:i])
-	if err != nil {
-		return 0
-	}
-	unit, ok := map[string]time.Duration{"": time.Millisecond, "ms": time.Millisecond, "s": time.Second, "min": time.Minute,
-		"h": time.Hour, "d": 24 * time.Hour}[s[i:]]
-	if !ok {
-		return 0
-	}
-	return time.Duration(n) * unit
+	n := strings.TrimRight(s, "smihdn")
+	v, _ := strconv.Atoi(n)
+	unit := map[string]time.Duration{"": time.Millisecond, "ms": time.Millisecond, "s": time.Second, "min": time.Minute,
+		"h": time.Hour, "d": 24 * time.Hour}[s[len(n):]]
+	return time.Duration(v) * unit
 }
 
 // checkSystem compares the cluster with what was delivered: no other one may continue the stream, nor one that lacks what
-// was delivered already.
-func (s *Stream) checkSystem(c *connection, system session.System, first bool) error {
-	if first {
-		return nil
+// was delivered. It returns where the server's timeline has forked from that of the lost connection; 0: it is the same.
+//
+// The same system identifier and a WAL position ahead of ours do not exclude a loss: a standby that was promoted before it
+// had received everything soon has written other WAL of its own.
+func (s *Stream) checkSystem(ctx context.Context, c, lost *connection, system session.System) (LSN, error) {
+	diverged := func(format string, args ...any) error {
+		return &Error{Kind: ErrDiverged, What: fmt.Sprintf(format, args...),
+			Advice: "the changes behind it that were delivered do not exist on this server; repair what was made of them, then Subscribe anew"}
 	}
-	if system.ID != s.source.SystemID {
-		return &Error{Kind: ErrDiverged, What: fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID),
-			Advice: "check where the host name leads; to stream from it begin anew: Subscribe"}
+	delivered := s.feed.delivered()
+	switch {
+	case system.ID != s.source.SystemID:
+		return 0, diverged("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID)
+	case system.Timeline < lost.timeline:
+		return 0, diverged("the server is on timeline %d, behind %d", system.Timeline, lost.timeline)
+	case system.Timeline == lost.timeline:
+		if system.Flushed >= max(delivered, lost.told) {
+			return 0, nil
+		}
+		if c.standby {
+			return 0, inRecovery(fmt.Sprintf("it has come to %s, and %s was delivered", system.Flushed, max(delivered, lost.told)))
+		}
+		return 0, diverged("the server's WAL ends at %s, before %s, which was delivered", system.Flushed, max(delivered, lost.told))
 	}
-	return nil
+	history, err := c.TimelineHistory(ctx, system.Timeline)
+	if err != nil {
+		return 0, fmt.Errorf("walchan: read the history of timeline %d: %w", system.Timeline, err)
+	}
+	fork, ok := forkOf(history, lost.timeline)
+	if !ok {
+		return 0, diverged("the server's timeline %d does not descend from timeline %d", system.Timeline, lost.timeline)
+	}
+	if fork < delivered {
+		return 0, diverged("the server's timeline %d has forked at %s, before %s, which was delivered", system.Timeline, fork, delivered)
+	}
+	s.cfg.log.Info("the server is on a new timeline", "slot", s.source.Slot, "timeline", system.Timeline, "forked_at", fork, "delivered", delivered)
+	return fork, nil
+}
+
+// inRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
+func inRecovery(what string) error {
+	return &Error{Kind: ErrServerDown, What: "the server is in recovery: " + what, Advice: "waiting for it to catch up or to be promoted"}
+}
+
+// forkOf finds in a history file where a timeline was left: lines of timeline, position, reason
+// (src/backend/access/transam/timeline.c).
+func forkOf(history string, timeline int32) (LSN, bool) {
+	for line := range strings.Lines(history) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != strconv.Itoa(int(timeline)) {
+			continue
+		}
+		lsn, err := ParseLSN(f[1])
+		return lsn, err == nil
+	}
+	return 0, false
+}
+
+// checkMoved makes sure, now that the slot is ours, that nobody has moved it between prepareSlot and START_REPLICATION. That
+// takes an ordinary connection, for this one is streaming.
+func (s *Stream) checkMoved(ctx context.Context, c *connection) error {
+	conn, err := c.dialOrdinary(ctx)
+	if err != nil {
+		return fmt.Errorf("walchan: check slot %q on a second connection: %w", s.source.Slot, connectError(err, c.config))
+	}
+	defer conn.Close(ctx)
+	slot, err := readSlot(ctx, func(ctx context.Context, sql string) ([][]string, error) { return session.Query(ctx, conn, sql) }, s.source.Slot)
+	switch {
+	case err != nil:
+		return err
+	case slot == nil:
+		return missingSlot(s.source.Slot, nil)
+	}
+	return s.moved(slot, c.from)
 }

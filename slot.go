@@ -17,8 +17,8 @@ type slotRow struct {
 	walStatus              string
 }
 
-func readSlot(ctx context.Context, c *session.Conn, name string) (*slotRow, error) {
-	rows, err := c.Query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), temporary, coalesce(active_pid, 0), "+
+func readSlot(ctx context.Context, query func(context.Context, string) ([][]string, error), name string) (*slotRow, error) {
+	rows, err := query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), temporary, coalesce(active_pid, 0), "+
 		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
 	if err != nil {
 		return nil, fmt.Errorf("walchan: look up slot %q: %w", name, err)
@@ -36,37 +36,57 @@ func readSlot(ctx context.Context, c *session.Conn, name string) (*slotRow, erro
 }
 
 // prepareSlot makes sure of the slot, and returns where to stream from.
-func (s *Stream) prepareSlot(ctx context.Context, c *connection, name string, system session.System, first bool) (LSN, error) {
+func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database string) (LSN, error) {
+	name := s.source.Slot
 	if s.cfg.slot == "" {
-		return createLogical(ctx, c.Conn, name, s.cfg.plugin, true)
+		return createLogical(s.ctx, c.Conn, name, s.cfg.plugin, true)
 	}
-	slot, err := readSlot(ctx, c.Conn, name)
+	slot, err := readSlot(ctx, c.Query, name)
 	switch {
 	case err != nil:
 		return 0, err
-	case slot == nil && first && s.cfg.createSlot:
-		return createLogical(ctx, c.Conn, name, s.cfg.plugin, false)
+	case slot == nil && lost == nil && s.cfg.createSlot:
+		return createLogical(s.ctx, c.Conn, name, s.cfg.plugin, false)
+	case slot == nil && lost != nil && c.standby && !lost.standby:
+		return 0, inRecovery(fmt.Sprintf("it does not have slot %q", name))
 	case slot == nil:
 		return 0, missingSlot(name, nil)
 	}
-	if err := slot.check(name, s.cfg.plugin, system.Database); err != nil {
+	if err := slot.check(name, s.cfg.plugin, database); err != nil {
 		return 0, err
 	}
-	if first {
+	if lost == nil {
 		return slot.confirmed, nil
 	}
-	return s.resumeAt(slot)
+	if s.cfg.terminateOld && slot.activePID == lost.PID() {
+		if err := s.terminate(ctx, c, lost); err != nil {
+			return 0, err
+		}
+	}
+	// The last position that was acknowledged, whatever the slot has: after a crash of the server it may have rolled back.
+	from := s.ledger.advance()
+	return from, s.moved(slot, from)
 }
 
-// resumeAt returns the position to go on from: the last one that was confirmed, whatever the slot has: after a crash of the
-// server it may have rolled back. A slot that is ahead of all we ever sent was moved by somebody else.
-func (s *Stream) resumeAt(slot *slotRow) (LSN, error) {
-	confirmed := s.ledger.advance()
-	if slot.confirmed > confirmed {
-		return 0, &Error{Kind: ErrSlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, which is the last position this stream has confirmed",
-			s.source.Slot, slot.confirmed, confirmed), Advice: "something else has advanced the slot or made it anew, and changes may be lost to this stream: compare, then Subscribe again"}
+// terminate ends the walsender of a lost connection, which may wait for us for long.
+func (s *Stream) terminate(ctx context.Context, c, lost *connection) error {
+	_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %d AND backend_start::text = %s",
+		lost.PID(), quoteLiteral(lost.backendStart)))
+	if err != nil {
+		return fmt.Errorf("walchan: terminate our old walsender (PID %d): %w", lost.PID(), err)
 	}
-	return confirmed, nil
+	s.cfg.log.Info("terminated the walsender of the lost connection", "slot", s.source.Slot, "pid", lost.PID())
+	return nil
+}
+
+// moved fails if the slot is ahead of what this stream has acknowledged: then somebody else has moved it.
+func (s *Stream) moved(slot *slotRow, acknowledged LSN) error {
+	if slot.confirmed <= acknowledged {
+		return nil
+	}
+	return &Error{Kind: ErrSlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, to which this stream has acknowledged",
+		s.source.Slot, slot.confirmed, acknowledged),
+		Advice: "something else has advanced the slot or made it anew, and changes may be lost to this stream: compare, then Subscribe again"}
 }
 
 func (slot *slotRow) check(name, plugin, database string) error {
@@ -126,7 +146,7 @@ func (s *Stream) startError(ctx context.Context, c *connection, err error, name 
 		if err := refusedWithoutLogical(ctx, c.Conn, err); sqlState(err) != stateNotPrerequisite || isPermanent(err) {
 			return err
 		}
-		if slot, _ := readSlot(ctx, c.Conn, name); slot != nil && slot.walStatus == "lost" {
+		if slot, _ := readSlot(ctx, c.Query, name); slot != nil && slot.walStatus == "lost" {
 			return invalidated(name, err)
 		}
 	}

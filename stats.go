@@ -12,37 +12,43 @@ type StreamState uint8
 // The states of a stream.
 const (
 	StateConnecting StreamState = iota // for the first time
-	StateStreaming                     // connected: receiving, or idle because nothing changes
+	StateStreaming                     // messages are coming
+	StateIdle                          // connected, and for a second nothing but signs of life has come
 	StateBlocked                       // the consumer has not taken a message for a second
-	StateUnacked                       // WithMaxUnacked messages are outstanding
-	StateRetrying                      // disconnected: Stats.Err says why
+	StateUnacked                       // WithMaxUnacked messages are outstanding, for a second
+	StateRetrying                      // disconnected: Stats.Err says why, Stats.Attempt how often it was tried
 	StateDraining                      // stopped: waiting for acknowledgements
-	StateClosed
+	StateClosed                        // ended: Stats.Err is the permanent error, nil after a stop
 )
 
 func (s StreamState) String() string {
-	return [...]string{"connecting", "streaming", "blocked", "unacked", "retrying", "draining", "closed"}[s]
+	return [...]string{"connecting", "streaming", "idle", "blocked", "unacked", "retrying", "draining", "closed"}[s]
 }
 
-// Stats is what a stream knows of itself. Positions are 0 until they are known.
+// Stats is what a stream knows of itself. A position is 0 until it is known.
 type Stats struct {
 	State   StreamState
-	Since   time.Time // since when it is in that state
-	Err     error     // why it is retrying, or the permanent error
-	Attempt int       // StateRetrying: attempts so far
+	Since   time.Time     // since when
+	Err     error         // why it is retrying, or has ended
+	Attempt int           // StateRetrying: the next attempt's number, since there was last progress
+	Delay   time.Duration // StateRetrying: before it
 
 	Delivered uint64 // messages sent on C
 	Unacked   uint64 // of these, not yet acknowledged
 	Buffered  int    // of these, still in C
 
-	Received  LSN // highest position the server has sent
-	Confirmed LSN // highest position that may be confirmed; told to the server within a millisecond
+	Received     LSN // up to here the server has sent everything
+	Acknowledged LSN // up to here everything is acknowledged: it may be confirmed
+	Confirmed    LSN // the last position that was written to the server
 
-	Oldest    LSN           // end of the transaction of the oldest unacknowledged message, once that is known
+	Oldest    LSN           // end of the transaction of the oldest unacknowledged message; 0: none, or not yet known
 	OldestAge time.Duration // since that message was sent on C; 0: all is acknowledged
 
+	LagBytes uint64        // from Confirmed to the end of WAL, as far as the server has told of it
+	Lag      time.Duration // age of the last received transaction when the server sent it (by its clock), plus OldestAge
+
 	Reconnects uint64
-	LateAcks   uint64 // acknowledgements after the stream has stopped
+	LateAcks   uint64 // acknowledgements after the stream has stopped, which did nothing
 }
 
 // gauge holds what the owner publishes for Stats.
@@ -52,54 +58,64 @@ type gauge struct {
 	since      time.Time
 	err        error
 	attempt    int
+	delay      time.Duration
 	reconnects uint64
-	received   atomic.Uint64
-	ended      chan struct{} // closed once Stream.err is set
+
+	received, confirmed, walEnd atomic.Uint64
+	sendLag                     atomic.Int64 // nanoseconds
+
+	ended chan struct{} // closed once Stream.err is set
 }
 
-func (g *gauge) set(state StreamState, err error) {
+// setState publishes what the owner is doing, and tells the hook.
+func (s *Stream) setState(state StreamState, err error) {
+	if s.state == state && state != StateRetrying {
+		return
+	}
+	s.state = state
+	g := &s.gauge
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.err = err
 	if g.state != state {
 		g.state, g.since = state, time.Now()
 	}
-}
-
-func (g *gauge) retrying(attempt int, err error) {
-	g.set(StateRetrying, err)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.attempt = attempt
-}
-
-func (g *gauge) reconnected() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.attempt = 0
-	g.reconnects++
+	g.mu.Unlock()
+	s.cfg.onState(s.Stats())
 }
 
 // Stats returns what the stream knows of itself at this moment, from any goroutine, without asking the server.
 func (s *Stream) Stats() Stats {
+	g := &s.gauge
 	b := s.ledger.backlog(time.Now())
-	s.gauge.mu.Lock()
-	defer s.gauge.mu.Unlock()
-	return Stats{
-		State:      s.gauge.state,
-		Since:      s.gauge.since,
-		Err:        s.gauge.err,
-		Attempt:    s.gauge.attempt,
-		Delivered:  b.delivered,
-		Unacked:    b.unacked,
-		Buffered:   len(s.c),
-		Received:   LSN(s.gauge.received.Load()),
-		Confirmed:  b.confirmed,
-		Oldest:     b.oldest,
-		OldestAge:  b.age,
-		Reconnects: s.gauge.reconnects,
-		LateAcks:   s.ledger.late.Load(),
+	st := Stats{
+		Delivered:    b.delivered,
+		Unacked:      b.unacked,
+		Buffered:     len(s.c),
+		Received:     LSN(g.received.Load()),
+		Acknowledged: b.confirmed,
+		Confirmed:    LSN(g.confirmed.Load()),
+		Oldest:       b.oldest,
+		OldestAge:    b.age,
+		LateAcks:     s.ledger.late.Load(),
 	}
+	if end := max(LSN(g.walEnd.Load()), st.Received); end > st.Confirmed {
+		st.LagBytes = uint64(end - st.Confirmed)
+	}
+	st.Lag = time.Duration(g.sendLag.Load()) + b.age
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st.State, st.Since, st.Err, st.Reconnects = g.state, g.since, g.err, g.reconnects
+	if st.State == StateRetrying {
+		st.Attempt, st.Delay = g.attempt, g.delay
+	}
+	return st
+}
+
+// publish tells Stats how far the connection has come.
+func (s *Stream) publish(c *connection) {
+	s.gauge.received.Store(uint64(c.received))
+	s.gauge.confirmed.Store(uint64(c.told))
+	s.gauge.sendLag.Store(int64(c.sendLag))
 }
 
 // watchdog logs, once, that a message stays unacknowledged while later ones are: it makes the server keep WAL for ever. It
@@ -114,7 +130,7 @@ func (s *Stream) watchdog(now time.Time) time.Time {
 	if b.overtaken && b.age >= forgottenAfter && w.logged != b.oldestNumber+1 {
 		w.logged = b.oldestNumber + 1
 		s.cfg.log.Warn("a message stays unacknowledged while later ones are acknowledged: nothing behind it is confirmed, and the server keeps its WAL",
-			"slot", s.source.Slot, "age", b.age.Round(time.Second), "unacknowledged", b.unacked, "confirmed", b.confirmed, "transaction_end", b.oldest)
+			"slot", s.source.Slot, "age", b.age.Round(time.Second), "unacknowledged", b.unacked, "acknowledged", b.confirmed, "transaction_end", b.oldest)
 	}
 	return w.next
 }

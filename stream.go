@@ -96,7 +96,10 @@ type Stream struct {
 	timer *time.Timer
 	sizes sizes // bytes of the messages in c
 	feed  feed  // from the server's frames to messages
-	known LSN   // what the server is known to have as confirmed
+	state StreamState
+	known LSN // what the server is known to have as confirmed
+
+	outage outage
 
 	forgotten forgotten
 }
@@ -147,7 +150,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.sizes = sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)}
 	s.ledger = newLedger(0, s.wake)
 	s.gauge.ended = make(chan struct{})
-	s.gauge.set(StateConnecting, nil)
+	s.gauge.since = time.Now()
 	s.types = newTypes()
 	if cfg.plugin == pgoutputPlugin {
 		s.feed = &changes{transactions: cfg.transactions}
@@ -221,7 +224,7 @@ func (s *Stream) run(c *connection) {
 		err := s.stream(c)
 		if s.ctx.Err() == nil && !isPermanent(err) {
 			c.hangUp()
-			if c, err = s.reconnect(err); err == nil {
+			if c, err = s.reconnect(c, err); err == nil {
 				continue
 			}
 		}
@@ -235,7 +238,7 @@ func (s *Stream) run(c *connection) {
 func (s *Stream) stream(c *connection) error {
 	s.conn.Store(c)
 	s.feed.connected(c.from)
-	s.gauge.set(StateStreaming, nil)
+	s.setState(StateStreaming, nil)
 	for {
 		ok, err := c.Next(&c.frame)
 		switch {
@@ -246,6 +249,7 @@ func (s *Stream) stream(c *connection) error {
 			s.received(c.frame.End)
 			c.keepalive()
 		default:
+			c.busy = true
 			err = s.feed.data(s, &c.frame)
 		}
 		if err != nil {
@@ -262,7 +266,10 @@ func (s *Stream) receive(c *connection) error {
 		if err != nil {
 			return err
 		}
-		alive, err := c.alive(now)
+		if c.idle(now) {
+			s.setState(StateIdle, nil)
+		}
+		alive, err := s.alive(c, now)
 		if err != nil {
 			return err
 		}
@@ -291,6 +298,7 @@ func (s *Stream) deliver(m *Message) error {
 	select {
 	case s.c <- *m:
 		s.delivered(m)
+		s.setState(StateStreaming, nil)
 		return nil
 	default:
 		return s.deliverSlowly(m)
@@ -327,28 +335,63 @@ func (s *Stream) deliverSlowly(m *Message) error {
 			// Nothing tells when the consumer takes a message out of a channel that is not full.
 			out, next = nil, earliest(next, now.Add(s.sizes.pause()))
 		}
-		if now.Sub(began) >= blockedAfter {
-			s.gauge.set(state, nil)
+		if now.Sub(began) >= settle {
+			s.setState(state, nil)
 		} else {
-			next = earliest(next, began.Add(blockedAfter))
+			next = earliest(next, began.Add(settle))
 		}
 		m.ack = s.ledger.next()
-		if !s.sleep(waiting, want) {
-			continue
-		}
-		s.timer.Reset(next.Sub(now))
-		select {
-		case out <- *m:
-			s.asleep.Store(awake)
+		if s.wait(now, next, want, out, m, nil) {
 			s.delivered(m)
-			s.gauge.set(StateStreaming, nil)
-			c.heardAt = time.Now() // the server was not listened to
+			s.setState(StateStreaming, nil)
+			c.listen(time.Now())
 			return nil
-		case <-s.timer.C:
-		case <-s.wakeup:
 		}
-		s.asleep.Store(awake)
 	}
+}
+
+// await runs f, which may take its time, in a goroutine of its own, and goes on attending to the connection. The error of f is
+// failed; err means that the stream, or the connection, has come to its end meanwhile.
+func (s *Stream) await(f func(context.Context) error) (failed, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, awaitTimeout)
+	defer cancel()
+	c, done := s.conn.Load(), make(chan struct{})
+	go func() {
+		defer close(done)
+		failed = f(ctx)
+	}()
+	for {
+		now := time.Now()
+		next, err := s.attend(c, now)
+		if err != nil {
+			cancel()
+			<-done
+			return nil, err
+		}
+		if s.wait(now, next, c.interest(), nil, &Message{}, done) {
+			c.listen(time.Now())
+			return failed, nil
+		}
+	}
+}
+
+// wait sleeps until a time, a wake-up, or one of the channels; a nil channel is not waited for. It says whether it was a
+// channel: m was sent to out, or done is closed.
+func (s *Stream) wait(now, until time.Time, want interest, out chan<- Message, m *Message, done <-chan struct{}) bool {
+	if !s.sleep(waiting, want) {
+		return false
+	}
+	defer s.asleep.Store(awake)
+	s.timer.Reset(until.Sub(now))
+	select {
+	case out <- *m:
+		return true
+	case <-done:
+		return true
+	case <-s.timer.C:
+	case <-s.wakeup:
+	}
+	return false
 }
 
 // attend does what is due, whatever the owner is waiting for: it ends the stream if that is asked for, and tells the
@@ -369,12 +412,12 @@ func (s *Stream) attend(c *connection, now time.Time) (time.Time, error) {
 // report tells the server the positions if that is due, and returns when it is next.
 func (s *Stream) report(c *connection, now time.Time) (time.Time, error) {
 	s.ledger.tick(now)
-	s.gauge.received.Store(uint64(c.received))
 	flushes := s.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
 	next, err := c.report(s.ledger.advance(), now, flushes > 0)
 	if err == nil {
 		s.flushes.release(flushes)
 	}
+	s.publish(c)
 	return next, err
 }
 
@@ -421,12 +464,12 @@ func (s *Stream) end(c *connection, err error) {
 	}
 	s.ledger.close()
 	s.closeErr = s.farewell(c, err)
-	s.gauge.set(StateClosed, s.err)
+	s.setState(StateClosed, s.err)
 }
 
 // drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close.
 func (s *Stream) drain(c *connection) error {
-	s.gauge.set(StateDraining, nil)
+	s.setState(StateDraining, nil)
 	end := time.Now().Add(s.cfg.drainTimeout)
 	for {
 		now := time.Now()
@@ -438,14 +481,7 @@ func (s *Stream) drain(c *connection) error {
 		if s.closing.Load() || s.ledger.outstanding() == 0 || !now.Before(end) {
 			return nil
 		}
-		if s.sleep(waiting, all) {
-			s.timer.Reset(earliest(next, end).Sub(now))
-			select {
-			case <-s.timer.C:
-			case <-s.wakeup:
-			}
-			s.asleep.Store(awake)
-		}
+		s.wait(now, earliest(next, end), all, nil, &Message{}, nil)
 	}
 }
 

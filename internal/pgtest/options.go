@@ -14,6 +14,7 @@ type Option func(*options)
 type options struct {
 	settings []string // lines of postgresql.conf, the last of equals wins
 	hba      []string // lines of pg_hba.conf, the first match wins
+	dir      string
 	tls      bool
 	password string
 }
@@ -30,6 +31,11 @@ func (o options) with(opts []Option) options {
 func WithSetting(name, value string) Option {
 	return func(o *options) { o.settings = append(o.settings, setting(name, value)) }
 }
+
+// WithDir makes the cluster's directory in dir. The default is TMPDIR, or if that is not set /dev/shm if it has 4 GiB of
+// room, or else /tmp: name a directory on a disk to measure what waits for the disk (which also needs fsync=on) or for what
+// does not fit into memory. The server's user, not root, must be able to get there.
+func WithDir(dir string) Option { return func(o *options) { o.dir = dir } }
 
 // WithTLS makes the server take TCP connections with TLS only. Its certificate, for 127.0.0.1 and localhost, comes from a CA
 // made for the occasion: see [Cluster.CAFile].
@@ -88,7 +94,7 @@ func (c *Cluster) configure() error {
 
 // writeData writes a file of the data directory that the server alone may read.
 func (c *Cluster) writeData(name string, lines ...string) error {
-	path := filepath.Join(c.data(), name)
+	path := filepath.Join(c.DataDir(), name)
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		return err
 	}

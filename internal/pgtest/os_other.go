@@ -1,4 +1,4 @@
-//go:build !unix
+//go:build !linux && !darwin
 
 package pgtest
 
@@ -21,11 +21,11 @@ const (
 )
 
 func supported() error {
-	return errors.New("throwaway PostgreSQL clusters need Linux, macOS or another Unix (on Windows: WSL)")
+	return errors.New("throwaway PostgreSQL clusters need Linux or macOS (on Windows: WSL)")
 }
 
-func asServer(*exec.Cmd)        {}
-func ownSession(*exec.Cmd)      {}
-func giveToServer(string) error { return supported() }
-func kill(int, os.Signal) error { return supported() }
-func makeDir() (string, error)  { return "", supported() }
+func asServer(*exec.Cmd)             {}
+func ownSession(*exec.Cmd)           {}
+func giveToServer(string) error      { return supported() }
+func kill(int, os.Signal) error      { return supported() }
+func makeDir(string) (string, error) { return "", supported() }

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux || darwin
 
 package pgtest
 
@@ -71,23 +71,46 @@ func kill(pid int, sig os.Signal) error {
 	return err
 }
 
-// makeDir makes a cluster's directory, in TMPDIR, or in /tmp if a socket's path would be too long there or the server's
-// user cannot get there.
-func makeDir() (string, error) {
-	var tooDeep error
-	for _, base := range []string{os.TempDir(), "/tmp"} {
-		dir, err := os.MkdirTemp(base, "pgtest-")
-		if err != nil {
-			return "", err
+// makeDir makes a cluster's directory: in base, or if that is "" in the best of the places that will do. A socket's path may be
+// too long in TMPDIR, or the server's user not get there.
+func makeDir(base string) (string, error) {
+	if base != "" {
+		return makeDirIn(base)
+	}
+	var errs error
+	for _, base := range []string{memory(), os.TempDir(), "/tmp"} {
+		if base == "" {
+			continue
 		}
-		if tooDeep = usable(dir); tooDeep == nil {
+		dir, err := makeDirIn(base)
+		if err == nil {
 			return dir, nil
 		}
-		if err := os.RemoveAll(dir); err != nil {
-			return "", err
-		}
+		errs = errors.Join(errs, err)
 	}
-	return "", tooDeep
+	return "", errs
+}
+
+// memory is Linux's file system in memory if it has room and TMPDIR names no other place. There a cluster takes a third of
+// the time to make.
+func memory() string {
+	const dir, room = "/dev/shm", 4 << 30
+	var fs syscall.Statfs_t
+	if os.Getenv("TMPDIR") != "" || syscall.Statfs(dir, &fs) != nil || int64(fs.Bavail)*int64(fs.Bsize) < room {
+		return ""
+	}
+	return dir
+}
+
+func makeDirIn(base string) (string, error) {
+	dir, err := os.MkdirTemp(base, "pgtest-")
+	if err != nil {
+		return "", err
+	}
+	if err := usable(dir); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, nil
 }
 
 func usable(dir string) error {

@@ -10,7 +10,7 @@
 // db.Name is valid as the name of a slot and belongs to no other test: slots are the cluster's, not the database's. When
 // the test ends, the database goes, with the connections, slots and prepared transactions that are left in it.
 //
-// Tests that stop, kill or configure a server need one of their own. It takes about 0.7 s to make:
+// Tests that stop, kill or configure a server need one of their own. It takes a fraction of a second to make:
 //
 //	c := pgtest.Start(t, pgtest.WithSetting("wal_sender_timeout", "1s"))
 //	pgtest.Exec(t, c.DSN(), "CREATE TABLE t (id int PRIMARY KEY)")
@@ -47,7 +47,12 @@ type Cluster struct {
 
 // New makes a cluster and starts it. ctx bounds that, not the cluster's life, which ends with Close or the process.
 func New(ctx context.Context, opts ...Option) (*Cluster, error) {
-	c, err := build(options{}.with(opts), func(c *Cluster) error { return c.initdb(ctx) })
+	c, err := build(options{}.with(opts), func(c *Cluster) error {
+		if err := c.initdb(ctx); err != nil || !c.options.tls {
+			return err
+		}
+		return c.writeCertificates()
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +101,7 @@ func build(o options, fill func(*Cluster) error) (*Cluster, error) {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
 	c := &Cluster{programs: p, options: o}
-	if c.dir, err = makeDir(); err != nil {
+	if c.dir, err = makeDir(o.dir); err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
 	if c.watcher, err = watch(c.dir); err != nil {
@@ -115,19 +120,6 @@ func (c *Cluster) Close() error {
 		err = errors.Join(c.Resume(), c.Stop(context.Background(), Immediate))
 	}
 	return errors.Join(err, c.watcher.close())
-}
-
-// initdb makes the data directory. Every cluster has its own, not a copy of a cached one, so that no two have the same
-// system identifier.
-func (c *Cluster) initdb(ctx context.Context) error {
-	err := c.run(ctx, "initdb", "-D", c.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	if err != nil {
-		return err
-	}
-	if c.options.tls {
-		return c.writeCertificates()
-	}
-	return nil
 }
 
 // DSN is a connection string for TCP on 127.0.0.1, in keyword/value form. Further parameters ("dbname=x",
@@ -162,7 +154,7 @@ func (c *Cluster) Version() int { return c.programs.version }
 func (c *Cluster) Bin(name string) string { return c.programs.path(name) }
 
 // DataDir is the server's data directory.
-func (c *Cluster) DataDir() string { return c.data() }
+func (c *Cluster) DataDir() string { return filepath.Join(c.dir, "data") }
 
 // Log is what the server has logged so far, over all its starts.
 func (c *Cluster) Log() string {
@@ -173,7 +165,6 @@ func (c *Cluster) Log() string {
 	return string(b)
 }
 
-func (c *Cluster) data() string    { return filepath.Join(c.dir, "data") }
 func (c *Cluster) logFile() string { return filepath.Join(c.dir, "server.log") }
 
 // lastLines returns the last n lines of s.

@@ -22,7 +22,7 @@ func (s *server) children() ([]process, error) {
 	all, err := processes()
 	var found []process
 	for _, p := range all {
-		if p.parent == s.pid {
+		if p.parent == s.postmaster.Pid {
 			found = append(found, p)
 		}
 	}
@@ -31,7 +31,7 @@ func (s *server) children() ([]process, error) {
 
 // signal signals the postmaster. That it is gone is no error.
 func (s *server) signal(sig os.Signal) error {
-	err := kill(s.pid, sig)
+	err := s.postmaster.Signal(sig)
 	if errors.Is(err, os.ErrProcessDone) {
 		return nil
 	}
@@ -68,7 +68,7 @@ func (s *server) freeze() error {
 	err := await(func() (bool, error) {
 		all, err := processes()
 		for _, p := range all {
-			if p.pid == s.pid {
+			if p.pid == s.postmaster.Pid {
 				return p.state == 'T', err
 			}
 		}
@@ -83,7 +83,9 @@ func (s *server) freeze() error {
 func (s *server) thaw() error {
 	children, err := s.children()
 	for _, p := range children {
-		err = errors.Join(err, kill(p.pid, sigCont))
+		if e := kill(p.pid, sigCont); !errors.Is(e, os.ErrProcessDone) {
+			err = errors.Join(err, e)
+		}
 	}
 	return errors.Join(err, s.signal(sigCont))
 }

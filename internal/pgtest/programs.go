@@ -22,7 +22,8 @@ var ErrNoPostgres = errors.New("no PostgreSQL server programs (initdb, postgres)
 // programs is a directory with PostgreSQL's programs.
 type programs struct {
 	dir     string
-	version int // major
+	version int    // major
+	release string // what postgres --version says
 }
 
 func (p programs) path(name string) string { return filepath.Join(p.dir, name) }
@@ -79,20 +80,24 @@ func hasServer(dir string) bool {
 }
 
 func newPrograms(dir string) (programs, error) {
-	dir, err := filepath.Abs(dir)
+	// What lies in PATH may be links to some of the programs: all of them are where the links lead.
+	postgres, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
 	if err != nil {
 		return programs{}, err
 	}
-	out, err := exec.Command(filepath.Join(dir, "postgres"), "--version").Output()
+	if dir, err = filepath.Abs(filepath.Dir(postgres)); err != nil {
+		return programs{}, err
+	}
+	out, err := exec.Command(postgres, "--version").Output()
 	if err != nil {
-		return programs{}, fmt.Errorf("%s/postgres --version: %w", dir, err)
+		return programs{}, fmt.Errorf("%s --version: %w", postgres, err)
 	}
 	// postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1), postgres (PostgreSQL) 19beta1
 	_, version, _ := strings.Cut(string(out), "(PostgreSQL) ")
 	digits := strings.IndexFunc(version, func(r rune) bool { return r < '0' || r > '9' })
 	major, err := strconv.Atoi(version[:max(digits, 0)])
 	if err != nil {
-		return programs{}, fmt.Errorf("%s/postgres --version says %q", dir, out)
+		return programs{}, fmt.Errorf("%s --version says %q", postgres, out)
 	}
-	return programs{dir, major}, nil
+	return programs{dir, major, string(out)}, nil
 }

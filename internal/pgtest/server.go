@@ -15,13 +15,25 @@ import (
 
 // server is one run of the postmaster.
 type server struct {
-	pid    int
-	exited chan struct{} // closed by wait
+	postmaster *os.Process
+	exited     chan struct{} // closed by wait
 }
 
-func (s *server) wait(cmd *exec.Cmd) {
-	_ = cmd.Wait() // its log says more than its exit status
+func (s *server) wait() {
+	_, _ = s.postmaster.Wait() // its log says more than its exit status
 	close(s.exited)
+}
+
+func (s *server) running() bool {
+	if s == nil {
+		return false
+	}
+	select {
+	case <-s.exited:
+		return false
+	default:
+		return true
+	}
 }
 
 // Mode is how a server stops.
@@ -40,8 +52,8 @@ var errPortTaken = errors.New("the port is taken")
 
 // Start starts a stopped or killed server, on the port it had, and returns when it takes connections.
 func (c *Cluster) Start(ctx context.Context) error {
-	if c.server != nil {
-		return errors.New("pgtest: the server is running")
+	if c.server.running() {
+		return errors.New("pgtest: start: the server is running")
 	}
 	logged := len(c.Log())
 	log, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -49,14 +61,14 @@ func (c *Cluster) Start(ctx context.Context) error {
 		return fmt.Errorf("pgtest: %w", err)
 	}
 	defer log.Close()
-	cmd := c.command("postgres", "-D", c.data())
+	cmd := c.command("postgres", "-D", c.DataDir())
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("pgtest: start the server: %w", err)
 	}
-	c.server = &server{cmd.Process.Pid, make(chan struct{})}
-	go c.server.wait(cmd)
-	err = c.watcher.tell(c.server.pid)
+	c.server = &server{cmd.Process, make(chan struct{})}
+	go c.server.wait()
+	err = c.watcher.tell(cmd.Process.Pid)
 	if err == nil {
 		err = c.ready(ctx)
 	}
@@ -77,9 +89,9 @@ func (c *Cluster) ready(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		b, _ := os.ReadFile(filepath.Join(c.data(), "postmaster.pid")) // not there at first
+		b, _ := os.ReadFile(filepath.Join(c.DataDir(), "postmaster.pid")) // not there at first
 		lines := strings.Split(string(b), "\n")
-		if len(lines) > 7 && lines[0] == fmt.Sprint(c.server.pid) { // else left by a killed one
+		if len(lines) > 7 && lines[0] == fmt.Sprint(c.server.postmaster.Pid) { // else left by a killed one
 			if status := strings.TrimSpace(lines[7]); status == "ready" || status == "standby" {
 				return nil
 			}
@@ -166,13 +178,21 @@ func (c *Cluster) Kill() error {
 // Pause stops the processes of the server with SIGSTOP: connections stay open, and nothing answers. The kernel still accepts
 // new connections until the backlog is full. Returns once all are stopped.
 func (c *Cluster) Pause() error {
-	if c.server == nil {
+	if !c.server.running() {
 		return errors.New("pgtest: pause: the server is not running")
 	}
 	if err := c.server.freeze(); err != nil {
 		return fmt.Errorf("pgtest: pause: %w", err)
 	}
-	return nil
+	children, err := c.server.children()
+	if err != nil {
+		return fmt.Errorf("pgtest: pause: %w", err)
+	}
+	pids := []int{c.server.postmaster.Pid}
+	for _, p := range children {
+		pids = append(pids, p.pid)
+	}
+	return c.watcher.tell(pids...)
 }
 
 // Resume lets a paused server go on.

@@ -15,7 +15,7 @@ import (
 )
 
 // CAFile is the certificate by which clients know the server, with WithTLS.
-func (c *Cluster) CAFile() string { return filepath.Join(c.data(), "ca.crt") }
+func (c *Cluster) CAFile() string { return filepath.Join(c.DataDir(), "ca.crt") }
 
 // writeCertificates makes a CA and has it certify a key of the server's. They lie in the data directory, under the names the
 // server expects, so that a standby has them too.

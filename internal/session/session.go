@@ -129,7 +129,12 @@ func (c *Conn) TimelineHistory(ctx context.Context, timeline int32) (string, err
 
 // Query runs one statement in the simple protocol and returns its rows as text; NULL is "".
 func (c *Conn) Query(ctx context.Context, sql string) ([][]string, error) {
-	results, err := c.pg.Exec(ctx, sql).ReadAll()
+	return Query(ctx, c.pg, sql)
+}
+
+// Query is Conn.Query on any connection.
+func Query(ctx context.Context, pg *pgconn.PgConn, sql string) ([][]string, error) {
+	results, err := pg.Exec(ctx, sql).ReadAll()
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,148 @@
+package walchan_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
+)
+
+// pair is a primary and its standby, behind one name: the stream is led to the one that at says.
+type pair struct {
+	primary, standby *pgtest.Cluster
+	at               atomic.Pointer[pgtest.Cluster]
+}
+
+func newPair(t *testing.T, opts ...pgtest.Option) *pair {
+	p := &pair{primary: pgtest.Start(t, opts...)}
+	pgtest.Exec(t, p.primary.DSN(), "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+	p.standby = p.primary.Standby(t)
+	p.at.Store(p.primary)
+	return p
+}
+
+func (p *pair) subscribe(t *testing.T) *walchan.Stream {
+	s, err := walchan.Subscribe(t.Context(), p.primary.DSN(), walchan.WithSlot("s"), walchan.WithPublication("p"),
+		walchan.WithConnect(func(_ context.Context, cfg *pgconn.Config) error {
+			cfg.Port = uint16(p.at.Load().Port())
+			return nil
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// ids receives and acknowledges until n have come.
+func ids(t *testing.T, s *walchan.Stream, n int) (got []int) {
+	for len(got) < n {
+		select {
+		case m, ok := <-s.C():
+			if !ok {
+				t.Fatalf("the channel is closed after %v: %v", got, s.Err())
+			}
+			var id int
+			fmt.Sscan(m.New().Text(0), &id)
+			got = append(got, id)
+			s.Ack(m)
+		case <-time.After(30 * time.Second):
+			t.Fatalf("nothing came behind %v: %+v", got, s.Stats())
+		}
+	}
+	return got
+}
+
+func TestFailoverThatLostWhatWasDeliveredIsDivergence(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	pgtest.Exec(t, p.primary.DSN(), "SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+	s := p.subscribe(t)
+	pgtest.Exec(t, p.primary.DSN(), "INSERT INTO t VALUES (1)")
+	ids(t, s, 1)
+	// The standby is cut off, misses a transaction that is delivered, and is promoted.
+	pgtest.Exec(t, p.standby.DSN(), "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+	pgtest.Wait(t, p.standby.DSN(), "SELECT count(*) = 0 FROM pg_stat_wal_receiver")
+	pgtest.Exec(t, p.primary.DSN(), "INSERT INTO t VALUES (2)")
+	ids(t, s, 1)
+	if err := p.primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.standby.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// It writes more WAL than the primary had, so that its position tells nothing, and has a slot of that name.
+	pgtest.Exec(t, p.standby.DSN(), "SELECT pg_create_logical_replication_slot('s', 'pgoutput')", "INSERT INTO t SELECT generate_series(100, 2000)")
+	p.at.Store(p.standby)
+	for range s.C() {
+		t.Error("a message came from the diverged server")
+	}
+	if err := s.Err(); !errors.Is(err, walchan.ErrDiverged) {
+		t.Fatalf("error is %v", err)
+	}
+}
+
+func TestStandbyThatIsNotYetPromotedIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	pgtest.Exec(t, p.primary.DSN(), "SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+	s := p.subscribe(t)
+	pgtest.Exec(t, p.primary.DSN(), "INSERT INTO t VALUES (1)")
+	ids(t, s, 1)
+	p.at.Store(p.standby)
+	pgtest.Exec(t, p.primary.DSN(), "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 's'")
+	for st := s.Stats(); st.State != walchan.StateRetrying || st.Attempt < 3 || !errors.Is(st.Err, walchan.ErrServerDown); st = s.Stats() {
+		if s.Err() != nil {
+			t.Fatal(s.Err())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	pgtest.Exec(t, p.primary.DSN(), "INSERT INTO t VALUES (2)")
+	p.at.Store(p.primary)
+	if got := ids(t, s, 1); got[0] != 2 {
+		t.Fatal(got)
+	}
+}
+
+// From PostgreSQL 17 on a slot can exist on the standby, too.
+func TestFailoverSlotContinues(t *testing.T) {
+	t.Parallel()
+	if pgtest.Shared(t).Version() < 17 {
+		t.Skip("fail-over slots came with PostgreSQL 17")
+	}
+	p := newPair(t, pgtest.WithSetting("hot_standby_feedback", "on"), pgtest.WithSetting("sync_replication_slots", "on"))
+	pgtest.Exec(t, p.standby.DSN(), "ALTER SYSTEM SET primary_conninfo = '"+strings.ReplaceAll(p.primary.DSN(), "'", "''")+"'", "SELECT pg_reload_conf()")
+	pgtest.Exec(t, p.primary.DSN(), "SELECT pg_create_logical_replication_slot('s', 'pgoutput', failover => true)")
+	s := p.subscribe(t)
+	pgtest.Exec(t, p.primary.DSN(), "INSERT INTO t SELECT generate_series(1, 3)")
+	got := ids(t, s, 3)
+	pgtest.Wait(t, p.standby.DSN(), "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 's' AND synced AND NOT temporary)")
+	pgtest.Exec(t, p.primary.DSN(), "INSERT INTO t SELECT generate_series(4, 6)")
+	got = append(got, ids(t, s, 3)...)
+	lsn := pgtest.Query(t, p.primary.DSN(), "SELECT pg_current_wal_flush_lsn()")
+	pgtest.Wait(t, p.standby.DSN(), "SELECT pg_last_wal_replay_lsn() >= '"+lsn+"'")
+	if err := p.primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.at.Store(p.standby)
+	if err := p.standby.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, p.standby.DSN(), "INSERT INTO t SELECT generate_series(7, 9)")
+	got = append(got, ids(t, s, 3)...)
+	if !slices.Equal(got, []int{1, 2, 3, 4, 5, 6, 7, 8, 9}) {
+		t.Fatal(got)
+	}
+	if s.Stats().Reconnects == 0 {
+		t.Fatal("there was no reconnect")
+	}
+}
