@@ -16,6 +16,7 @@ import (
 
 var commands = map[string]func(context.Context, *flag.FlagSet, []string) error{
 	"throughput": throughput,
+	"client":     client,
 	"contend":    contend,
 }
 

@@ -6,39 +6,39 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 )
 
-// baseline is the contender that the others are compared with.
-const baseline = "pg_recvlogical"
-
 // report is a page of Markdown and its charts, made as results come in.
 type report struct {
-	page   bytes.Buffer
-	notes  []string
-	charts map[string]string // SVG by file name
-	rounds int
+	page     bytes.Buffer
+	notes    []string
+	charts   map[string]string // SVG by file name
+	baseline string            // the contender that the others are compared with
 }
 
-func newReport(srv *server, scale float64, rounds int) *report {
-	r := &report{charts: map[string]string{}, rounds: rounds}
-	fmt.Fprintf(&r.page, "# Throughput\n\nMeasured by `make bench` on %s.\n\n", machine(srv))
-	fmt.Fprintf(&r.page, "%d rounds; each has every contender once, in changing order. Numbers are medians, with the range of messages/s; "+
-		"`×` is the geometric mean of the ratios to %s in the same round, with its 95 %% interval (Student). "+
+func newReport(title, command, baseline string, rounds int, scale float64) *report {
+	r := &report{charts: map[string]string{}, baseline: baseline}
+	fmt.Fprintf(&r.page, "# %s\n\n", title)
+	r.say("Measured by `%s` on %s.", command, machine())
+	r.say("%d rounds; each has every contender once, in changing order. Numbers are medians, with the range of messages/s. "+
+		"× is the geometric mean of the ratios to %s in the same round, with its 95 %% interval (Student). "+
 		"Messages are pgoutput's, Begin and Commit included, whatever of them a contender hands on. "+
-		"Time and CPU are those of the whole process; server CPU is that of its walsender. "+
-		"Server settings: fsync and autovacuum off, 512 MB of shared buffers.\n", rounds, baseline)
+		"Time, CPU, memory and waits (voluntary context switches) are those of the whole process.", rounds, baseline)
 	if scale != 1 {
 		r.note("Made with -scale %g: a quick run, good for a first impression only.", scale)
 	}
 	if rounds < 5 {
-		r.note("Only %d rounds: the intervals are wide.", rounds)
+		r.note("Made with -rounds %d: the intervals are wide, or missing.", rounds)
 	}
 	return r
 }
+
+func (r *report) say(format string, args ...any) { fmt.Fprintf(&r.page, format+"\n\n", args...) }
 
 func (r *report) note(format string, args ...any) {
 	r.notes = append(r.notes, fmt.Sprintf(format, args...))
@@ -48,12 +48,16 @@ func (r *report) note(format string, args ...any) {
 // add reports one contest.
 func (r *report) add(c *contest, racing []*contender) {
 	p := c.prepared
-	fmt.Fprintf(&r.page, "\n## %s over %s\n\n%s: %d messages, %.0f bytes each.\n\n", c.work.name, c.transport,
-		capital(fmt.Sprintf(c.work.what, p.rows)), p.messages, float64(p.bytes)/float64(p.messages))
-	r.page.WriteString("| | messages/s | × | client CPU | × | server CPU | allocations a message | bytes allocated a message | peak memory |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	perMessage := func(d time.Duration) float64 { return float64(d) / float64(p.messages) }
+	rate := func(m measure) float64 { return m.rate(p) }
+	cpu := func(m measure) float64 { return perMessage(m.ClientCPU) }
+
+	r.say("## %s\n\n%s: %d messages, %.0f bytes each.", c.title, capital(c.what), p.messages, float64(p.bytes)/float64(p.messages))
+	r.page.WriteString("| | messages/s | × | CPU a message | × | server's | waits | allocations | allocated | peak memory |\n" +
+		"|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	var base []measure
 	for x, m := range c.measures {
-		if x.name == baseline {
+		if x.name == r.baseline {
 			base = m
 		}
 	}
@@ -63,28 +67,29 @@ func (r *report) add(c *contest, racing []*contender) {
 		if len(ms) == 0 {
 			continue
 		}
-		rate := func(m measure) float64 { return m.rate(p) }
-		cpu := func(m measure) float64 { return m.ClientCPU.Seconds() }
 		rates := each(ms, rate)
-		fmt.Fprintf(&r.page, "| %s | %s (%s–%s) | %s | %.2f s | %s | %.2f s | %s | %s | %.0f MiB |\n", x.name,
-			thousands(median(rates)), thousands(slices.Min(rates)), thousands(slices.Max(rates)), times(ms, base, rate),
-			median(each(ms, cpu)), times(ms, base, cpu),
-			median(each(ms, func(m measure) float64 { return m.ServerCPU.Seconds() })),
-			known("%.2f", median(each(ms, func(m measure) float64 { return m.Mallocs }))),
-			known("%.0f", median(each(ms, func(m measure) float64 { return m.Bytes }))),
+		fmt.Fprintf(&r.page, "| %s | %s (%s–%s) | %s | %s | %s | %s | %.3f | %s | %s | %.0f MiB |\n", x.name,
+			short(median(rates)), short(slices.Min(rates)), short(slices.Max(rates)), times(ms, base, rate),
+			nanoseconds(median(each(ms, cpu))), times(ms, base, cpu),
+			known(nanoseconds, median(each(ms, func(m measure) float64 { return perMessage(m.ServerCPU) }))),
+			median(each(ms, func(m measure) float64 { return m.Switches })),
+			known(decimals, median(each(ms, func(m measure) float64 { return m.Mallocs }))),
+			known(size, median(each(ms, func(m measure) float64 { return m.Bytes }))),
 			median(each(ms, func(m measure) float64 { return float64(m.Peak) / (1 << 20) })))
 		speed = append(speed, bar{x.name, median(rates)})
-		cost = append(cost, bar{x.name, median(each(ms, cpu)) / float64(p.messages) * 1e6})
+		cost = append(cost, bar{x.name, median(each(ms, cpu))})
 	}
-	title := fmt.Sprintf("%s over %s", c.work.name, c.transport)
-	r.charts[fmt.Sprintf("%s-%s.svg", c.work.name, c.transport)] = chart(
-		panel{title + ": messages a second", speed, thousands},
-		panel{"CPU seconds of the client for a million messages", cost, func(v float64) string { return fmt.Sprintf("%.2f", v) }})
+	r.page.WriteString("\n")
+	name := fileName(c.title) + ".svg"
+	r.charts[name] = chart(
+		panel{capital(c.title) + ": messages a second", speed, short},
+		panel{"CPU time of the client for a message", cost, nanoseconds})
+	r.say("![%s](%s)", c.title, name)
 }
 
 // write prints the report, and puts it with its charts into a directory if there is one.
-func (r *report) write(dir string) error {
-	r.page.WriteString("\n## The contenders\n\n")
+func (r *report) write(dir, name string) error {
+	r.page.WriteString("## The contenders\n\n")
 	for _, c := range contenders {
 		fmt.Fprintf(&r.page, "- %s: %s.\n", c.name, c.what)
 	}
@@ -98,16 +103,16 @@ func (r *report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for name, svg := range r.charts {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(svg), 0o644); err != nil {
+	for file, svg := range r.charts {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(svg), 0o644); err != nil {
 			return err
 		}
 	}
-	return os.WriteFile(filepath.Join(dir, "throughput.md"), r.page.Bytes(), 0o644)
+	return os.WriteFile(filepath.Join(dir, name+".md"), r.page.Bytes(), 0o644)
 }
 
 // machine describes where the numbers come from.
-func machine(srv *server) string {
+func machine() string {
 	cpu := runtime.GOARCH
 	info, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(info)) {
@@ -117,8 +122,8 @@ func machine(srv *server) string {
 		}
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return fmt.Sprintf("%d × %s, %s %s, %s, PostgreSQL %s, on %s", runtime.NumCPU(), cpu, runtime.GOOS,
-		strings.TrimSpace(string(kernel)), runtime.Version(), srv.conn.ParameterStatus("server_version"), time.Now().Format(time.DateOnly))
+	return fmt.Sprintf("%d × %s, %s %s, %s, on %s", runtime.NumCPU(), cpu, runtime.GOOS,
+		strings.TrimSpace(string(kernel)), runtime.Version(), time.Now().Format(time.DateOnly))
 }
 
 func each(ms []measure, f func(measure) float64) (v []float64) {
@@ -141,15 +146,15 @@ func times(ms, base []measure, f func(measure) float64) string {
 }
 
 // known is "–" for what was not measured.
-func known(format string, v float64) string {
+func known(format func(float64) string, v float64) string {
 	if v == 0 {
 		return "–"
 	}
-	return fmt.Sprintf(format, v)
+	return format(v)
 }
 
-// thousands writes 1234567 as "1.23 M" and 12345 as "12.3 k".
-func thousands(v float64) string {
+// short writes 1234567 as "1.23 M" and 12345 as "12.3 k".
+func short(v float64) string {
 	switch {
 	case v >= 1e6:
 		return fmt.Sprintf("%.2f M", v/1e6)
@@ -161,4 +166,28 @@ func thousands(v float64) string {
 	return fmt.Sprintf("%.0f", v)
 }
 
+func nanoseconds(v float64) string {
+	switch {
+	case v >= 1e6:
+		return fmt.Sprintf("%.2f ms", v/1e6)
+	case v >= 1e4:
+		return fmt.Sprintf("%.1f µs", v/1e3)
+	}
+	return fmt.Sprintf("%.0f ns", v)
+}
+
+func size(v float64) string {
+	if v >= 1e4 {
+		return fmt.Sprintf("%.0f kB", v/1e3)
+	}
+	return fmt.Sprintf("%.0f B", v)
+}
+
+func decimals(v float64) string { return fmt.Sprintf("%.2f", v) }
+
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// fileName makes a name for a file of a title.
+func fileName(title string) string {
+	return strings.ToLower(strings.Trim(regexp.MustCompile(`[^A-Za-z0-9]+`).ReplaceAllString(title, "-"), "-"))
+}

@@ -9,12 +9,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pglogrepl"
 )
 
 // contender is one way to receive.
@@ -29,11 +30,21 @@ type contender struct {
 
 // run is one contender receiving the work once.
 type run struct {
-	srv       *server
-	work      *prepared
-	transport string
-	slot      string
-	profile   string // directory for CPU profiles
+	venue   venue
+	work    *prepared
+	dsn     string
+	slot    string
+	profile string // file for a CPU profile, where the contender makes one; "": none
+}
+
+// venue is where contenders run: a server, or what looks like one.
+type venue interface {
+	dsn(transport string) string
+	bin(program string) string
+	openSlot(ctx context.Context, name string) error                   // at the beginning of the work
+	closeSlot(ctx context.Context, name string) (pglogrepl.LSN, error) // drops it and returns what was confirmed
+	children() int                                                     // processes of the server
+	cpu(children int) (time.Duration, error)                           // of the server's processes for clients, when children are left
 }
 
 // measure is what came of a run. What is not known is 0.
@@ -42,6 +53,7 @@ type measure struct {
 	ClientCPU time.Duration
 	ServerCPU time.Duration
 	Peak      int64   // resident memory, bytes
+	Switches  float64 // of threads that had to wait, a message
 	Mallocs   float64 // a message
 	Bytes     float64 // allocated, a message
 }
@@ -54,7 +66,7 @@ var contenders = []*contender{
 	{
 		name: "pg_recvlogical", what: "PostgreSQL's own client, in C, writing to /dev/null; it decodes nothing",
 		command: func(ctx context.Context, r *run) *exec.Cmd {
-			return exec.CommandContext(ctx, r.srv.Bin("pg_recvlogical"), "--dbname", r.srv.dsn(r.transport), "--slot", r.slot,
+			return exec.CommandContext(ctx, r.venue.bin("pg_recvlogical"), "--dbname", r.dsn, "--slot", r.slot,
 				"--start", "--no-loop", "--endpos", r.work.end.String(), "--file", os.DevNull,
 				"--option", "proto_version=1", "--option", "publication_names="+publication)
 		},
@@ -72,7 +84,7 @@ var contenders = []*contender{
 			return nil
 		},
 		command: func(ctx context.Context, r *run) *exec.Cmd {
-			return exec.CommandContext(ctx, python(), "-c", callback, r.srv.dsn(r.transport), r.slot, publication,
+			return exec.CommandContext(ctx, python(), "-c", callback, r.dsn, r.slot, publication,
 				strconv.FormatUint(uint64(r.work.end), 10))
 		},
 	},
@@ -106,9 +118,9 @@ func self(name string) func(context.Context, *run) *exec.Cmd {
 		if err != nil {
 			panic(err) // never on the systems this runs on
 		}
-		args := []string{"contend", "-dsn", r.srv.dsn(r.transport), "-slot", r.slot, "-commit", r.work.commit.String(), "-end", r.work.end.String()}
+		args := []string{"contend", "-dsn", r.dsn, "-slot", r.slot, "-commit", r.work.commit.String(), "-end", r.work.end.String()}
 		if r.profile != "" {
-			args = append(args, "-profile", filepath.Join(r.profile, name+"."+r.transport+".prof"))
+			args = append(args, "-profile", r.profile)
 		}
 		return exec.CommandContext(ctx, exe, append(args, name)...)
 	}
@@ -116,16 +128,11 @@ func self(name string) func(context.Context, *run) *exec.Cmd {
 
 // do runs the contender, and makes sure that it received everything and confirmed it.
 func (r *run) do(ctx context.Context, c *contender) (m measure, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("%s over %s: %w", c.name, r.transport, err)
-		}
-	}()
-	if err := r.srv.copySlot(ctx, r.slot); err != nil {
+	if err := r.venue.openSlot(ctx, r.slot); err != nil {
 		return m, err
 	}
-	children := r.srv.children()
-	before, err := r.srv.cpu(children)
+	children := r.venue.children()
+	before, err := r.venue.cpu(children)
 	if err != nil {
 		return m, err
 	}
@@ -133,12 +140,12 @@ func (r *run) do(ctx context.Context, c *contender) (m measure, err error) {
 	if err != nil {
 		return m, err
 	}
-	after, err := r.srv.cpu(children)
+	after, err := r.venue.cpu(children)
 	if err != nil {
 		return m, err
 	}
 	m.ServerCPU = after - before
-	switch confirmed, err := r.srv.dropSlot(ctx, r.slot); {
+	switch confirmed, err := r.venue.closeSlot(ctx, r.slot); {
 	case err != nil:
 		return m, err
 	case confirmed < r.work.filled:
@@ -181,8 +188,10 @@ func (r *run) execute(ctx context.Context, c *contender, m *measure) (*tally, er
 		return nil, fmt.Errorf("%w: %s", err, log.Bytes())
 	}
 	m.ClientCPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	m.Switches = float64(usage.Nvcsw) / float64(r.work.messages)
 	if m.Peak == 0 {
-		m.Peak = cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+		m.Peak = usage.Maxrss << 10
 	}
 	if out.Len() == 0 {
 		return nil, nil

@@ -72,6 +72,8 @@ func (s *server) dsn(transport string) string {
 	return s.DSN("sslmode=disable")
 }
 
+func (s *server) bin(program string) string { return s.Bin(program) }
+
 func (s *server) exec(ctx context.Context, sql ...string) error {
 	for _, q := range sql {
 		if err := s.conn.Exec(ctx, q).Close(); err != nil {

@@ -92,7 +92,7 @@ type prepared struct {
 	end      pglogrepl.LSN // and of the whole
 	messages int           // of pgoutput
 	changes  int           // those of them that are rows
-	bytes    int64         // of pgoutput
+	bytes    int64         // of all messages
 }
 
 // prepare does the work once. Each run will receive it from a copy of the template slot.
@@ -165,13 +165,12 @@ func (s *server) survey(ctx context.Context, p *prepared) error {
 	}
 }
 
-// copySlot makes a fresh slot at the work's beginning.
-func (s *server) copySlot(ctx context.Context, name string) error {
+func (s *server) openSlot(ctx context.Context, name string) error {
 	return s.exec(ctx, fmt.Sprintf("SELECT pg_copy_logical_replication_slot('%s', '%s')", template, name))
 }
 
-// dropSlot drops a slot as soon as its walsender has let it go, and returns what was confirmed.
-func (s *server) dropSlot(ctx context.Context, name string) (pglogrepl.LSN, error) {
+// closeSlot waits until the slot's walsender has let it go.
+func (s *server) closeSlot(ctx context.Context, name string) (pglogrepl.LSN, error) {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		free, err := s.query(ctx, fmt.Sprintf("SELECT active_pid IS NULL FROM pg_replication_slots WHERE slot_name = '%s'", name))
 		switch {
