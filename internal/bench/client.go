@@ -49,6 +49,7 @@ func client(ctx context.Context, flags *flag.FlagSet, args []string) error {
 		}
 		rep.add(c, racing)
 	}
+	rep.contenders(racing)
 	return rep.write(e.out, "client")
 }
 

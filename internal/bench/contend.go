@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"runtime"
@@ -75,7 +74,7 @@ var errEarly = errors.New("the stream ended before the work did")
 
 func contendWalchan(ctx context.Context, r *receiver, scan bool) error {
 	s, err := walchan.Subscribe(ctx, r.dsn, walchan.WithSlot(r.slot), walchan.WithPublication(publication),
-		walchan.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))))
+		walchan.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,8 @@ import (
 var commands = map[string]func(context.Context, *flag.FlagSet, []string) error{
 	"throughput": throughput,
 	"client":     client,
+	"latency":    latency,
+	"late":       late,
 	"contend":    contend,
 }
 

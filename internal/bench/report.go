@@ -87,14 +87,19 @@ func (r *report) add(c *contest, racing []*contender) {
 	r.say("![%s](%s)", c.title, name)
 }
 
-// write prints the report, and puts it with its charts into a directory if there is one.
-func (r *report) write(dir, name string) error {
+// contenders says who took part.
+func (r *report) contenders(racing []*contender) {
 	r.page.WriteString("## The contenders\n\n")
-	for _, c := range contenders {
+	for _, c := range racing {
 		fmt.Fprintf(&r.page, "- %s: %s.\n", c.name, c.what)
 	}
+	r.page.WriteString("\n")
+}
+
+// write prints the report, and puts it with its charts into a directory if there is one.
+func (r *report) write(dir, name string) error {
 	for _, n := range r.notes {
-		fmt.Fprintf(&r.page, "\n%s\n", n)
+		r.say("%s", n)
 	}
 	os.Stdout.Write(r.page.Bytes())
 	if dir == "" {
