@@ -30,6 +30,7 @@ type connection struct {
 	config  *pgconn.Config // it was made with
 	address string         // it was made to
 	from    LSN            // where the stream begins
+	made    bool           // the slot was made for it
 	frame   session.Frame
 
 	since        time.Time
@@ -253,7 +254,7 @@ func (c *connection) probe(s *Stream) {
 			return // it takes its time
 		}
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, 2*probeAfter)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), 2*probeAfter) // also while draining; hangUp ends it
 	c.probing, c.stopProbe = make(chan struct{}), cancel
 	go func(done chan struct{}) {
 		defer close(done)

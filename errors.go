@@ -1,68 +1,85 @@
 package walchan
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan/internal/session"
 )
 
 // What can go wrong, for errors.Is. The error that carries it is an *Error, which names the thing and says what to do.
-// Subscribe returns any of them; those marked permanent also end a running stream, the others it retries.
+// Subscribe returns any of them. A running stream ends with a permanent one, and tries again after a passing one.
 var (
-	ErrOptions        = errors.New("walchan: contradictory or out-of-range options")              // permanent; joined, one for each
-	ErrUnreachable    = errors.New("walchan: server cannot be reached")                           //
-	ErrAuthentication = errors.New("walchan: server refuses the user")                            // permanent
-	ErrPermission     = errors.New("walchan: role is not allowed to")                             // permanent
-	ErrNoDatabase     = errors.New("walchan: database does not exist")                            // permanent
-	ErrServerVersion  = errors.New("walchan: server version is not supported")                    // permanent
-	ErrWALLevel       = errors.New("walchan: wal_level is not logical")                           // permanent
-	ErrNoFreeSlot     = errors.New("walchan: all replication slots are in use")                   //
-	ErrTooManyClients = errors.New("walchan: no free connection or walsender")                    //
-	ErrServerDown     = errors.New("walchan: server is starting up, shutting down or restarting") //
+	ErrOptions       = permanent("contradictory or out-of-range arguments") // all of them named at once
+	ErrServerVersion = permanent("server version is not supported")
 
-	ErrSlotName        = errors.New("walchan: not a slot name")                            // permanent
-	ErrSlotMissing     = errors.New("walchan: slot does not exist")                        // permanent
-	ErrSlotExists      = errors.New("walchan: slot exists already")                        //
-	ErrSlotActive      = errors.New("walchan: slot is in use")                             // retried: an old walsender may hold it for a while
-	ErrSlotMismatch    = errors.New("walchan: slot is of another kind")                    // permanent: physical, of another plugin or database
-	ErrSlotLost        = errors.New("walchan: temporary slot is gone with its connection") // permanent
-	ErrSlotInvalidated = errors.New("walchan: slot was invalidated by the server")         // permanent
-	ErrSlotMoved       = errors.New("walchan: slot was advanced or made anew by somebody") // permanent: changes were skipped
-	ErrDiverged        = errors.New("walchan: server lacks what was already delivered")    // permanent: failed over with loss
+	ErrUnreachable     = passing("server cannot be reached")                    // refused, unknown host, timeout, lost
+	ErrServerDown      = passing("server is starting, stopping or in recovery") // a standby is in recovery
+	ErrTooManyClients  = passing("no free connection or walsender")
+	ErrTLS             = permanent("no trusted TLS connection")       // refused, or a certificate that is not accepted
+	ErrAuthentication  = permanent("server does not let the user in") // password, role, pg_hba.conf: retrying locks accounts
+	ErrPermission      = permanent("role lacks a privilege")
+	ErrDatabaseMissing = permanent("database does not exist")
+	ErrWALLevel        = permanent("wal_level is not logical")
 
-	ErrPublicationMissing = errors.New("walchan: publication does not exist") // permanent
-	ErrTableMissing       = errors.New("walchan: table does not exist")       // permanent
-	ErrPluginMissing      = errors.New("walchan: output plugin is not there") // permanent
-	ErrPluginOption       = errors.New("walchan: output plugin refuses an option")
+	ErrSlotMissing     = permanent("slot does not exist")
+	ErrSlotExists      = permanent("slot exists already")
+	ErrSlotActive      = passing("slot is in use") // an old walsender may hold it for a while
+	ErrSlotMismatch    = permanent("slot is of another kind, plugin or database")
+	ErrSlotLost        = permanent("temporary slot is gone with its connection")
+	ErrSlotInvalidated = permanent("slot was invalidated by the server")
+	ErrSlotMoved       = permanent("slot was advanced or made anew by somebody") // changes were skipped
+	ErrNoFreeSlot      = passing("all replication slots are in use")
+	ErrDiverged        = permanent("server lacks what was already delivered") // failed over with loss
 
-	ErrProtocol = errors.New("walchan: server sent what cannot be understood") // permanent
-	ErrClosed   = errors.New("walchan: stream is closed")
+	ErrPublicationMissing = permanent("publication does not exist")
+	ErrPublication        = permanent("publication cannot be what it is asked to be")
+	ErrTableMissing       = permanent("table does not exist")
+	ErrPluginMissing      = permanent("output plugin is not installed")
+	ErrPluginOption       = permanent("output plugin refuses an option")
+
+	ErrProtocol = permanent("server sent what cannot be understood")
+	ErrServer   = passing("server reports an error") // any other: see the *pgconn.PgError in it
+	ErrClosed   = permanent("stream is closed")
 )
 
+// kind is one of the Err variables.
+type kind struct {
+	text      string
+	permanent bool // trying again would not mend it
+}
+
+func permanent(text string) error { return &kind{text, true} }
+func passing(text string) error   { return &kind{text, false} }
+
+func (k *kind) Error() string { return "walchan: " + k.text }
+
 // Error is a failure with what it is about and what to do about it. errors.Is finds its Kind, one of the Err variables, and
-// its cause, often a *pgconn.PgError.
+// its cause, often a *pgconn.PgError. Its text is one line, and has neither passwords nor row data in it; that of the
+// cause may have.
 type Error struct {
 	Kind   error
-	What   string // names the thing: `slot "orders" is active for PID 4711`
-	Advice string // what to do
+	What   string // names the thing: `slot "orders" is in use by PID 4711`
+	Advice string // what to do; "" if there is nothing to be said
 	PID    uint32 // ErrSlotActive: the server process that holds the slot; 0 if not known
 	Err    error  // cause; nil where it was a check of ours
 }
 
+// Error returns "walchan: What: cause; Advice".
 func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString("walchan: ")
-	b.WriteString(e.What)
+	s := "walchan: " + e.What
 	if e.Err != nil {
-		fmt.Fprintf(&b, ": %v", e.Err)
+		s += ": " + line(e.Err)
 	}
 	if e.Advice != "" {
-		fmt.Fprintf(&b, " (%s)", e.Advice)
+		s += "; " + e.Advice
 	}
-	return b.String()
+	return s
 }
 
 // Unwrap gives errors.Is and errors.As the Kind and the cause.
@@ -84,117 +101,158 @@ type UnconfirmedError struct {
 func (e *UnconfirmedError) Error() string {
 	s := fmt.Sprintf("walchan: %s was acknowledged, but the server is only known to have %s: it will send the rest again", e.Acknowledged, e.Confirmed)
 	if e.Err != nil {
-		s += ": " + e.Err.Error()
+		s += ": " + line(e.Err)
 	}
 	return s
 }
 
 func (e *UnconfirmedError) Unwrap() error { return e.Err }
 
-// SQLSTATEs (PostgreSQL documentation, appendix "PostgreSQL Error Codes").
-const (
-	stateInvalidParameter  = "22023"
-	stateInvalidPassword   = "28P01"
-	stateInvalidCatalog    = "3D000"
-	stateObjectInUse       = "55006"
-	stateNotPrerequisite   = "55000"
-	stateUndefinedObject   = "42704"
-	stateUndefinedTable    = "42P01"
-	stateDuplicateObject   = "42710"
-	stateInvalidName       = "42602"
-	stateNoPrivilege       = "42501"
-	stateTooManyConns      = "53300"
-	stateConfigLimit       = "53400"
-	stateCannotConnectNow  = "57P03"
-	stateAdminShutdown     = "57P01"
-	stateCrashShutdown     = "57P02"
-	stateDatabaseDropped   = "57P04"
-	stateUndefinedFile     = "58P01"
-	stateFeatureNotSupport = "0A000"
-)
+// line is the text of a cause, in one line. pgx has one cause for each address that it has tried.
+func line(err error) string {
+	causes := split(err)
+	texts := make([]string, len(causes))
+	for i, cause := range causes {
+		text, pg, dial := cause.Error(), pgError(cause), (*net.OpError)(nil)
+		switch {
+		case isOurs(cause):
+		case pg != nil && len(causes) == 1:
+			text = fmt.Sprintf("%s (SQLSTATE %s)", pg.Message, pg.Code)
+		case errors.As(cause, &dial) && dial.Op == "dial":
+			text = dial.Error()
+		}
+		texts[i] = strings.Join(strings.Fields(text), " ")
+	}
+	return strings.Join(slices.Compact(texts), "; ")
+}
+
+// split takes joined errors apart.
+func split(err error) []error {
+	for e := err; e != nil && !isOurs(e); e = errors.Unwrap(e) {
+		if joined, ok := e.(interface{ Unwrap() []error }); ok {
+			var all []error
+			for _, e := range joined.Unwrap() {
+				all = append(all, split(e)...)
+			}
+			return all
+		}
+	}
+	return []error{err}
+}
+
+// isOurs says whether the text of err is ours, and fit to be shown.
+func isOurs(err error) bool {
+	switch err.(type) {
+	case *Error, withheld:
+		return true
+	}
+	return false
+}
+
+func pgError(err error) *pgconn.PgError {
+	var pg *pgconn.PgError
+	errors.As(err, &pg)
+	return pg
+}
 
 // sqlState returns the SQLSTATE of the server's error in err, or "".
 func sqlState(err error) string {
-	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
+	if pg := pgError(err); pg != nil {
 		return pg.Code
 	}
 	return ""
 }
 
-// connectError translates the failure of a connection attempt.
-func connectError(err error, cfg *pgconn.Config) error {
-	e := &Error{Kind: ErrUnreachable, What: "connect to " + target(cfg), Err: err}
+// withheld is an error of the server whose message may quote a value: a row filter can fail on a row with
+// "date field value out of range: 0-01-01".
+type withheld struct{ pg *pgconn.PgError }
+
+func (w withheld) Error() string {
+	return fmt.Sprintf("SQLSTATE %s, with a message that may quote data: see the server's log", w.pg.Code)
+}
+
+func (w withheld) Unwrap() error { return w.pg }
+
+// quotesData says whether an error while streaming may. The classes that are named are about other things.
+func quotesData(pg *pgconn.PgError) bool {
+	return !strings.Contains(" 08 0A 28 3D 42 53 54 55 57 58 XX ", " "+pg.Code[:min(2, len(pg.Code))]+" ")
+}
+
+// SQLSTATEs (PostgreSQL documentation, appendix "PostgreSQL Error Codes").
+const (
+	stateFeatureNotSupported = "0A000"
+	stateInvalidParameter    = "22023"
+	stateUniqueViolation     = "23505"
+	stateReadOnly            = "25006"
+	stateInvalidPassword     = "28P01"
+	stateInvalidCatalog      = "3D000"
+	stateDeadlock            = "40P01"
+	stateNoPrivilege         = "42501"
+	stateSyntaxError         = "42601"
+	stateInvalidName         = "42602"
+	stateUndefinedObject     = "42704"
+	stateDuplicateObject     = "42710"
+	stateWrongObjectType     = "42809"
+	stateUndefinedTable      = "42P01"
+	stateTooManyConns        = "53300"
+	stateConfigLimit         = "53400"
+	stateNotPrerequisite     = "55000"
+	stateObjectInUse         = "55006"
+	stateCantChangeParameter = "55P02"
+	stateAdminShutdown       = "57P01"
+	stateCrashShutdown       = "57P02"
+	stateCannotConnectNow    = "57P03"
+	stateDatabaseDropped     = "57P04"
+	stateUndefinedFile       = "58P01"
+	stateInternal            = "XX000"
+)
+
+// failed translates an error on a connection to what it means whatever was being done: what. The server's messages may be in
+// any language, so that SQLSTATEs count, and not texts.
+func failed(what string, err error) *Error {
+	e := &Error{Kind: ErrServer, What: what, Err: err}
 	switch state := sqlState(err); {
-	case errors.Is(err, context.Canceled):
-		return err
-	case state == stateNoPrivilege:
-		e.Kind, e.Advice = ErrPermission, "give the role the REPLICATION attribute: ALTER ROLE "+quoteIdent(cfg.User)+" REPLICATION"
-	case state == stateInvalidPassword:
-		e.Kind, e.Advice = ErrAuthentication, "check user and password"
-	case strings.HasPrefix(state, "28"):
-		e.Kind, e.Advice = ErrAuthentication, "check user and password, and that pg_hba.conf lets the user into the database: "+
-			"a logical replication connection needs a line for the database, not the keyword replication"
-	case state == stateInvalidCatalog:
-		e.Kind, e.Advice = ErrNoDatabase, "check the database name in the connection string"
-	case state == stateTooManyConns:
-		e.Kind, e.Advice = ErrTooManyClients, "raise max_wal_senders or max_connections, or stop another client"
-	case state == stateCannotConnectNow, state == stateAdminShutdown, state == stateCrashShutdown:
-		e.Kind, e.Advice = ErrServerDown, "try again"
 	case state == "":
-		e.Advice = "check host and port, and that the server runs and listens there"
+		e.Kind = ErrUnreachable
+	case strings.HasPrefix(state, "08"):
+		e.Kind = ErrUnreachable
+	case strings.HasPrefix(state, "28"):
+		e.Kind = ErrAuthentication
+	case state == stateNoPrivilege:
+		e.Kind, e.Advice = ErrPermission, "grant it to the role"
+	case state == stateInvalidCatalog, state == stateDatabaseDropped:
+		e.Kind = ErrDatabaseMissing
+	case state == stateTooManyConns:
+		e.Kind, e.Advice = ErrTooManyClients, "raise max_wal_senders or max_connections, or end another client"
+	case state == stateReadOnly:
+		e.Kind, e.Advice = ErrServerDown, "connect to the primary: this is a standby"
+	case state == stateCannotConnectNow, state == stateAdminShutdown, state == stateCrashShutdown:
+		e.Kind, e.Advice = ErrServerDown, "wait until it is up again"
 	}
 	return e
 }
 
-// target names a server without its password.
-func target(cfg *pgconn.Config) string {
-	return fmt.Sprintf("%s:%d/%s", cfg.Host, cfg.Port, cfg.Database)
-}
-
-// slotError translates the refusal of a command on a slot.
-func slotError(err error, slot, plugin string) error {
-	e := &Error{What: fmt.Sprintf("slot %q", slot), Err: err}
-	switch sqlState(err) {
-	case stateUndefinedObject:
-		return missingSlot(slot, err)
-	case stateObjectInUse:
-		return &Error{Kind: ErrSlotActive, What: fmt.Sprintf("slot %q is in use", slot), Err: err, PID: pidIn(err),
-			Advice: "stop the other client, or use another slot"}
-	case stateDuplicateObject:
-		e.Kind, e.Advice = ErrSlotExists, "use it, drop it first, or choose another name"
-	case stateConfigLimit:
-		e.Kind, e.Advice = ErrNoFreeSlot, "drop a slot that is not used (pg_replication_slots), or raise max_replication_slots"
-	case stateTooManyConns:
-		e.Kind, e.Advice = ErrTooManyClients, "raise max_wal_senders or max_connections, or stop another client"
-	case stateInvalidName:
-		e.Kind, e.Advice = ErrSlotName, "use lower-case letters, digits and underscores, 63 at most"
-	case stateNoPrivilege:
-		e.Kind, e.Advice = ErrPermission, "give the role the REPLICATION attribute"
-	case stateUndefinedFile:
-		e.Kind, e.Advice = ErrPluginMissing, fmt.Sprintf("install the output plugin %q on the server", plugin)
-	case stateInvalidParameter, stateFeatureNotSupport:
-		e.Kind, e.Advice = ErrPluginOption, fmt.Sprintf("check the options of the output plugin %q", plugin)
-	default:
+// streamError translates what has ended a connection that was streaming.
+func (s *Stream) streamError(err error) error {
+	pg := pgError(err)
+	switch {
+	case err == errStopped || err == errAgain || isOurs(err):
 		return err
+	case errors.Is(err, session.ErrServerStopped):
+		return &Error{Kind: ErrServerDown, What: "connection lost", Err: err}
+	case pg == nil:
+		return failed("connection lost", err)
+	case pg.Code == stateUndefinedFile: // WalSndSegmentOpen in src/backend/replication/walsender.c
+		return invalidated(s.source.Slot, "wal_removed", err)
+	}
+	e := failed("the server ended the stream", err)
+	switch {
+	case pg.Code == stateUndefinedObject && s.cfg.plugin == pgoutputPlugin:
+		e.Kind, e.Advice = ErrPublicationMissing, "make it again, then Subscribe"
+	case pg.Code == stateFeatureNotSupported && s.cfg.plugin == pgoutputPlugin:
+		e.Kind, e.Advice = ErrPublication, "alter the publications, then Subscribe"
+	case quotesData(pg):
+		e.Err = withheld{pg}
 	}
 	return e
-}
-
-func missingSlot(slot string, err error) error {
-	return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", slot), Err: err,
-		Advice: "create it: WithCreateSlot, or CreateSlot"}
-}
-
-// pidIn finds the PID in `replication slot "x" is active for PID 123`, whatever the language of the server's messages.
-func pidIn(err error) uint32 {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return 0
-	}
-	var pid uint32
-	fields := strings.Fields(pg.Message)
-	if len(fields) > 0 {
-		fmt.Sscanf(fields[len(fields)-1], "%d", &pid)
-	}
-	return pid
 }

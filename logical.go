@@ -243,10 +243,13 @@ func (f *changes) relation(oid uint32, columns int) (*Relation, error) {
 }
 
 func (f *changes) table(s *Stream, ev *pgoutput.Event) error {
-	r := &Relation{OID: ev.OID, Schema: ev.Schema, Name: ev.Name, ReplicaIdentity: ReplicaIdentity(ev.Ident), types: s.types}
+	r := &Relation{OID: ev.OID, Schema: ev.Schema, Name: ev.Name, ReplicaIdentity: ReplicaIdentity(ev.Ident)}
 	r.Columns = make([]Column, len(ev.Columns))
 	for i, c := range ev.Columns {
 		r.Columns[i] = Column{Name: c.Name, Key: c.Key, TypeOID: c.TypeOID, TypeMod: c.TypeMod}
+	}
+	if len(f.relations) == 0 || f.relations[ev.OID] != nil { // a new connection, or announced again
+		s.types.forget()
 	}
 	if err := s.learnTypes(r); err != nil {
 		return err
@@ -260,9 +263,9 @@ func (f *changes) outside(what string) error {
 }
 
 // learnTypes has the types of a table's columns looked up that are not known yet, on a second connection. Should that fail
-// they are their text.
+// they are converted with what was known before, or are their text.
 func (s *Stream) learnTypes(r *Relation) error {
-	if oids := s.types.unknown(r.Columns); len(oids) > 0 {
+	if oids := append(s.types.unknown(r.Columns), s.types.stale()...); len(oids) > 0 {
 		failed, err := s.await(func(ctx context.Context) error {
 			conn, err := s.conn.Load().dialOrdinary(ctx)
 			if err != nil {
@@ -278,8 +281,6 @@ func (s *Stream) learnTypes(r *Relation) error {
 			s.cfg.log.Warn("types of a table could not be looked up: their values are text", "slot", s.source.Slot, "table", r.String(), "error", failed)
 		}
 	}
-	for i := range r.Columns {
-		r.Columns[i].TypeName = s.types.name(r.Columns[i].TypeOID)
-	}
+	s.types.bind(r)
 	return nil
 }

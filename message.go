@@ -232,7 +232,7 @@ type Relation struct {
 	ReplicaIdentity ReplicaIdentity
 	Columns         []Column
 
-	types *types // how values are converted; nil: built-in types only
+	conv *conversion // how values are converted, see types.bind; nil: built-in types only
 }
 
 // Column is a column of a Relation.

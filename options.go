@@ -2,7 +2,6 @@ package walchan
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -14,11 +13,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Option changes what Subscribe does. Options cannot fail; Subscribe checks them all together and names every wrong one.
+// Option changes what Subscribe does. Options cannot fail; Subscribe checks them all together and names every wrong one
+// (ErrOptions).
 type Option func(*config)
 
 type config struct {
-	conn *pgconn.Config // never changed; each connection gets a copy
+	connString string // parsed for each connection
 
 	slot         string
 	createSlot   bool
@@ -42,8 +42,6 @@ type config struct {
 
 	waitForSlot  bool
 	terminateOld bool
-
-	problems []error // found while the options were applied
 }
 
 const pgoutputPlugin = "pgoutput"
@@ -156,36 +154,39 @@ func WithWaitForSlot() Option { return func(c *config) { c.waitForSlot = true } 
 // process ID and start time. The role needs no more rights for that than it has.
 func WithTerminateOld() Option { return func(c *config) { c.terminateOld = true } }
 
-// validate names every wrong option at once.
-func (c *config) validate() error {
-	var errs []error
+// validate names everything that is wrong at once. streaming: not only a slot is concerned.
+func (c *config) validate(streaming bool) error {
+	var problems []string
 	wrong := func(format string, args ...any) {
-		errs = append(errs, &Error{Kind: ErrOptions, What: fmt.Sprintf(format, args...)})
+		problems = append(problems, fmt.Sprintf(format, args...))
 	}
-	for _, err := range c.problems {
-		errs = append(errs, err)
+	if _, err := parseConnString(c.connString); err != nil {
+		wrong("%v", err)
 	}
-	if c.slot != "" {
-		if err := checkSlotName(c.slot); err != nil {
-			errs = append(errs, err)
-		}
+	if c.slot != "" && !isSlotName(c.slot) {
+		wrong("%s", notSlotName(c.slot))
 	}
 	if c.createSlot && c.slot == "" {
 		wrong("WithCreateSlot needs WithSlot: a slot without a name is temporary and always made")
 	}
 	switch {
-	case c.plugin == "":
-		wrong("WithPlugin needs a name")
+	case !isName(c.plugin):
+		wrong("WithPlugin(%q): not a name of 1 to 63 bytes", c.plugin)
 	case c.plugin != pgoutputPlugin && len(c.publications) > 0:
 		wrong("WithPublication belongs to pgoutput, not to the plugin %s", c.plugin)
 	case c.plugin != pgoutputPlugin && c.transactions:
 		wrong("WithTransactions belongs to pgoutput: the plugin %s writes its own", c.plugin)
-	case c.plugin == pgoutputPlugin && len(c.publications) == 0 && c.pluginArgs["publication_names"] == "":
+	case streaming && c.plugin == pgoutputPlugin && len(c.publications) == 0 && c.pluginArgs["publication_names"] == "":
 		wrong("WithPublication is missing: name the publications to stream (EnsurePublication makes one)")
 	}
 	for _, p := range c.publications {
-		if p == "" || len(p) > 63 || strings.ContainsRune(p, 0) {
+		if !isName(p) {
 			wrong("WithPublication(%q): not a name of 1 to 63 bytes", p)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.pluginArgs)) {
+		if !isName(k) || strings.ContainsRune(c.pluginArgs[k], 0) {
+			wrong("the output plugin's option %q: not a name of 1 to 63 bytes, or a value with a zero byte", k)
 		}
 	}
 	if c.messages < 1 || c.bytes < 1 {
@@ -225,23 +226,33 @@ func (c *config) validate() error {
 	if c.log == nil {
 		wrong("WithLogger(nil): use slog.New(slog.DiscardHandler) for silence")
 	}
-	return errors.Join(errs...)
+	return invalid(problems...)
 }
 
-// checkSlotName allows what PostgreSQL allows (ReplicationSlotValidateName in src/backend/replication/slot.c): commands of
-// the replication protocol cannot all quote it.
-func checkSlotName(name string) error {
+// invalid is the error of wrong arguments; nil if there is none.
+func invalid(problems ...string) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	return &Error{Kind: ErrOptions, What: strings.Join(problems, "; ")}
+}
+
+// isSlotName allows what PostgreSQL allows (ReplicationSlotValidateName in src/backend/replication/slot.c).
+func isSlotName(name string) bool {
 	ok := len(name) >= 1 && len(name) <= 63
 	for i := 0; i < len(name); i++ {
 		c := name[i]
 		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_')
 	}
-	if ok {
-		return nil
-	}
-	return &Error{Kind: ErrSlotName, What: fmt.Sprintf("%q is not a slot name", name),
-		Advice: "use lower-case letters, digits and underscores, 63 at most"}
+	return ok
 }
+
+func notSlotName(name string) string {
+	return fmt.Sprintf("%q is not a slot name: use lower-case letters, digits and underscores, 63 at most", name)
+}
+
+// isName says whether PostgreSQL can have a thing of that name (NAMEDATALEN in src/include/pg_config_manual.h).
+func isName(s string) bool { return s != "" && len(s) <= 63 && !strings.ContainsRune(s, 0) }
 
 // startCommand returns the START_REPLICATION command.
 func (c *config) startCommand(slot string, from LSN) string {

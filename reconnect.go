@@ -34,20 +34,15 @@ func defaultRetry() backoff.BackOff {
 // again, also what is not known here. A refused connection is not permanent: a server that restarts refuses for a while. A
 // wrong password is: trying it for ever locks accounts.
 func isPermanent(err error) bool {
-	for _, kind := range []error{
-		ErrOptions, ErrAuthentication, ErrPermission, ErrNoDatabase, ErrServerVersion, ErrWALLevel,
-		ErrSlotName, ErrSlotMissing, ErrSlotMismatch, ErrSlotLost, ErrSlotInvalidated, ErrSlotMoved, ErrDiverged,
-		ErrPublicationMissing, ErrTableMissing, ErrPluginMissing, ErrPluginOption, ErrProtocol,
-	} {
-		if errors.Is(err, kind) {
-			return true
-		}
+	if k := (*kind)(nil); errors.As(err, &k) && k != ErrServer {
+		return k.permanent
 	}
-	switch sqlState(err) {
-	case stateUndefinedObject, stateUndefinedFile, stateNoPrivilege, stateInvalidCatalog, stateDatabaseDropped, stateFeatureNotSupport:
+	switch state := sqlState(err); state {
+	case stateUndefinedObject, stateUndefinedFile, stateNoPrivilege, stateInvalidCatalog, stateDatabaseDropped, stateFeatureNotSupported:
 		return true
+	default:
+		return strings.HasPrefix(state, "28")
 	}
-	return false
 }
 
 // outage is a time without progress: perhaps several connections, that failed at once and at the same position.
@@ -153,7 +148,7 @@ func (s *Stream) begin() (*connection, error) {
 
 // open makes a connection that streams: the first one, or one that goes on where lost has ended.
 func (s *Stream) open(lost *connection) (*connection, error) {
-	c, err := s.dial()
+	c, err := s.cfg.dial(s.ctx, s.source.Slot)
 	if err != nil {
 		return nil, err
 	}
@@ -164,31 +159,28 @@ func (s *Stream) open(lost *connection) (*connection, error) {
 	return c, nil
 }
 
-// dial connects, with a copy of the configuration that the user may change.
-func (s *Stream) dial() (*connection, error) {
-	cfg := s.cfg.conn.Copy()
-	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = connectTimeout
+// dial connects, with a configuration that is read anew (pgpass, certificates) and that the user may change. slot is for the
+// log.
+func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
+	conn, err := parseConnString(cfg.connString)
+	if err != nil {
+		return nil, fmt.Errorf("walchan: %w", err) // it was right once: a file is missing, which may come back
 	}
-	if cfg.RuntimeParams["application_name"] == "" {
-		cfg.RuntimeParams["application_name"] = "walchan"
-	}
-	if err := s.cfg.connect(s.ctx, cfg); err != nil {
+	if err := cfg.connect(ctx, conn); err != nil {
 		return nil, fmt.Errorf("walchan: prepare the connection: %w", err)
 	}
-	if cfg.OnNotice == nil {
-		cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-			s.cfg.log.Info("notice from the server", "slot", s.source.Slot, "severity", n.Severity, "code", n.Code, "message", n.Message)
+	if conn.OnNotice == nil {
+		conn.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+			cfg.log.Info("notice from the server", "slot", slot, "severity", n.Severity, "code", n.Code, "message", n.Message)
 		}
 	}
-	c := &connection{config: cfg.Copy()}
-	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+	c := &connection{config: conn.Copy()}
+	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		c.address = address // the last one is the one that was reached
 		return c.config.DialFunc(ctx, network, address)
 	}
-	var err error
-	if c.Conn, err = session.Dial(s.ctx, cfg); err != nil {
-		return nil, connectError(err, cfg)
+	if c.Conn, err = session.Dial(ctx, conn); err != nil {
+		return nil, connectError(err, conn)
 	}
 	return c, nil
 }
@@ -203,7 +195,7 @@ func (s *Stream) start(c, lost *connection) error {
 	}
 	system, err := c.Identify(ctx)
 	if err != nil {
-		return fmt.Errorf("walchan: identify the system: %w", err)
+		return failed("identify the system", err)
 	}
 	if err := s.readSession(ctx, c); err != nil {
 		return err
@@ -226,14 +218,18 @@ func (s *Stream) start(c, lost *connection) error {
 		from = fork
 	}
 	if err := c.Start(ctx, s.cfg.startCommand(s.source.Slot, from)); err != nil {
-		if c.standby && lost != nil && !lost.standby {
-			return inRecovery(err.Error())
+		err = s.startError(ctx, c, err)
+		if c.made {
+			s.unmake(ctx, c)
 		}
-		return s.startError(ctx, c, err, s.source.Slot)
+		return err
 	}
 	now := time.Now()
-	c.timeline, s.known = system.Timeline, from
-	c.from, c.confirmed, c.told, c.received = from, from, from, from
+	if lost == nil {
+		c.told = from
+	}
+	c.timeline, s.known = system.Timeline, c.told
+	c.from, c.confirmed, c.received = from, from, from
 	c.since, c.toldAt, c.probedAt, c.caughtUp = now, now, now, now
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))
@@ -245,17 +241,17 @@ func (s *Stream) start(c, lost *connection) error {
 	return s.checkMoved(ctx, c)
 }
 
-const (
-	connectTimeout = 30 * time.Second // unless the connection string has a connect_timeout
-	startTimeout   = time.Minute
-)
+const startTimeout = time.Minute
 
 // readSession asks what is to be known of the connection, and derives its timers from the server's wal_sender_timeout.
 func (s *Stream) readSession(ctx context.Context, c *connection) error {
 	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start "+
 		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
-	if err != nil || len(rows) != 1 {
-		return fmt.Errorf("walchan: read wal_sender_timeout: %w", err)
+	if err == nil && len(rows) != 1 {
+		err = errors.New("unexpected answer")
+	}
+	if err != nil {
+		return failed("read wal_sender_timeout", err)
 	}
 	c.senderTimeout, c.standby, c.backendStart = parseGUCTime(rows[0][0]), rows[0][1] == "t", rows[0][2]
 	c.interval, c.timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
@@ -305,13 +301,13 @@ func (s *Stream) checkSystem(ctx context.Context, c, lost *connection, system se
 			return 0, nil
 		}
 		if c.standby {
-			return 0, inRecovery(fmt.Sprintf("it has come to %s, and %s was delivered", system.Flushed, max(delivered, lost.told)))
+			return 0, inRecovery(fmt.Sprintf("it has come to %s, and %s was delivered", system.Flushed, max(delivered, lost.told)), nil)
 		}
 		return 0, diverged("the server's WAL ends at %s, before %s, which was delivered", system.Flushed, max(delivered, lost.told))
 	}
 	history, err := c.TimelineHistory(ctx, system.Timeline)
 	if err != nil {
-		return 0, fmt.Errorf("walchan: read the history of timeline %d: %w", system.Timeline, err)
+		return 0, failed(fmt.Sprintf("read the history of timeline %d", system.Timeline), err)
 	}
 	fork, ok := forkOf(history, lost.timeline)
 	if !ok {
@@ -325,8 +321,8 @@ func (s *Stream) checkSystem(ctx context.Context, c, lost *connection, system se
 }
 
 // inRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
-func inRecovery(what string) error {
-	return &Error{Kind: ErrServerDown, What: "the server is in recovery: " + what, Advice: "waiting for it to catch up or to be promoted"}
+func inRecovery(what string, err error) error {
+	return &Error{Kind: ErrServerDown, What: "the server is in recovery: " + what, Err: err, Advice: "wait for it to catch up or to be promoted, or connect to the primary"}
 }
 
 // forkOf finds in a history file where a timeline was left: lines of timeline, position, reason
@@ -348,7 +344,7 @@ func forkOf(history string, timeline int32) (LSN, bool) {
 func (s *Stream) checkMoved(ctx context.Context, c *connection) error {
 	conn, err := c.dialOrdinary(ctx)
 	if err != nil {
-		return fmt.Errorf("walchan: check slot %q on a second connection: %w", s.source.Slot, connectError(err, c.config))
+		return connectError(err, c.config)
 	}
 	defer conn.Close(ctx)
 	slot, err := readSlot(ctx, func(ctx context.Context, sql string) ([][]string, error) { return session.Query(ctx, conn, sql) }, s.source.Slot)

@@ -2,10 +2,10 @@ package walchan
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
 
-	"github.com/walchan/walchan/internal/session"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // slotRow is what pg_replication_slots says of a slot.
@@ -21,7 +21,7 @@ func readSlot(ctx context.Context, query func(context.Context, string) ([][]stri
 	rows, err := query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), temporary, coalesce(active_pid, 0), "+
 		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
 	if err != nil {
-		return nil, fmt.Errorf("walchan: look up slot %q: %w", name, err)
+		return nil, failed(fmt.Sprintf("look up slot %q", name), err)
 	}
 	if len(rows) == 0 {
 		return nil, nil
@@ -42,13 +42,19 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 		return createLogical(s.ctx, c.Conn, name, s.cfg.plugin, true)
 	}
 	slot, err := readSlot(ctx, c.Query, name)
+	if err == nil && slot == nil && lost == nil && s.cfg.createSlot {
+		from, err := createLogical(s.ctx, c.Conn, name, s.cfg.plugin, false)
+		if !errors.Is(err, ErrSlotExists) {
+			c.made = err == nil
+			return from, err
+		}
+		slot, err = readSlot(ctx, c.Query, name) // another process was faster
+	}
 	switch {
 	case err != nil:
 		return 0, err
-	case slot == nil && lost == nil && s.cfg.createSlot:
-		return createLogical(s.ctx, c.Conn, name, s.cfg.plugin, false)
 	case slot == nil && lost != nil && c.standby && !lost.standby:
-		return 0, inRecovery(fmt.Sprintf("it does not have slot %q", name))
+		return 0, inRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
 	case slot == nil:
 		return 0, missingSlot(name, nil)
 	}
@@ -65,6 +71,7 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 	}
 	// The last position that was acknowledged, whatever the slot has: after a crash of the server it may have rolled back.
 	from := s.ledger.advance()
+	c.told = slot.confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
 	return from, s.moved(slot, from)
 }
 
@@ -73,7 +80,7 @@ func (s *Stream) terminate(ctx context.Context, c, lost *connection) error {
 	_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %d AND backend_start::text = %s",
 		lost.PID(), quoteLiteral(lost.backendStart)))
 	if err != nil {
-		return fmt.Errorf("walchan: terminate our old walsender (PID %d): %w", lost.PID(), err)
+		return failed(fmt.Sprintf("terminate our old walsender (PID %d)", lost.PID()), err)
 	}
 	s.cfg.log.Info("terminated the walsender of the lost connection", "slot", s.source.Slot, "pid", lost.PID())
 	return nil
@@ -89,6 +96,7 @@ func (s *Stream) moved(slot *slotRow, acknowledged LSN) error {
 		Advice: "something else has advanced the slot or made it anew, and changes may be lost to this stream: compare, then Subscribe again"}
 }
 
+// check says whether a stream can be had from the slot.
 func (slot *slotRow) check(name, plugin, database string) error {
 	mismatch := func(is, advice string) error {
 		return &Error{Kind: ErrSlotMismatch, What: fmt.Sprintf("slot %q is %s", name, is), Advice: advice}
@@ -98,83 +106,82 @@ func (slot *slotRow) check(name, plugin, database string) error {
 		return mismatch("a physical one", "use a logical slot")
 	case slot.database != database:
 		return mismatch(fmt.Sprintf("of the database %q, not of %q", slot.database, database), "connect to its database, or use another slot")
-	case slot.plugin != plugin:
+	case slot.plugin != plugin && slot.plugin != "": // while it is being made
 		return mismatch(fmt.Sprintf("of the output plugin %q, not of %q", slot.plugin, plugin), "ask for it with WithPlugin, or use another slot")
 	case slot.walStatus == "lost":
-		return invalidated(name, nil)
+		return invalidated(name, "", nil)
 	}
 	return nil
 }
 
-func invalidated(name string, err error) error {
-	return &Error{Kind: ErrSlotInvalidated, What: fmt.Sprintf("slot %q was invalidated: the server has removed WAL or rows that it needed", name), Err: err,
-		Advice: "drop it, begin anew with a new slot, and see max_slot_wal_keep_size"}
+func missingSlot(name string, err error) error {
+	return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
+		Advice: "create it with WithCreateSlot or CreateSlot: it begins now, and what was changed before is not in it"}
 }
 
-// createLogical makes a slot and returns the position it begins at.
-func createLogical(ctx context.Context, c *session.Conn, name, plugin string, temporary bool) (LSN, error) {
-	sql := "CREATE_REPLICATION_SLOT " + quoteName(name)
-	if temporary {
-		sql += " TEMPORARY"
+// invalidated says that the server has given up a slot. reason is pg_replication_slots.invalidation_reason, "" if not known.
+func invalidated(name, reason string, err error) error {
+	advice := "begin anew: DropSlot, Subscribe with WithCreateSlot, and copy the tables again"
+	if cause, ok := map[string]string{
+		"":                       "if it was for too much WAL, see max_slot_wal_keep_size",
+		"wal_removed":            "see max_slot_wal_keep_size",
+		"rows_removed":           "see hot_standby_feedback",
+		"wal_level_insufficient": "see wal_level on the primary",
+		"idle_timeout":           "see idle_replication_slot_timeout",
+	}[reason]; ok {
+		advice += "; " + cause
 	}
-	rows, err := c.Query(ctx, sql+" LOGICAL "+quoteName(plugin)+" NOEXPORT_SNAPSHOT")
-	if err != nil {
-		return 0, refusedWithoutLogical(ctx, c, fmt.Errorf("walchan: create slot %q: %w", name, slotError(err, name, plugin)))
+	what := fmt.Sprintf("slot %q was invalidated: the server no longer has the changes that follow", name)
+	if reason != "" {
+		what += " (" + reason + ")"
 	}
-	if len(rows) != 1 || len(rows[0]) < 2 {
-		return 0, fmt.Errorf("walchan: create slot %q: unexpected answer", name)
-	}
-	return ParseLSN(rows[0][1])
+	return &Error{Kind: ErrSlotInvalidated, What: what, Err: err, Advice: advice}
 }
 
-// refusedWithoutLogical says so where the reason of a refusal is wal_level: its SQLSTATE has other meanings, too.
-func refusedWithoutLogical(ctx context.Context, c *session.Conn, err error) error {
-	if sqlState(err) != stateNotPrerequisite {
-		return err
-	}
-	rows, showErr := c.Query(ctx, "SHOW wal_level")
-	if showErr != nil || len(rows) != 1 || rows[0][0] == "logical" {
-		return err
-	}
-	return &Error{Kind: ErrWALLevel, What: "wal_level is " + rows[0][0], Err: err,
-		Advice: "set wal_level = logical in postgresql.conf and restart the server"}
-}
-
-// startError translates the refusal of START_REPLICATION.
-func (s *Stream) startError(ctx context.Context, c *connection, err error, name string) error {
-	if sqlState(err) == stateNotPrerequisite {
-		if err := refusedWithoutLogical(ctx, c.Conn, err); sqlState(err) != stateNotPrerequisite || isPermanent(err) {
-			return err
+// startError translates the refusal of START_REPLICATION. Some SQLSTATEs have several meanings: then the slot tells.
+func (s *Stream) startError(ctx context.Context, c *connection, err error) error {
+	name := s.source.Slot
+	what := fmt.Sprintf("start replication from slot %q", name)
+	switch state := sqlState(err); {
+	case state == stateObjectInUse:
+		return activeSlot(ctx, c.Conn, name, err)
+	case state == stateUndefinedObject:
+		return missingSlot(name, err)
+	case c.standby && (state == stateNotPrerequisite || state == stateFeatureNotSupported):
+		return inRecovery(what, err)
+	case state == stateNotPrerequisite:
+		slot, lookErr := readSlot(ctx, c.Query, name)
+		if lookErr == nil && slot != nil && slot.walStatus == "lost" {
+			return invalidated(name, "", err)
 		}
-		if slot, _ := readSlot(ctx, c.Query, name); slot != nil && slot.walStatus == "lost" {
-			return invalidated(name, err)
-		}
+	case state == stateUndefinedFile:
+		return missingPlugin(s.cfg.plugin, err)
+	case isOptionRefused(pgError(err)):
+		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q refuses an option", s.cfg.plugin), Err: err,
+			Advice: "correct it (WithPlugin, WithPluginOption)"}
 	}
-	return fmt.Errorf("walchan: start replication: %w", slotError(err, name, s.cfg.plugin))
+	return failed(what, err)
 }
 
-// checkPublications: a server before version 18 says that one is missing only at the first change, later ones merely warn.
-func checkPublications(ctx context.Context, c *session.Conn, names []string) error {
-	if len(names) == 0 {
-		return nil
+// isOptionRefused says whether the output plugin has refused an option, when asked at START_REPLICATION: of its kinds of errors
+// pgoutput has an internal one for an option that it does not know (parse_output_parameters in
+// src/backend/replication/pgoutput/pgoutput.c), which the name of the source file tells from others.
+func isOptionRefused(pg *pgconn.PgError) bool {
+	if pg == nil {
+		return false
 	}
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = quoteLiteral(n)
+	switch pg.Code {
+	case stateInvalidParameter, stateSyntaxError, stateInvalidName, stateFeatureNotSupported:
+		return true
+	case stateInternal:
+		return pg.File == "pgoutput.c"
 	}
-	rows, err := c.Query(ctx, "SELECT pubname FROM pg_catalog.pg_publication WHERE pubname IN ("+strings.Join(quoted, ", ")+")")
-	if err != nil {
-		return fmt.Errorf("walchan: look up publications: %w", err)
+	return false
+}
+
+// unmake drops the slot that Subscribe has made and cannot stream from: nobody would know of it, and it would keep WAL.
+func (s *Stream) unmake(ctx context.Context, c *connection) {
+	if err := dropSlot(ctx, c.Conn, s.source.Slot); err != nil {
+		s.cfg.log.Warn("the slot that was made could not be dropped again: it keeps WAL", "slot", s.source.Slot, "error", err)
 	}
-	have := map[string]bool{}
-	for _, r := range rows {
-		have[r[0]] = true
-	}
-	for _, n := range names {
-		if !have[n] {
-			return &Error{Kind: ErrPublicationMissing, What: fmt.Sprintf("publication %q does not exist", n),
-				Advice: "create it: CREATE PUBLICATION, or EnsurePublication"}
-		}
-	}
-	return nil
 }

@@ -62,8 +62,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Stream is a subscription. It outlives its connections: messages received before a reconnect are acknowledged as if
@@ -119,14 +117,10 @@ const (
 // count. A missing slot is an error unless WithCreateSlot is given.
 func Subscribe(ctx context.Context, connString string, opts ...Option) (*Stream, error) {
 	cfg := newConfig(opts)
-	conn, err := pgconn.ParseConfig(connString)
-	if err != nil {
-		err = &Error{Kind: ErrOptions, What: "connection string", Err: err}
-	}
-	if err = errors.Join(err, cfg.validate()); err != nil {
+	cfg.connString = connString
+	if err := cfg.validate(true); err != nil {
 		return nil, err
 	}
-	cfg.conn = conn
 	s := newStream(ctx, cfg)
 	first, err := s.begin()
 	if err != nil {
@@ -221,7 +215,7 @@ func (s *Stream) run(c *connection) {
 	defer close(s.done)
 	defer s.cancel()
 	for {
-		err := s.stream(c)
+		err := s.streamError(s.stream(c))
 		if s.ctx.Err() == nil && !isPermanent(err) {
 			c.hangUp()
 			if c, err = s.reconnect(c, err); err == nil {
@@ -284,6 +278,7 @@ func (s *Stream) receive(c *connection) error {
 		err = c.read(now)
 		s.asleep.Store(awake)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.ledger.tick(c.heardAt) // the read may have lasted
 			return err
 		}
 	}
@@ -456,6 +451,7 @@ func (s *Stream) interrupt() {
 func (s *Stream) end(c *connection, err error) {
 	if s.ctx.Err() == nil {
 		s.err = err
+		s.setState(StateClosed, err)
 	}
 	close(s.gauge.ended)
 	close(s.c)
@@ -467,7 +463,8 @@ func (s *Stream) end(c *connection, err error) {
 	s.setState(StateClosed, s.err)
 }
 
-// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close.
+// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close, or until the server
+// is to be let go.
 func (s *Stream) drain(c *connection) error {
 	s.setState(StateDraining, nil)
 	end := time.Now().Add(s.cfg.drainTimeout)
@@ -481,7 +478,11 @@ func (s *Stream) drain(c *connection) error {
 		if s.closing.Load() || s.ledger.outstanding() == 0 || !now.Before(end) {
 			return nil
 		}
-		s.wait(now, earliest(next, end), all, nil, &Message{}, nil)
+		leave, err := c.shutdown(s, now)
+		if err != nil {
+			return nil // the grace is over
+		}
+		s.wait(now, earliest(earliest(next, leave), end), all, nil, &Message{}, nil)
 	}
 }
 

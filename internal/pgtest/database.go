@@ -63,8 +63,8 @@ func (c *Cluster) Database(t testing.TB) DB {
 	return db
 }
 
-// drop drops the database and what would prevent it: DROP DATABASE … WITH (FORCE) refuses if there are prepared transactions
-// or active logical slots.
+// drop drops the database, and before that what would prevent it: DROP DATABASE takes the slots and WITH (FORCE) the
+// connections, but it refuses if there are prepared transactions or if a slot is active.
 func (db DB) drop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -85,7 +85,6 @@ func (db DB) drop() error {
 	return execSQL(ctx, db.Cluster.SocketDSN(),
 		fmt.Sprintf("ALTER DATABASE %q ALLOW_CONNECTIONS false", db.Name), // nobody connects again
 		fmt.Sprintf("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '%s'", db.Name),
-		fmt.Sprintf("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '%s'", db.Name),
 		fmt.Sprintf("DROP DATABASE %q WITH (FORCE)", db.Name))
 }
 

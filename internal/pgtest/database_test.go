@@ -1,6 +1,8 @@
 package pgtest
 
 import (
+	"context"
+	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,18 +28,18 @@ func TestDatabase(t *testing.T) {
 	a.Wait(t, "SELECT true")
 }
 
-// What a test leaves behind goes with its database: a prepared transaction, connections, and slots, one of them in use.
+// What a test leaves behind goes with its database: a prepared transaction, connections, and slots, one of them in use by a
+// client that connects again at once.
 func TestDatabaseIsDropped(t *testing.T) {
 	t.Parallel()
 	var db DB
-	var walsender, client *pgconn.PgConn
+	var client *pgconn.PgConn
+	gone := make(chan struct{})
 	t.Run("messy", func(t *testing.T) {
 		db = Database(t)
+		ctx := context.Background() // t.Context ends, and with it a connection's use, before the database is dropped
 		var err error
-		if client, err = pgconn.Connect(t.Context(), db.DSN()); err != nil {
-			t.Fatal(err)
-		}
-		if walsender, err = pgconn.Connect(t.Context(), db.DSN("replication=database")); err != nil {
+		if client, err = pgconn.Connect(ctx, db.DSN()); err != nil {
 			t.Fatal(err)
 		}
 		db.Exec(t, "CREATE TABLE t (id int)")
@@ -45,7 +47,10 @@ func TestDatabaseIsDropped(t *testing.T) {
 			db.Exec(t, "SELECT pg_create_logical_replication_slot('"+slot+"', 'test_decoding')")
 		}
 		db.Exec(t, "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION '"+db.Name+"'")
-		go walsender.Exec(t.Context(), "START_REPLICATION SLOT "+db.Name+" LOGICAL 0/0").Close()
+		go func() {
+			replicate(ctx, db)
+			close(gone)
+		}()
 		db.Wait(t, "SELECT active FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")
 	})
 	for what, sql := range map[string]string{
@@ -58,7 +63,25 @@ func TestDatabaseIsDropped(t *testing.T) {
 			t.Errorf("%s %s left", got, what)
 		}
 	}
+	if t.Failed() {
+		return
+	}
 	if err := client.Exec(t.Context(), "SELECT").Close(); err == nil {
 		t.Error("the connection is alive")
+	}
+	<-gone
+}
+
+// replicate returns when the database is gone.
+func replicate(ctx context.Context, db DB) {
+	for {
+		conn, err := pgconn.Connect(ctx, db.DSN("replication=database"))
+		if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == "3D000" {
+			return
+		}
+		if err == nil {
+			_ = conn.Exec(ctx, "START_REPLICATION SLOT "+db.Name+" LOGICAL 0/0").Close()
+			_ = conn.Close(ctx)
+		}
 	}
 }

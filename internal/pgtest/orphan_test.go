@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -52,7 +54,12 @@ func orphanMain(what string) error {
 	if c.server != nil {
 		pid = c.server.postmaster.Pid
 	}
-	fmt.Println(pid, c.dir)
+	file, err := os.ReadFile(filepath.Join(c.DataDir(), "postmaster.pid")) // stays when the postmaster is killed
+	if err != nil {
+		return err
+	}
+	shm := strings.Fields(strings.Split(string(file), "\n")[6])[1]
+	fmt.Println(pid, c.dir, shm)
 	<-interrupted
 	fmt.Println(execSQL(ctx, c.DSN(), "SELECT"))
 	select {}
@@ -78,9 +85,9 @@ func TestNothingOutlivesUs(t *testing.T) {
 			defer cmd.Process.Kill()
 			lines := bufio.NewScanner(out)
 			var pid int
-			var dir string
+			var dir, shm string
 			lines.Scan()
-			if _, err := fmt.Sscan(lines.Text(), &pid, &dir); err != nil {
+			if _, err := fmt.Sscan(lines.Text(), &pid, &dir, &shm); err != nil {
 				t.Fatalf("%q: %v", lines.Text(), err)
 			}
 			pids := family(t, pid)
@@ -110,6 +117,12 @@ func TestNothingOutlivesUs(t *testing.T) {
 			for _, pid := range pids {
 				if alive(t, pid) {
 					t.Errorf("process %d outlived us", pid)
+				}
+			}
+			segments, _ := os.ReadFile("/proc/sysvipc/shm") // Linux only: key, shmid, …
+			for line := range strings.Lines(string(segments)) {
+				if strings.Fields(line)[1] == shm {
+					t.Errorf("shared memory outlived us: %s", line)
 				}
 			}
 		})

@@ -1,5 +1,5 @@
-// Package pgtest makes throwaway PostgreSQL clusters for tests, examples and benchmarks. They are real servers: initdb, a
-// postmaster, a free port.
+// Package pgtest makes throwaway PostgreSQL clusters for tests, examples and benchmarks. They are real servers, of the
+// PostgreSQL (14 or newer) that is installed on the machine.
 //
 // Most tests need a database and not a server. They share one cluster a test binary, and get a fresh database each:
 //
@@ -91,7 +91,7 @@ func (c *Cluster) owned(t testing.TB, err error) *Cluster {
 	return c
 }
 
-// build makes a cluster's directory, has fill put a data directory into it, and writes the configuration.
+// build makes a cluster's directory and has fill put a data directory into it.
 func build(o options, fill func(*Cluster) error) (*Cluster, error) {
 	if err := supported(); err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)

@@ -38,6 +38,7 @@ func TestNewAndClose(t *testing.T) {
 	if got := Query(t, c.DSN(), "SELECT current_setting('server_version_num')::int / 10000"); got != fmt.Sprint(c.Version()) {
 		t.Errorf("Version is %d, the server says %s", c.Version(), got)
 	}
+	connect(t, c.DSN("replication=true"))
 	if _, err := os.Stat(c.Bin("pg_recvlogical")); err != nil {
 		t.Error(err)
 	}
@@ -181,7 +182,7 @@ func TestPauseAndResume(t *testing.T) {
 	go func() { answer <- conn.Exec(context.Background(), "SELECT").Close() }()
 	select {
 	case err := <-answer:
-		t.Errorf("a paused server answered: %v", err)
+		t.Fatalf("a paused server answered: %v", err)
 	case <-time.After(100 * time.Millisecond): // nothing can be waited for: silence is the point
 	}
 	if err := c.Resume(); err != nil {

@@ -41,7 +41,7 @@ type Mode string
 
 const (
 	Smart     Mode = "smart"     // waits for the clients to leave
-	Fast      Mode = "fast"      // disconnects them, but waits until walsenders have been confirmed everything
+	Fast      Mode = "fast"      // disconnects them, those of walsenders only once they have confirmed all WAL
 	Immediate Mode = "immediate" // leaves recovery to the next start
 )
 
@@ -50,17 +50,17 @@ var stopSignals = map[Mode]os.Signal{Smart: sigTerm, Fast: sigInt, Immediate: si
 
 var errPortTaken = errors.New("the port is taken")
 
-// Start starts a stopped or killed server, on the port it had, and returns when it takes connections.
+// Start starts a server that is not running, on the port it had, and returns when it takes connections.
 func (c *Cluster) Start(ctx context.Context) error {
 	if c.server.running() {
 		return errors.New("pgtest: start: the server is running")
 	}
-	logged := len(c.Log())
 	log, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("pgtest: %w", err)
 	}
 	defer log.Close()
+	logged := len(c.Log())
 	cmd := c.command("postgres", "-D", c.DataDir())
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {

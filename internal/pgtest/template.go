@@ -75,8 +75,9 @@ func keepTemplate(data, template string) {
 }
 
 // newIdentity gives a copied data directory a system identifier of its own, as every cluster has by which clients tell
-// them apart. It is the first field of pg_control, whose last one is a checksum of what is before it (src/include/catalog/pg_control.h), and
-// stands in the first page of the WAL segment (XLogLongPageHeaderData in src/include/access/xlog_internal.h).
+// them apart. It is the first field of pg_control, whose last one is a checksum of those before it (ControlFileData in
+// src/include/catalog/pg_control.h), and stands in the first page of the WAL segment (XLogLongPageHeaderData in
+// src/include/access/xlog_internal.h).
 func newIdentity(data string) error {
 	id := binary.NativeEndian.AppendUint64(nil, uint64(time.Now().Unix())<<32|uint64(rand.Uint32()))
 	path := filepath.Join(data, "global", "pg_control")
@@ -89,9 +90,12 @@ func newIdentity(data string) error {
 	for end+4 <= len(control) && crc32.Checksum(control[:end], castagnoli) != binary.NativeEndian.Uint32(control[end:]) {
 		end += 4
 	}
-	segments, err := filepath.Glob(filepath.Join(data, "pg_wal", strings.Repeat("[0-9A-F]", 24)))
-	if err != nil || len(segments) != 1 || end+4 > len(control) {
-		return fmt.Errorf("unknown layout: segments %q, checksum at %d of %d: %w", segments, end, len(control), err)
+	if end+4 > len(control) {
+		return fmt.Errorf("%s: no checksum", path)
+	}
+	segments, _ := filepath.Glob(filepath.Join(data, "pg_wal", strings.Repeat("[0-9A-F]", 24)))
+	if len(segments) != 1 {
+		return fmt.Errorf("%d WAL segments, not one", len(segments))
 	}
 	wal, err := os.OpenFile(segments[0], os.O_RDWR, 0)
 	if err != nil {
@@ -100,8 +104,11 @@ func newIdentity(data string) error {
 	defer wal.Close()
 	const inWAL = 24
 	old := make([]byte, len(id))
-	if _, err := wal.ReadAt(old, inWAL); err != nil || !bytes.Equal(old, control[:8]) {
-		return fmt.Errorf("unknown layout of %s: %w", segments[0], err)
+	if _, err := wal.ReadAt(old, inWAL); err != nil {
+		return err
+	}
+	if !bytes.Equal(old, control[:8]) {
+		return fmt.Errorf("%s: not the system identifier of pg_control", segments[0])
 	}
 	if _, err := wal.WriteAt(id, inWAL); err != nil {
 		return err

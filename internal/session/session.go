@@ -30,6 +30,10 @@ var ErrServerStopped = errors.New("the server ended the stream")
 // writeTimeout bounds the writing of a few bytes: it passes only on a connection that is dead.
 const writeTimeout = 10 * time.Second
 
+// releaseTimeout is for the server to release the slot once it has answered CopyDone. In the middle of a large transaction that
+// could take minutes; hanging up ends it.
+const releaseTimeout = 500 * time.Millisecond
+
 // Conn is a replication connection.
 type Conn struct {
 	pg  *pgconn.PgConn
@@ -287,7 +291,8 @@ func (c *Conn) write(b []byte, deadline time.Time) error {
 }
 
 // Finish ends the stream: it sends CopyDone and reads on until the server has answered or the deadline has passed. nil
-// means that the server has taken in every status sent before.
+// means that the server has taken in every status sent before, and, unless it is in the middle of a large transaction, that
+// it has released the slot.
 func (c *Conn) Finish(deadline time.Time) error {
 	if c.serverDone {
 		return ErrServerStopped
@@ -295,36 +300,72 @@ func (c *Conn) Finish(deadline time.Time) error {
 	if err := c.write([]byte{'c', 0, 0, 0, 4}, deadline); err != nil {
 		return err
 	}
+	err := c.finished(deadline)
+	if c.serverDone {
+		return nil
+	}
+	return err
+}
+
+// finished reads until the server has released the slot. The server answers CopyDone at once, goes on sending the transaction
+// it is at, releases the slot, and sends CommandComplete (StartLogicalReplication in src/backend/replication/walsender.c).
+func (c *Conn) finished(deadline time.Time) error {
 	for {
 		kind, body, ok, err := c.in.frame()
 		switch {
 		case err != nil:
 			return err
 		case !ok:
-			// Again and again, for a late Interrupt may have moved it.
-			if err := c.net.SetReadDeadline(deadline); err != nil {
+			if err := c.fillBefore(deadline); err != nil {
 				return err
 			}
-			err := c.in.fill()
-			if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline) {
-				continue
+		case kind == 'c':
+			c.serverDone = true
+			if soon := time.Now().Add(releaseTimeout); soon.Before(deadline) {
+				deadline = soon
 			}
-			if err != nil {
-				return err
-			}
-		case kind == 'c', kind == 'C', kind == 'Z':
-			// The answer to our CopyDone; the rest (CommandComplete twice, ReadyForQuery) need not be waited for.
+		case kind == 'C', kind == 'Z':
 			c.serverDone = true
 			return nil
-		case kind == 'E':
-			return c.other(kind, body)
+		case err == nil && kind == 'E':
+			err = c.other(kind, body)
+		case err == nil && kind == 'c':
+			c.serverDone = true
+			if release := time.Now().Add(releaseTimeout); release.Before(deadline) {
+				deadline = release
+			}
+		}
+		if err != nil {
+			if c.serverDone {
+				return nil
+			}
+			return err
 		}
 	}
 }
 
-// Close closes the connection, after a Terminate where it still can be sent.
+// fillBefore is Fill, but for Interrupt.
+func (c *Conn) fillBefore(deadline time.Time) error {
+	for {
+		// Again and again, for a late Interrupt may have moved it.
+		if err := c.net.SetReadDeadline(deadline); err != nil {
+			return err
+		}
+		err := c.in.fill()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(deadline) {
+			return err
+		}
+	}
+}
+
+// Close closes the connection, after a Terminate where it still can be sent. A command whose context has ended is cancelled
+// on the server: for that it waits, within a second.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	c.pg.Close(ctx)
+	select {
+	case <-c.pg.CleanupDone():
+	case <-ctx.Done():
+	}
 }

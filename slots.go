@@ -1,0 +1,229 @@
+package walchan
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/walchan/walchan/internal/session"
+)
+
+// Slot is a replication slot as the server has it: a row of pg_replication_slots. What an older server does not know is the
+// zero value.
+type Slot struct {
+	Name      string
+	Type      string // "logical" or "physical"
+	Plugin    string // of a logical slot
+	Database  string // of a logical slot
+	Temporary bool
+
+	Active    bool   // somebody streams from it
+	ActivePID uint32 // that one's server process; 0: nobody
+
+	RestartLSN     LSN   // the server keeps WAL from here on; 0: none
+	ConfirmedFlush LSN   // of a logical slot: confirmed up to here
+	Retained       int64 // bytes of WAL from RestartLSN to its end
+
+	// WALStatus is "reserved" (all is well), "extended" (it keeps more than max_wal_size), "unreserved" (it is about to be
+	// invalidated), "lost" (it was: ErrSlotInvalidated), or "" (it keeps none).
+	WALStatus string
+
+	// SafeWALSize is how many bytes of WAL can be written before the slot is in danger of WALStatus "lost"; nil without
+	// that danger, for max_slot_wal_keep_size is not set, and when it has happened.
+	SafeWALSize *int64
+
+	TwoPhase           bool
+	InvalidationReason string    // from 17 on; "": it is valid
+	InactiveSince      time.Time // from 17 on; zero: it is active
+	Failover           bool      // from 17 on
+	Synced             bool      // from 17 on
+	Conflicting        bool      // from 16 on
+}
+
+// Slots lists the replication slots of the server, those of other databases and physical ones too, by name. It takes an
+// ordinary connection, and a role that needs no privileges.
+func Slots(ctx context.Context, connString string) ([]Slot, error) {
+	conn, err := connectOrdinary(ctx, connString)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	// A row as JSON, so that a column the version does not have is just not there.
+	rows, err := session.Query(ctx, conn, "SELECT pg_catalog.to_jsonb(s) || pg_catalog.jsonb_build_object('retained', "+
+		"greatest(pg_catalog.pg_wal_lsn_diff(w.wal_end, s.restart_lsn), 0)) "+
+		"FROM pg_catalog.pg_replication_slots s, (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() "+
+		"THEN greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) "+
+		"ELSE pg_catalog.pg_current_wal_lsn() END) w(wal_end) ORDER BY s.slot_name COLLATE \"C\"")
+	if err != nil {
+		return nil, failed("list the slots", err)
+	}
+	slots := make([]Slot, len(rows))
+	for i, row := range rows {
+		if slots[i], err = parseSlot(row[0]); err != nil {
+			return nil, failed("list the slots", err)
+		}
+	}
+	return slots, nil
+}
+
+// parseSlot reads a row of pg_replication_slots as JSON, and how much WAL it retains.
+func parseSlot(row string) (Slot, error) {
+	var r struct {
+		Name               string    `json:"slot_name"`
+		Type               string    `json:"slot_type"`
+		Plugin             string    `json:"plugin"`
+		Database           string    `json:"database"`
+		Temporary          bool      `json:"temporary"`
+		Active             bool      `json:"active"`
+		ActivePID          uint32    `json:"active_pid"`
+		RestartLSN         string    `json:"restart_lsn"`
+		ConfirmedFlush     string    `json:"confirmed_flush_lsn"`
+		Retained           int64     `json:"retained"`
+		WALStatus          string    `json:"wal_status"`
+		SafeWALSize        *int64    `json:"safe_wal_size"`
+		TwoPhase           bool      `json:"two_phase"`
+		InvalidationReason string    `json:"invalidation_reason"`
+		InactiveSince      time.Time `json:"inactive_since"`
+		Failover           bool      `json:"failover"`
+		Synced             bool      `json:"synced"`
+		Conflicting        bool      `json:"conflicting"`
+	}
+	err := json.Unmarshal([]byte(row), &r)
+	lsn := func(s string) (lsn LSN) {
+		if err == nil && s != "" {
+			lsn, err = ParseLSN(s)
+		}
+		return lsn
+	}
+	slot := Slot{r.Name, r.Type, r.Plugin, r.Database, r.Temporary, r.Active, r.ActivePID, lsn(r.RestartLSN), lsn(r.ConfirmedFlush),
+		r.Retained, r.WALStatus, r.SafeWALSize, r.TwoPhase, r.InvalidationReason, r.InactiveSince, r.Failover, r.Synced, r.Conflicting}
+	return slot, err
+}
+
+// CreateSlot makes a permanent logical replication slot and returns the position it begins at. From now on the server keeps
+// WAL for it, until that is confirmed by a stream, or the slot dropped.
+//
+// It waits for the end of the transactions that are running (CREATE_REPLICATION_SLOT in the PostgreSQL documentation),
+// which can be long: if ctx ends the wait, no slot is left behind. opts are those of Subscribe. They say with which
+// output plugin (WithPlugin, overriding the default of pgoutput) and how to connect (WithConnect); the others have no
+// effect.
+func CreateSlot(ctx context.Context, connString, name string, opts ...Option) (LSN, error) {
+	c, cfg, err := manage(ctx, connString, name, opts...)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	return createLogical(ctx, c.Conn, name, cfg.plugin, false)
+}
+
+// DropSlot drops a replication slot, of any kind and database. What was not confirmed is lost to its user. A slot in use is
+// not dropped, nor waited for: the error is then ErrSlotActive with the PID of the walsender.
+func DropSlot(ctx context.Context, connString, name string) error {
+	// No DROP_REPLICATION_SLOT … WAIT: a consumer that is only reconnecting would lose its slot.
+	c, _, err := manage(ctx, connString, name)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return dropSlot(ctx, c.Conn, name)
+}
+
+// manage connects to do something with a slot.
+func manage(ctx context.Context, connString, name string, opts ...Option) (*connection, *config, error) {
+	cfg := newConfig(append(opts, WithSlot(name)))
+	cfg.connString = connString
+	if name == "" {
+		return nil, nil, invalid(notSlotName(name))
+	}
+	if err := cfg.validate(false); err != nil {
+		return nil, nil, err
+	}
+	c, err := cfg.dial(ctx, name)
+	return c, cfg, err
+}
+
+// createLogical makes a slot and returns the position it begins at.
+func createLogical(ctx context.Context, c *session.Conn, name, plugin string, temporary bool) (LSN, error) {
+	sql := "CREATE_REPLICATION_SLOT " + quoteName(name)
+	if temporary {
+		sql += " TEMPORARY"
+	}
+	rows, err := c.Query(ctx, sql+" LOGICAL "+quoteName(plugin)+" NOEXPORT_SNAPSHOT")
+	if err != nil {
+		return 0, createError(ctx, c, name, plugin, err)
+	}
+	if len(rows) != 1 || len(rows[0]) < 2 {
+		return 0, failed(fmt.Sprintf("create slot %q", name), errors.New("unexpected answer"))
+	}
+	return ParseLSN(rows[0][1])
+}
+
+// createError translates the refusal of CREATE_REPLICATION_SLOT.
+func createError(ctx context.Context, c *session.Conn, name, plugin string, err error) error {
+	e := failed(fmt.Sprintf("create slot %q", name), err)
+	switch state := sqlState(err); {
+	case ctx.Err() != nil:
+		e.Advice = "it waits for the transactions that are running (xact_start in pg_stat_activity): give it more time"
+	case state == stateDuplicateObject:
+		e.Kind, e.Advice = ErrSlotExists, "use it, choose another name, or drop it first"
+	case state == stateConfigLimit:
+		e.Kind, e.Advice = ErrNoFreeSlot, "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"
+	case state == stateUndefinedFile, state == stateInternal && pgError(err).Routine == "LoadOutputPlugin":
+		return missingPlugin(plugin, err)
+	case state == stateNotPrerequisite, state == stateFeatureNotSupported:
+		return unpreparedServer(ctx, c, e)
+	}
+	return e
+}
+
+func missingPlugin(plugin string, err error) error {
+	return &Error{Kind: ErrPluginMissing, What: fmt.Sprintf("no output plugin %q on the server", plugin), Err: err,
+		Advice: "install it there, or use another (pgoutput and test_decoding come with PostgreSQL)"}
+}
+
+// unpreparedServer looks at the server for why it makes no slot, which its SQLSTATE leaves open.
+func unpreparedServer(ctx context.Context, c *session.Conn, e *Error) error {
+	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('max_replication_slots'), pg_catalog.pg_is_in_recovery()")
+	if err != nil || len(rows) != 1 {
+		return e
+	}
+	level, slots, recovery := rows[0][0], rows[0][1], rows[0][2]
+	switch {
+	case level != "logical":
+		return &Error{Kind: ErrWALLevel, What: "wal_level is " + level, Err: e.Err,
+			Advice: "ALTER SYSTEM SET wal_level = logical, and restart the server"}
+	case slots == "0":
+		return &Error{Kind: ErrNoFreeSlot, What: "max_replication_slots is 0", Err: e.Err, Advice: "raise it, and restart the server"}
+	case recovery == "t":
+		return inRecovery(e.What, e.Err)
+	}
+	return e
+}
+
+func dropSlot(ctx context.Context, c *session.Conn, name string) error {
+	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(name))
+	switch sqlState(err) {
+	case stateUndefinedObject:
+		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}
+	case stateObjectInUse:
+		return activeSlot(ctx, c, name, err)
+	}
+	if err != nil {
+		return failed(fmt.Sprintf("drop slot %q", name), err)
+	}
+	return nil
+}
+
+// activeSlot is the refusal of a slot that is in use. By whom stands in the server's message, in its language; in the
+// catalogue it may have changed.
+func activeSlot(ctx context.Context, c *session.Conn, name string, err error) error {
+	e := &Error{Kind: ErrSlotActive, What: fmt.Sprintf("slot %q is in use", name), Err: err, Advice: "try again"}
+	if slot, err := readSlot(ctx, c.Query, name); err == nil && slot != nil && slot.activePID != 0 {
+		e.PID = slot.activePID
+		e.What += fmt.Sprintf(" by PID %d", e.PID)
+		e.Advice = fmt.Sprintf("end that client (see pg_stat_replication; SELECT pg_terminate_backend(%d)), or use another slot", e.PID)
+	}
+	return e
+}

@@ -1,0 +1,180 @@
+package walchan
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Why there is no value. They are found with errors.Is in the errors of Row's methods.
+var (
+	// ErrUnchanged: an UPDATE did not change a large (TOASTed) value, so the server left it out. ALTER TABLE … REPLICA
+	// IDENTITY FULL makes it send the whole old row, from which the value is filled in. Without that, State tells such a
+	// column, and Scan leaves its field alone if that has the tag option "optional".
+	ErrUnchanged = errors.New("the server left out an unchanged large value")
+
+	// ErrNotSent: the column does not belong to the replica identity, and of the old row the server sent only that.
+	// REPLICA IDENTITY FULL makes it send the whole.
+	ErrNotSent = errors.New("the server sent only the replica identity of the old row")
+)
+
+var (
+	errNoRow      = errors.New("there is no row")
+	errAttributes = errors.New("the attributes of the composite type have changed")
+)
+
+// ColumnError says which column's value could not be had. Its text never shows row data; the error it wraps may.
+type ColumnError struct {
+	Table  string // as Relation.String has it
+	Column string
+	Type   string // as Column.TypeName has it
+	Reason string
+	Err    error // ErrUnchanged, ErrNotSent or what the conversion said; may be nil
+}
+
+func (e *ColumnError) Error() string {
+	return fmt.Sprintf("column %s of %s (%s): %s", quoteIdent(e.Column), e.Table, e.Type, e.Reason)
+}
+
+// Unwrap returns Err.
+func (e *ColumnError) Unwrap() error { return e.Err }
+
+func (r Row) columnError(i int, reason string, err error) error {
+	name, typ := r.rel.Columns[i].Name, r.rel.layout().types[i].name
+	return &ColumnError{Table: r.rel.String(), Column: name, Type: typ, Reason: reason, Err: err}
+}
+
+const withoutValue = `REPLICA IDENTITY FULL makes it send all, Scan's tag option "optional" does without`
+
+// missing is the error for a column in a state without a value.
+func (r Row) missing(i int, s State) error {
+	err := ErrNotSent
+	if s == Unchanged {
+		err = ErrUnchanged
+	}
+	return r.columnError(i, err.Error()+"; "+withoutValue, err)
+}
+
+// Value returns the value of the column called name as pgx's Rows.Values does for a SELECT:
+//
+//	NULL                             nil
+//	smallint, integer, bigint        int16, int32, int64
+//	real, double precision           float32, float64
+//	numeric                          pgtype.Numeric
+//	boolean                          bool
+//	text, varchar, char, name, enums string
+//	bytea, xml                       []byte
+//	timestamp, timestamptz, date     time.Time (UTC, Local, UTC), or pgtype.InfinityModifier
+//	time, interval                   pgtype.Time, pgtype.Interval
+//	uuid                             [16]byte
+//	json, jsonb                      any, as encoding/json decodes it: numbers are float64
+//	oid, xid, cid; xid8              uint32; uint64
+//	inet, cidr; macaddr              netip.Prefix; net.HardwareAddr
+//	bit, varbit, point, tid, …       pgtype.Bits, pgtype.Point, pgtype.TID, …
+//	arrays                           []any, flat however many dimensions
+//	ranges, multiranges              pgtype.Range[any], pgtype.Multirange[pgtype.Range[any]]
+//	composite types                  map[string]any
+//	domains                          as the type they are made of
+//	other types                      string; []byte if they come in binary
+//
+// A composite value that has other attributes than the catalogue knows of (ALTER TYPE … ADD ATTRIBUTE) is given like those
+// other types. It never asks the server. Scan and Text are the ways to another Go type.
+//
+// The error is a *ColumnError: ErrUnchanged or ErrNotSent where the server sent no value, another one where it is none of
+// the type. A column that the table does not have is an error too, and so is the zero Row.
+func (r Row) Value(name string) (any, error) {
+	if r.rel == nil {
+		return nil, errNoRow
+	}
+	i := r.rel.Index(name)
+	if i < 0 {
+		return nil, fmt.Errorf("%s has no column %s", r.rel, quoteIdent(name))
+	}
+	return r.ValueAt(i)
+}
+
+// ValueAt returns the value of column i as Value does. It panics if there is no such column.
+func (r Row) ValueAt(i int) (any, error) { return r.value(r.rel.layout(), i) }
+
+func (r Row) value(l *layout, i int) (any, error) {
+	state, v := r.column(i)
+	format := int16(pgtype.TextFormatCode)
+	switch state {
+	case Null:
+		return nil, nil
+	case Unchanged, NotSent:
+		return nil, r.missing(i, state)
+	case Binary:
+		format = pgtype.BinaryFormatCode
+	}
+	pg := l.types[i].pg
+	value, err := pg.Codec.DecodeValue(l.known.m, pg.OID, format, bytesOf(v))
+	if err != nil {
+		return nil, r.columnError(i, "the value cannot be converted", err)
+	}
+	return value, nil
+}
+
+// Map returns the values of all columns that have one, by name, as Value does: NULL is nil, and the columns that are
+// Unchanged or NotSent are left out. It is nil for the zero Row.
+func (r Row) Map() (map[string]any, error) {
+	if r.rel == nil {
+		return nil, nil
+	}
+	l, m := r.rel.layout(), make(map[string]any, r.Len())
+	for i := range r.rel.Columns {
+		if s := r.State(i); s == Unchanged || s == NotSent {
+			continue
+		}
+		v, err := r.value(l, i)
+		if err != nil {
+			return nil, err
+		}
+		m[r.rel.Columns[i].Name] = v
+	}
+	return m, nil
+}
+
+// conversion is how the values of one relation's rows are converted.
+type conversion struct {
+	types  *types
+	layout atomic.Pointer[layout]
+}
+
+// layout is what is worked out once for a relation and what is known of its types.
+type layout struct {
+	known *known
+	types []*typ
+	keys  []string // the columns' names as JSON, with the colon
+	plans sync.Map // reflect.Type of a struct to []fieldPlan
+}
+
+func newLayout(rel *Relation, k *known) *layout {
+	l := &layout{known: k, types: make([]*typ, len(rel.Columns)), keys: make([]string, len(rel.Columns))}
+	for i := range rel.Columns {
+		l.types[i] = k.typ(rel.Columns[i].TypeOID)
+		l.keys[i] = string(append(appendString(nil, rel.Columns[i].Name), ':'))
+	}
+	return l
+}
+
+// layout returns the relation's layout, a new one if more has become known. Two goroutines may make it at once: they
+// make the same.
+func (r *Relation) layout() *layout {
+	if r.conv == nil {
+		return newLayout(r, builtins())
+	}
+	k := r.conv.types.known.Load()
+	if l := r.conv.layout.Load(); l != nil && l.known == k {
+		return l
+	}
+	l := newLayout(r, k)
+	r.conv.layout.Store(l)
+	return l
+}
+
+// builtins is what is known without a catalogue.
+var builtins = sync.OnceValue(func() *known { return newKnown(nil) })
