@@ -19,6 +19,7 @@ type report struct {
 	notes    []string
 	charts   map[string]string // SVG by file name
 	baseline string            // the contender that the others are compared with
+	took     []*contender      // part
 }
 
 func newReport(title, command, baseline string, rounds int, scale float64) *report {
@@ -67,6 +68,9 @@ func (r *report) add(c *contest, racing []*contender) {
 		if len(ms) == 0 {
 			continue
 		}
+		if !slices.Contains(r.took, x) {
+			r.took = append(r.took, x)
+		}
 		rates := each(ms, rate)
 		fmt.Fprintf(&r.page, "| %s | %s (%s–%s) | %s | %s | %s | %s | %.3f | %s | %s | %.0f MiB |\n", x.name,
 			short(median(rates)), short(slices.Min(rates)), short(slices.Max(rates)), times(ms, base, rate),
@@ -87,17 +91,15 @@ func (r *report) add(c *contest, racing []*contender) {
 	r.say("![%s](%s)", c.title, name)
 }
 
-// contenders says who took part.
-func (r *report) contenders(racing []*contender) {
-	r.page.WriteString("## The contenders\n\n")
-	for _, c := range racing {
-		fmt.Fprintf(&r.page, "- %s: %s.\n", c.name, c.what)
-	}
-	r.page.WriteString("\n")
-}
-
 // write prints the report, and puts it with its charts into a directory if there is one.
 func (r *report) write(dir, name string) error {
+	if len(r.took) > 0 {
+		r.page.WriteString("## The contenders\n\n")
+		for _, c := range r.took {
+			fmt.Fprintf(&r.page, "- %s: %s.\n", c.name, c.what)
+		}
+		r.page.WriteString("\n")
+	}
 	for _, n := range r.notes {
 		r.say("%s", n)
 	}

@@ -81,7 +81,6 @@ func throughput(ctx context.Context, flags *flag.FlagSet, args []string) error {
 			rep.add(c, racing)
 		}
 	}
-	rep.contenders(racing)
 	return rep.write(e.out, "throughput")
 }
 
