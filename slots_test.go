@@ -240,7 +240,7 @@ func TestSlotErrorsInGerman(t *testing.T) {
 	c := german(t)
 	testSlotErrors(t, c)
 	db := c.Database(t)
-	err := subscribe(t, db.DSN("dbname=nosuch"), on("s")...)
+	err := trySubscribe(t, db.DSN("dbname=nosuch"), on("s")...)
 	check(t, err, walchan.ErrDatabaseMissing, "existiert nicht")
 }
 
@@ -268,7 +268,7 @@ func german(t *testing.T) *pgtest.Cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := subscribe(t, c.DSN("dbname=nosuch"), on("s")...); !strings.Contains(err.Error(), "existiert") {
+	if err := trySubscribe(t, c.DSN("dbname=nosuch"), on("s")...); !strings.Contains(err.Error(), "existiert") {
 		t.Skipf("this PostgreSQL does not speak German: %v", err)
 	}
 	return c
@@ -314,12 +314,12 @@ func TestLimits(t *testing.T) {
 		pgtest.WithSetting("max_slot_wal_keep_size", "1MB"))
 	pgtest.Exec(t, c.DSN(), "CREATE TABLE t (id int)", "CREATE PUBLICATION p FOR TABLE t")
 	s := mustSubscribe(t, c.DSN(), on("one", walchan.WithCreateSlot())...)
-	check(t, subscribe(t, c.DSN(), on("two", walchan.WithCreateSlot())...), walchan.ErrTooManyClients, "max_wal_senders", "pg_stat_replication")
+	check(t, trySubscribe(t, c.DSN(), on("two", walchan.WithCreateSlot())...), walchan.ErrTooManyClients, "max_wal_senders", "pg_stat_replication")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	check(t, subscribe(t, c.DSN(), on("two", walchan.WithCreateSlot())...), walchan.ErrNoFreeSlot, `"two"`, "max_replication_slots")
-	check(t, subscribe(t, c.DSN(), walchan.WithPublication("p")), walchan.ErrNoFreeSlot, "max_replication_slots")
+	check(t, trySubscribe(t, c.DSN(), on("two", walchan.WithCreateSlot())...), walchan.ErrNoFreeSlot, `"two"`, "max_replication_slots")
+	check(t, trySubscribe(t, c.DSN(), walchan.WithPublication("p")), walchan.ErrNoFreeSlot, "max_replication_slots")
 
 	s = mustSubscribe(t, c.DSN(), on("one")...)
 	pgtest.Exec(t, c.DSN(), "INSERT INTO t VALUES (1)")
@@ -331,7 +331,7 @@ func TestLimits(t *testing.T) {
 	}
 	check(t, s.Err(), walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size")
 	s.Ack(m)
-	check(t, subscribe(t, c.DSN(), on("one")...), walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size", "DropSlot")
+	check(t, trySubscribe(t, c.DSN(), on("one")...), walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size", "DropSlot")
 	if slot := slotNamed(t, c.DSN(), "one"); slot.WALStatus != "lost" || c.Version() >= 17 && slot.InvalidationReason != "wal_removed" {
 		t.Errorf("%+v", slot)
 	}
@@ -344,8 +344,8 @@ func TestUnpreparedServer(t *testing.T) {
 	t.Parallel()
 	c := pgtest.Start(t, pgtest.WithSetting("wal_level", "replica"))
 	pgtest.Exec(t, c.DSN(), "CREATE PUBLICATION p FOR ALL TABLES")
-	check(t, subscribe(t, c.DSN(), on("s", walchan.WithCreateSlot())...), walchan.ErrWALLevel, "wal_level is replica", "ALTER SYSTEM SET wal_level = logical")
-	check(t, subscribe(t, c.DSN(), on("")...), walchan.ErrWALLevel, "wal_level is replica")
+	check(t, trySubscribe(t, c.DSN(), on("s", walchan.WithCreateSlot())...), walchan.ErrWALLevel, "wal_level is replica", "ALTER SYSTEM SET wal_level = logical")
+	check(t, trySubscribe(t, c.DSN(), on("")...), walchan.ErrWALLevel, "wal_level is replica")
 
 	none := pgtest.Start(t, pgtest.WithSetting("max_replication_slots", "0"))
 	_, err := walchan.CreateSlot(t.Context(), none.DSN(), "s")
@@ -376,7 +376,7 @@ func TestUnpreparedServer(t *testing.T) {
 	for !strings.Contains(primary.Log(), "received smart shutdown request") {
 		time.Sleep(time.Millisecond)
 	}
-	check(t, subscribe(t, primary.DSN(), on("s")...), walchan.ErrServerDown, "57P03")
+	check(t, trySubscribe(t, primary.DSN(), on("s")...), walchan.ErrServerDown, "57P03")
 	open.Close(t.Context())
 	if err := <-stopped; err != nil {
 		t.Error(err)
