@@ -10,8 +10,10 @@ import (
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/walchan/walchan"
 )
@@ -79,8 +81,14 @@ func contendWalchan(ctx context.Context, r *receiver, scan bool) error {
 		return err
 	}
 	defer s.Close()
+	var row five
 	for m := range s.C() {
 		r.messages++
+		if scan && m.Relation.Name == "work" {
+			if err := m.New().Scan(&row); err != nil {
+				return err
+			}
+		}
 		last := m.Tx.CommitLSN >= r.commit
 		s.Ack(m)
 		if last {
@@ -88,4 +96,13 @@ func contendWalchan(ctx context.Context, r *receiver, scan bool) error {
 		}
 	}
 	return errors.Join(s.Err(), errEarly)
+}
+
+// five is a row of five columns.
+type five struct {
+	ID       int64
+	Customer int32
+	Name     string
+	Price    pgtype.Numeric
+	At       time.Time
 }

@@ -72,14 +72,14 @@ func (r *report) add(c *contest, racing []*contender) {
 			r.took = append(r.took, x)
 		}
 		rates := each(ms, rate)
-		fmt.Fprintf(&r.page, "| %s | %s (%s–%s) | %s | %s | %s | %s | %.3f | %s | %s | %.0f MiB |\n", x.name,
+		fmt.Fprintf(&r.page, "| %s | %s (%s–%s) | %s | %s | %s | %s | %.3f | %s | %s | %s |\n", x.name,
 			short(median(rates)), short(slices.Min(rates)), short(slices.Max(rates)), times(ms, base, rate),
 			nanoseconds(median(each(ms, cpu))), times(ms, base, cpu),
 			known(nanoseconds, median(each(ms, func(m measure) float64 { return perMessage(m.ServerCPU) }))),
-			median(each(ms, func(m measure) float64 { return m.Switches })),
+			median(each(ms, func(m measure) float64 { return m.Waits })),
 			known(decimals, median(each(ms, func(m measure) float64 { return m.Mallocs }))),
 			known(size, median(each(ms, func(m measure) float64 { return m.Bytes }))),
-			median(each(ms, func(m measure) float64 { return float64(m.Peak) / (1 << 20) })))
+			known(mebibytes, median(each(ms, func(m measure) float64 { return float64(m.Peak) }))))
 		speed = append(speed, bar{x.name, median(rates)})
 		cost = append(cost, bar{x.name, median(each(ms, cpu))})
 	}
@@ -189,6 +189,8 @@ func size(v float64) string {
 	}
 	return fmt.Sprintf("%.0f B", v)
 }
+
+func mebibytes(v float64) string { return fmt.Sprintf("%.0f MiB", v/(1<<20)) }
 
 func decimals(v float64) string { return fmt.Sprintf("%.2f", v) }
 

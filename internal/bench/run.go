@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -53,7 +52,7 @@ type measure struct {
 	ClientCPU time.Duration
 	ServerCPU time.Duration
 	Peak      int64   // resident memory, bytes
-	Switches  float64 // of threads that had to wait, a message
+	Waits     float64 // a message
 	Mallocs   float64 // a message
 	Bytes     float64 // allocated, a message
 }
@@ -188,11 +187,7 @@ func (r *run) execute(ctx context.Context, c *contender, m *measure) (*tally, er
 		return nil, fmt.Errorf("%w: %s", err, log.Bytes())
 	}
 	m.ClientCPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	m.Switches = float64(usage.Nvcsw) / float64(r.work.messages)
-	if m.Peak == 0 {
-		m.Peak = usage.Maxrss << 10
-	}
+	m.Waits = float64(waits(cmd.ProcessState)) / float64(r.work.messages)
 	if out.Len() == 0 {
 		return nil, nil
 	}
@@ -200,8 +195,8 @@ func (r *run) execute(ctx context.Context, c *contender, m *measure) (*tally, er
 	return t, json.Unmarshal(out.Bytes(), t)
 }
 
-// peakMemory asks for the highest resident memory until the process ends. getrusage is no help: its number begins with what
-// the parent had when it forked (Linux: exec_mmap keeps the old maximum).
+// peakMemory asks for the highest resident memory until the process ends; 0 without /proc. getrusage is no help: its number
+// begins with what the parent had when it forked (Linux: exec_mmap keeps the old maximum).
 func peakMemory(pid int, ended <-chan struct{}) (peak int64) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
