@@ -6,20 +6,27 @@ import "strings"
 var mutants = append([]mutant{
 	// What is confirmed.
 	{"confirm the commit LSN, not the end", "logical.go", "s.received(LSN(ev.End))", "s.received(LSN(ev.LSN))", "", "TestConfirmedTransactionIsNotSentAgain|TestConfirmedIsTheEnd"},
-	{"confirm a keepalive at once", "stream.go", "			s.received(c.frame.End)\n", "			s.ledger.confirmed = max(s.ledger.confirmed, c.frame.End)\n", "", "TestIdleStreamConfirms|TestConfirmedKeepalive"},
-	{"ignore keepalives", "stream.go", "			s.received(c.frame.End)\n", "", "", "TestIdleStreamConfirms|TestConfirmedFollows"},
+	{"confirm a keepalive at once", "stream.go", "			s.received(c.frame.End)\n			c.keepalive()\n", "			s.ledger.confirmed = max(s.ledger.confirmed, c.frame.End)\n			c.keepalive()\n", "", "TestIdleStreamConfirms|TestConfirmedKeepalive"},
+	{"ignore keepalives", "stream.go", "			s.received(c.frame.End)\n			c.keepalive()\n", "			c.keepalive()\n", "", "TestIdleStreamConfirms|TestConfirmedFollows"},
 	{"positions go back", "ack.go", "lsn <= last.lsn", "false", "", "TestLedgerIsItsModel|TestLedgerConfirmsNothing"},
 	{"a mark one message too early", "ack.go", "l.marks[i].seq <= l.head", "l.marks[i].seq <= l.head+1", "", "TestLedgerIsItsModel"},
 	{"AckThrough leaves its own message", "ack.go", "r.c.base+uint64(r.i)+1\n", "r.c.base+uint64(r.i)\n", "", "TestLedgerIsItsModel|TestAckThrough"},
 	{"acknowledge after the end", "ack.go", "func (l *ledger) close() { l.watch.Store(closed) }", "func (l *ledger) close() {}", "", "TestLedgerCountsWhatComesAfterItsEnd|TestCloseMakesLaterAcksVoid"},
 	{"a kept receipt keeps all later ones", "ack.go", "l.first, old.next = old.next, nil", "l.first = old.next", "", "TestLedgerLetsGo"},
+	{"AckThrough counts as Ack", "ack.go", "	l.head = min(max(l.head, l.through.Load()), l.seq)\n", "", "", "TestAckThrough|TestLedgerIsItsModel"},
+	{"a mark one message too late", "ack.go", "l.marks[i].seq <= l.head", "l.marks[i].seq < l.head", "", "TestLedgerIsItsModel"},
+	{"no last look before the sleep", "ack.go", "if !c.isAcked(n-1) && l.through.Load() < n {", "if true {", "", "TestLedgerLosesNoWakeUp"},
+	{"every acknowledgement wakes the owner", "ack.go", "	case from < watched && watched <= through:", "	default:", "", "TestLedgerWakesOnceATransaction"},
+	{"an acknowledgement wakes nobody", "ack.go", "		l.wake()\n", "", "", "TestStatusFollows|TestLedgerWakesOnce"},
 	{"the watched message wakes nobody", "ack.go", "		l.watch.Store(n)\n", "", "", "TestLedgerLosesNoWakeUp|TestLedgerWakes"},
 
 	// Telling the server.
 	{"no status while the consumer is blocked", "stream.go", "	for now := began; ; now = time.Now() {\n		next, err := s.attend(c, now)\n", "	for now := began; ; now = time.Now() {\n		next, err := now.Add(time.Hour), s.ctx.Err()\n", "", "TestStatusGoesOnWhileTheConsumerIsBlocked"},
 	{"status late", "connection.go", "return c.toldAt.Add(coalesce)", "return c.toldAt.Add(c.interval)", "", "TestStatusFollows"},
-	{"an acknowledgement does not wake the reader", "stream.go", "	case reading:\n		s.conn.Load().Interrupt()\n", "	case reading:\n", "", "TestStatusFollowsAnAcknowledgement"},
-	{"the deadline after the announcement", "stream.go", "	s.asleep.Store(how)\n", "	s.asleep.Store(awake)\n", "", "TestStatusFollowsAnAcknowledgement"},
+	{"an acknowledgement does not wake the reader", "stream.go", "			c.Interrupt()\n", "			_ = c\n", "", "TestStatusFollowsAnAcknowledgement"},
+	{"a sleep that is not announced", "stream.go", "	s.asleep.Store(how)\n", "	s.asleep.Store(awake)\n", "", "TestStatusFollowsAnAcknowledgement"},
+	{"a sleep announced after the look", "stream.go", "	s.asleep.Store(how)\n	if s.ledger.watchFor(want) && !s.attention.Load() {", "	ok := s.ledger.watchFor(want) && !s.attention.Load()\n	s.asleep.Store(how)\n	if ok {", "", "TestSleepIsAnnounced"},
+	{"the deadline of a read set after the announcement", "stream.go", "		if err := c.Arm(earliest(next, alive)); err != nil {\n			return err\n		}\n		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n", "		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n		if err := c.Arm(earliest(next, alive)); err != nil {\n			return err\n		}\n", "", "TestStatusMissesNoAck"},
 	{"never answer the server", "connection.go", "	c.wantsReply = true\n", "", "", "TestStoppingServerIsLetGo|TestLiveness"},
 
 	// Liveness.
@@ -34,6 +41,7 @@ var mutants = append([]mutant{
 	{"repeat what was delivered", "logical.go", "f.old = f.tx.CommitLSN < f.done", "f.old = false", "", "TestEachChangeOnce"},
 	{"one mark for messages and transactions", "logical.go", "f.old = f.tx.CommitLSN < f.done", "f.old = f.tx.CommitLSN <= f.done", "", "TestMessageAtTheCommit"},
 	{"an old transaction makes forget the part of a later one", "logical.go", "if !f.old && f.part.commit != f.at.commit {", "if f.part.commit != f.at.commit {", "", "TestEachChangeOnce"},
+	{"a logical message comes again", "logical.go", "	if m.LSN <= f.done {", "	if m.LSN < f.done {", "", "TestOnceWhereverTheConnectionBreaks|TestMessageAt"},
 	{"count without comparing", "logical.go", "f.at.hash != f.part.hash", "false", "", "TestTransactionSentDifferently"},
 	{"a transaction that ends early goes unnoticed", "logical.go", "case !f.old && f.at.ordinal < f.part.ordinal:", "case false:", "", "TestTransactionSentDifferently"},
 	{"redelivery is not marked", "logical.go", "f.tx.Redelivered = f.tx.CommitLSN == f.anew", "f.tx.Redelivered = false", "", "TestTransactionSentDifferently"},
@@ -45,7 +53,7 @@ var mutants = append([]mutant{
 	{"WAL behind us goes unnoticed", "reconnect.go", "if system.Flushed >= max(delivered, lost.told) {", "if true {", "", "TestWhatCannotContinue"},
 	{"a moved slot goes unnoticed", "slot.go", "if slot.confirmed <= acknowledged {", "if true {", "", "TestWhatCannotContinue"},
 	{"the delay begins anew at each attempt", "reconnect.go", "if c.received > o.at ||", "if true ||", "", "TestOutageWithoutProgress"},
-	{"the delay never begins anew", "reconnect.go", "if c.received > o.at || time.Since(c.since) > startTimeout {", "if false {", "", "TestReconnectsForEver"},
+	{"the delay never begins anew", "reconnect.go", "if c.received > o.at || time.Since(c.since) > lasting {", "if false {", "", "TestReconnectsForEver"},
 	{"give up after 15 minutes", "reconnect.go", "		backoff.WithMaxElapsedTime(0),\n", "", "", "TestReconnectsForEver"},
 	{"a standby's missing slot ends the stream", "slot.go", "	case slot == nil && lost != nil && c.standby && !lost.standby:", "	case false:", "", "TestStandbyThatIsNotYetPromoted"},
 	{"our own old walsender is not terminated", "slot.go", "if s.cfg.terminateOld && slot.activePID == lost.PID() {", "if false {", "", "TestOwnOldWalsender"},
@@ -88,7 +96,7 @@ func decisions() (all []mutant) {
 		"ErrDiverged        ", "ErrPublicationMissing ", "ErrPublication        ", "ErrTableMissing       ", "ErrPluginMissing      ", "ErrPluginOption       ", "ErrProtocol "} {
 		all = append(all, mutant{"retried: " + kind, "errors.go", "	" + kind + "= permanent(", "	" + kind + "= passing(", "", "TestIsPermanent"})
 	}
-	for _, kind := range []string{"ErrUnreachable     ", "ErrServerDown      ", "ErrTooManyClients  ", "ErrTLS             ", "ErrSlotActive      ", "ErrNoFreeSlot      ", "ErrServer   "} {
+	for _, kind := range []string{"ErrUnreachable     ", "ErrTLS             ", "ErrServerDown      ", "ErrTooManyClients  ", "ErrSlotActive      ", "ErrNoFreeSlot      ", "ErrServer   "} {
 		all = append(all, mutant{"permanent: " + kind, "errors.go", "	" + kind + "= passing(", "	" + kind + "= permanent(", "", "TestIsPermanent"})
 	}
 	for _, state := range []string{"stateUndefinedObject", "stateUndefinedFile", "stateNoPrivilege", "stateInvalidCatalog", "stateDatabaseDropped", "stateFeatureNotSupported"} {
