@@ -2,6 +2,7 @@ package walchan_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -150,6 +151,21 @@ func ExamplePosition() {
 	// Output:
 	// apply 0/1000100:2
 	// apply 0/1000230:2
+}
+
+func ExampleError() {
+	_, err := walchan.Subscribe(ctx, dsn,
+		walchan.WithSlot("orders"), walchan.WithPublication("orders"))
+
+	var e *walchan.Error
+	switch {
+	case errors.Is(err, walchan.ErrSlotActive) && errors.As(err, &e):
+		fmt.Println("another process is at work: server process", e.PID)
+	case errors.Is(err, walchan.ErrSlotMissing):
+		fmt.Println("create it, and copy what the tables have now")
+	case errors.As(err, &e):
+		fmt.Println(e.What, "-", e.Advice)
+	}
 }
 
 func ExampleWithPlugin() {
