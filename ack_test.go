@@ -367,7 +367,8 @@ func TestLedgerWatchesOrHasSeen(t *testing.T) {
 		})
 		r := rand.New(rand.NewPCG(1, 2))
 		end := time.Now().Add(time.Second)
-		for round := int64(1); time.Now().Before(end) && !t.Failed(); round++ {
+		var round int64
+		for round = int64(1); time.Now().Before(end) && !t.Failed(); round++ {
 			receipt = l.next()
 			l.delivered()
 			l.advance()
@@ -381,6 +382,7 @@ func TestLedgerWatchesOrHasSeen(t *testing.T) {
 				t.Errorf("round %d: the owner would sleep, and nobody has woken it", round)
 			}
 		}
+		t.Logf("%d rounds", round)
 		turn.Store(-1)
 		acker.Wait()
 	}

@@ -172,8 +172,8 @@ func waitSyncRep(t *testing.T, db pgtest.DB, pid uint32) {
 }
 
 // No acknowledgement is overlooked, also in the moment in which the stream sets the deadline of a read, which is drawn out here.
-// One that is would be told with the next status interval, after 10 s. The server is one of its own, for what another test does
-// there would wake the stream.
+// One that is would be told when the stream looks up the next time by itself, after 3 s. The server is one of its own, for what
+// another test does there would wake the stream.
 func TestStatusMissesNoAck(t *testing.T) {
 	const rounds = 1000
 	r := seeded(t)
@@ -186,7 +186,7 @@ func TestStatusMissesNoAck(t *testing.T) {
 		time.Sleep(time.Duration(r.IntN(2000)) * time.Microsecond)
 		s.Ack(m)
 		acked := time.Now()
-		if d := p.waitFlush(m.Tx.CommitLSN + 1).Sub(acked); d > 5*time.Second {
+		if d := p.waitFlush(m.Tx.CommitLSN + 1).Sub(acked); d > 2*time.Second {
 			t.Fatalf("row %d was acknowledged, and the server told of it after %v", id(m), d)
 		}
 	}
