@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,4 +280,46 @@ func TestStoppingServerIsLetGo(t *testing.T) {
 		}
 		finish(t, s)
 	}, stopping, nothing)
+}
+
+// A server that has much to send before it can stop, over a slow network or because it decodes slowly, is let go as well:
+// its data does not come without a pause, but nothing says either that it has come to the end.
+func TestServerThatStopsWithABacklogIsLetGo(t *testing.T) {
+	var gone atomic.Pointer[time.Time]
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv)
+		consumed := make(chan struct{})
+		go func() {
+			defer close(consumed)
+			for m := range s.C() {
+				s.Ack(m)
+			}
+		}()
+		time.Sleep(time.Minute)
+		if n := len(srv.Starts()); n != 1 {
+			t.Errorf("%d connections before the server stops", n)
+		}
+		stopping := time.Now()
+		srv.Update(func(st *fakewal.State) {
+			st.Startup = func(*fakewal.Conn) error { return fakewal.Fatal("57P03", "the database system is shutting down") }
+		})
+		time.Sleep(time.Minute)
+		if at := gone.Load(); at == nil || at.Sub(stopping) > 10*time.Second {
+			t.Errorf("stopping since %v, hung up at %v", stopping, at)
+		}
+		s.Close()
+		<-consumed
+	}, func(c *fakewal.Conn) error {
+		for i := walchan.LSN(0); ; i++ {
+			if c.Play(tx(1, 0x200+i*0x100, "1").Frames()...) != nil {
+				now := time.Now()
+				gone.Store(&now)
+				return nil
+			}
+			select {
+			case <-c.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
 }
