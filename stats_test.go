@@ -38,12 +38,14 @@ func TestStatsOfAQuietLifeAndItsEnd(t *testing.T) {
 
 // The age counts from the delivery, not from when the stream last looked at its watch.
 func TestStatsOldestAge(t *testing.T) {
-	db := newSource(t)
+	db := ownServer(t) // where nothing else happens that the stream would hear of
 	s := subscribe(t, db)
+	insert(t, db, 1, 1, 1)
+	s.Ack(next(t, s))
 	awaitState(t, s, walchan.StateIdle)
 	time.Sleep(1500 * time.Millisecond) // this is about time
 	before := time.Now()
-	insert(t, db, 1, 1, 1)
+	insert(t, db, 2, 1, 1)
 	m := next(t, s)
 	age, since := s.Stats().OldestAge, time.Since(before)
 	if age > since+10*time.Millisecond {

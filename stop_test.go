@@ -20,7 +20,7 @@ func TestStopByContextWaitsForTheAcknowledgements(t *testing.T) {
 	insert(t, db, 1, 10, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	s := open(t, ctx, db, walchan.WithDrainTimeout(time.Hour))
+	s := open(t, ctx, db, walchan.WithDrainTimeout(time.Minute))
 	ms := take(t, s, 15)
 	ackAll(s, ms)
 	await(t, s, "the buffer is full", func() bool { return s.Stats().Buffered == 64 })
@@ -109,7 +109,7 @@ func TestStopByCloseDuringTheDrain(t *testing.T) {
 	insert(t, db, 1, 1, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	s := open(t, ctx, db, walchan.WithDrainTimeout(time.Hour))
+	s := open(t, ctx, db, walchan.WithDrainTimeout(time.Minute))
 	ms := take(t, s, 2)
 	cancel()
 	awaitState(t, s, walchan.StateDraining)
@@ -122,7 +122,7 @@ func TestStopByCloseDuringTheDrain(t *testing.T) {
 func TestCloseConfirmsWhatIsAcknowledgedAndWaitsForNothing(t *testing.T) {
 	db := newSource(t)
 	insert(t, db, 1, 2, 200)
-	s := subscribe(t, db, walchan.WithTransactions(), walchan.WithDrainTimeout(time.Hour))
+	s := subscribe(t, db, walchan.WithTransactions(), walchan.WithDrainTimeout(time.Minute))
 	ms := take(t, s, 12)
 	ackAll(s, ms[:9]) // two transactions, and the begin of the third
 	mustClose(t, s)

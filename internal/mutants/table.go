@@ -48,7 +48,6 @@ var mutants = append([]mutant{
 	{"resume where the slot is", "slot.go", "	from := s.ledger.advance()\n", "	from := slot.confirmed\n", "", "TestResumesAtTheLast"},
 	{"another cluster goes unnoticed", "reconnect.go", "case system.ID != s.source.SystemID:", "case false:", "", "TestWhatCannotContinue"},
 	{"a fork goes unnoticed", "reconnect.go", "if fork < delivered {", "if false {", "", "TestWhatCannotContinue|TestFailoverThatLost"},
-	{"a timeline that is not ours goes unnoticed", "reconnect.go", "	if !ok {\n		return 0, diverged(\"the server's timeline %d does not", "	if !ok && false {\n		return 0, diverged(\"the server's timeline %d does not", "", "TestWhatCannotContinue"},
 	{"WAL on the new timeline is skipped", "reconnect.go", "if fork > 0 && from > fork {", "if false {", "", "TestNewTimelineIsReadFromTheFork"},
 	{"WAL behind us goes unnoticed", "reconnect.go", "if system.Flushed >= max(delivered, lost.told) {", "if true {", "", "TestWhatCannotContinue"},
 	{"a moved slot goes unnoticed", "slot.go", "if slot.confirmed <= acknowledged {", "if true {", "", "TestWhatCannotContinue"},
