@@ -86,6 +86,22 @@ var mutants = append([]mutant{
 	{"a forgotten message is not logged", "stats.go", "b.overtaken && b.age >= forgottenAfter", "false", "", "TestStatsOfAForgotten"},
 	{"late acknowledgements are not counted", "ack.go", "		l.late.Add(1)\n", "", "", "TestLedgerCounts|TestCloseMakes"},
 	{"the hook is not called", "stats.go", "	s.cfg.onState(s.Stats())\n", "", "", "TestReconnectsForEver|TestSilent"},
+	// What the user is told, and when.
+	{"every request of the server is answered at once", "connection.go", "		return c.toldAt.Add(min(replyPause, c.interval))\n", "		return c.toldAt\n", "", "TestShutdownIsNotHeldUp$"},
+	{"more is reported as received than was", "connection.go", "c.Status(c.received, c.confirmed, now, askReply)", "c.Status(c.received+1, c.confirmed, now, askReply)", "", "TestConfirmed"},
+	{"after a reconnect the server counts as told", "reconnect.go", "	if lost == nil {\n		c.told = from\n	}\n", "	c.told = from\n", "", "TestStatusFollowsAReconnect|TestConfirmedWithoutDelay"},
+	{"the buffer is not bounded in bytes", "stream.go", "	return z.held == 0 || z.total+size <= z.limit", "	return true", "", "TestBackPressureBoundsTheBytes|TestSizes"},
+	{"one message more than WithMaxUnacked", "stream.go", "s.ledger.outstanding() < uint64(s.cfg.maxUnacked)", "s.ledger.outstanding() <= uint64(s.cfg.maxUnacked)", "", "TestMaxUnacked|TestBackPressureWithTheSmallest"},
+	{"Close waits for acknowledgements", "stream.go", "	s.closing.Store(true)\n", "", "", "TestCloseConfirmsWhatIsAcknowledged|TestStopByCloseDuringTheDrain"},
+	{"Close does not say what is unconfirmed", "stream.go", "	if last <= s.known {", "	if true {", "", "TestCloseWithoutConnectionSays|TestCloseOfAServer"},
+	{"a drain holds a stopping server up", "stream.go", "		leave, err := c.shutdown(s, now)\n		if err != nil {\n			return nil", "		leave, err := end, error(nil)\n		if err != nil {\n			return nil", "", "TestShutdownIsNotHeldUpByADrain"},
+	{"Err after a stop that was asked for", "stream.go", "	if s.ctx.Err() == nil {\n		s.err = err", "	if true {\n		s.err = err", "", "TestStop"},
+	{"Flush returns before the status", "stream.go", "	next, err := c.report(s.ledger.advance(), now, flushes > 0)\n", "	s.flushes.release(flushes)\n	flushes = 0\n	next, err := c.report(s.ledger.advance(), now, false)\n", "", "TestFlushReturnsWhenTheStatusIsWritten"},
+	{"the age of a message counts from before the read", "stream.go", "			s.ledger.tick(c.heardAt) // the read may have lasted\n", "", "", "TestStatsOldestAge"},
+	{"a stop leaves the commit unread", "stream.go", "				s.takeIn(c)\n", "", "", "TestStopTakesIn"},
+	{"what a key does not say is NULL", "row.go", "		return NotSent, \"\"", "		return Null, \"\"", "", "TestKindsOfRows|TestKindsOfReplicaIdentity"},
+	{"unchanged TOAST is NULL", "row.go", "		return Unchanged, \"\"", "		return Null, \"\"", "", "TestKindsOfUnchangedTOAST"},
+	{"unchanged TOAST is not taken from the old row", "internal/pgoutput/pgoutput.go", "		d.fillUnchanged(start, ev.N)\n", "", "", "TestKindsOfUnchangedTOAST"},
 }, decisions()...)
 
 // decisions turns each decision of the error table round: what is permanent would be retried, and the other way.
