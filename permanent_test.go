@@ -22,7 +22,7 @@ func serverError(state string) error {
 
 func TestIsPermanent(t *testing.T) {
 	passing := []error{
-		ErrUnreachable, ErrServerDown, ErrTooManyClients, ErrSlotActive, ErrNoFreeSlot, ErrServer,
+		ErrUnreachable, ErrServerDown, ErrTooManyClients, ErrTLS, ErrSlotActive, ErrNoFreeSlot, ErrServer,
 		serverError("08000"), serverError("08003"), serverError("08006"), serverError("08P01"),
 		serverError("53100"), serverError("53200"), serverError("53300"), serverError("53400"),
 		serverError("55000"), // "being synchronized", among others: the slot tells whether it is invalidated
@@ -35,7 +35,7 @@ func TestIsPermanent(t *testing.T) {
 		inRecovery("it", serverError("0A000")),
 	}
 	permanent := []error{
-		ErrOptions, ErrServerVersion, ErrTLS, ErrAuthentication, ErrPermission, ErrDatabaseMissing, ErrWALLevel,
+		ErrOptions, ErrServerVersion, ErrAuthentication, ErrPermission, ErrDatabaseMissing, ErrWALLevel,
 		ErrSlotMissing, ErrSlotExists, ErrSlotMismatch, ErrSlotLost, ErrSlotInvalidated, ErrSlotMoved, ErrDiverged,
 		ErrPublicationMissing, ErrPublication, ErrTableMissing, ErrPluginMissing, ErrPluginOption, ErrProtocol, ErrClosed,
 		serverError("42704"), serverError("58P01"), serverError("28000"), serverError("28P01"), serverError("42501"),
@@ -71,6 +71,7 @@ func TestConnectErrorOfSeveralAttempts(t *testing.T) {
 		{"host=db", []error{dial}, ErrUnreachable},
 		{"host=db", []error{alert}, ErrTLS},
 		{"host=db", []error{noTLS}, ErrTLS},
+		{"host=db", []error{dial, alert}, ErrTLS},
 		{"host=db", []error{dial, password}, ErrAuthentication},             // localhost: ::1 and 127.0.0.1
 		{"host=db", []error{noTLS, password}, ErrAuthentication},            // sslmode=prefer
 		{"host=db", []error{password, dial}, ErrAuthentication},             //

@@ -107,7 +107,7 @@ func missingTables(ctx context.Context, conn *pgconn.PgConn, name string, tables
 	for i, t := range tables {
 		literals[i] = quoteLiteral(t)
 	}
-	rows, err := session.Query(ctx, conn, `SELECT t.name, CASE WHEN c.oid IS NOT NULL THEN pg_catalog.format('%I.%I', n.nspname, c.relname) END, p.oid,
+	rows, err := session.Query(ctx, conn, `SELECT t.nr, CASE WHEN c.oid IS NOT NULL THEN pg_catalog.format('%I.%I', n.nspname, c.relname) END, p.oid,
 		coalesce(p.puballtables, false)
 		OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid)
 		OR EXISTS (SELECT FROM pg_catalog.pg_publication_tables v WHERE v.pubname = p.pubname AND v.schemaname = n.nspname AND v.tablename = c.relname)
@@ -116,29 +116,32 @@ func missingTables(ctx context.Context, conn *pgconn.PgConn, name string, tables
 		LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_catalog.pg_publication p ON p.pubname = `+quoteLiteral(name)+` ORDER BY t.nr`)
 	switch sqlState(err) {
-	case stateInvalidName, stateSyntaxError, stateFeatureNotSupported:
-		return false, nil, &Error{Kind: ErrOptions, What: fmt.Sprintf("cannot read the names of tables %q", tables), Err: err,
-			Advice: `name tables as in SQL: shop.orders, shop."Order"`}
+	case stateInvalidName, stateSyntaxError, stateFeatureNotSupported: // not a name, says to_regclass before version 16
+		return false, nil, missingTable(" among "+strings.Join(literals, ", "), err)
 	}
 	if err != nil {
 		return false, nil, failed("look up the tables", err)
 	}
 	var unknown []string
-	for _, r := range rows {
+	for i, r := range rows {
 		exists = r[2] != ""
 		switch {
 		case r[1] == "":
-			unknown = append(unknown, r[0])
+			unknown = append(unknown, literals[i])
 		case r[3] == "f":
 			missing = append(missing, r[1])
 		}
 	}
 	if len(unknown) > 0 {
-		return false, nil, &Error{Kind: ErrTableMissing, What: "no such table: " + strings.Join(unknown, ", "),
-			Advice: "create it, or name its schema; capital letters need quotes, as in SQL"}
+		return false, nil, missingTable(": "+strings.Join(unknown, ", "), nil)
 	}
 	slices.Sort(missing)
 	return exists, slices.Compact(missing), nil
+}
+
+func missingTable(which string, err error) error {
+	return &Error{Kind: ErrTableMissing, What: "no such table" + which, Err: err,
+		Advice: `create it, or name it as in SQL: shop.orders, shop."Order"`}
 }
 
 // define runs a statement that makes or alters the publication.

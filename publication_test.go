@@ -94,12 +94,12 @@ func TestEnsurePublicationErrors(t *testing.T) {
 	ensure := func(dsn string, tables ...string) error {
 		return walchan.EnsurePublication(t.Context(), dsn, "p", tables...)
 	}
-	check(t, ensure(db.DSN(), "t", "nosuch", `"T"`, "nosuch.t"), walchan.ErrTableMissing, `nosuch, "T", nosuch.t`)
-	check(t, ensure(db.DSN(), "a..b"), walchan.ErrOptions, "a..b")
-	check(t, ensure(db.DSN(), ""), walchan.ErrOptions, `[""]`)
-	check(t, ensure(db.DSN(), "a.b.c.d"), walchan.ErrOptions, "a.b.c.d")
-	check(t, ensure(db.DSN(), "elsewhere.public.t"), walchan.ErrOptions, "elsewhere.public.t")
-	check(t, ensure(db.DSN(), "t; DROP TABLE t"), walchan.ErrOptions, "DROP")
+	check(t, ensure(db.DSN(), "t", "nosuch", `"T"`, "nosuch.t"), walchan.ErrTableMissing, `table: 'nosuch', '"T"', 'nosuch.t';`)
+	check(t, ensure(db.DSN(), "a..b"), walchan.ErrTableMissing, "a..b")
+	check(t, ensure(db.DSN(), ""), walchan.ErrTableMissing, "''")
+	check(t, ensure(db.DSN(), "a.b.c.d"), walchan.ErrTableMissing, "a.b.c.d")
+	check(t, ensure(db.DSN(), "elsewhere.public.t"), walchan.ErrTableMissing, "elsewhere.public.t")
+	check(t, ensure(db.DSN(), "t; DROP TABLE t"), walchan.ErrTableMissing, "DROP")
 	check(t, ensure(db.DSN(), "v"), walchan.ErrPublication, `"v"`, "no views")
 	check(t, ensure(db.DSN(), "u"), walchan.ErrPublication, `"u"`, "permanent")
 	check(t, ensure(db.DSN(), "i_pkey"), walchan.ErrPublication, `"i_pkey"`)

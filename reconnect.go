@@ -55,9 +55,12 @@ type outage struct {
 // stuckAfter attempts without progress an outage is logged as an error.
 const stuckAfter = 10
 
+// lasting is how long a connection must live to be a success although it brought nothing new.
+const lasting = time.Minute
+
 // lost notes the end of a connection. One that has brought something new, or has lasted, ended the outage before it.
 func (o *outage) lost(c *connection) {
-	if c.received > o.at || time.Since(c.since) > startTimeout {
+	if c.received > o.at || time.Since(c.since) > lasting {
 		*o = outage{at: c.received}
 	}
 }
@@ -187,8 +190,9 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 
 // start makes the connection stream.
 func (s *Stream) start(c, lost *connection) error {
-	// A server may stop answering here as everywhere; only the making of a slot may take its time.
-	ctx, cancel := context.WithTimeout(s.ctx, startTimeout)
+	// A server may stop answering here as everywhere; only the making of a slot may take its time. A few questions and
+	// another connection are no more than connecting twice.
+	ctx, cancel := context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
 	defer cancel()
 	if version, text := c.Version(); version > 0 && version < minServer {
 		return &Error{Kind: ErrServerVersion, What: "server version " + text + " is not supported", Advice: "PostgreSQL 14 or later is"}
@@ -240,8 +244,6 @@ func (s *Stream) start(c, lost *connection) error {
 	}
 	return s.checkMoved(ctx, c)
 }
-
-const startTimeout = time.Minute
 
 // readSession asks what is to be known of the connection, and derives its timers from the server's wal_sender_timeout.
 func (s *Stream) readSession(ctx context.Context, c *connection) error {

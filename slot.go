@@ -43,10 +43,10 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 	}
 	slot, err := readSlot(ctx, c.Query, name)
 	if err == nil && slot == nil && lost == nil && s.cfg.createSlot {
-		from, err := createLogical(s.ctx, c.Conn, name, s.cfg.plugin, false)
-		if !errors.Is(err, ErrSlotExists) {
-			c.made = err == nil
-			return from, err
+		from, refused := createLogical(s.ctx, c.Conn, name, s.cfg.plugin, false)
+		if !errors.Is(refused, ErrSlotExists) {
+			c.made = refused == nil
+			return from, refused
 		}
 		slot, err = readSlot(ctx, c.Query, name) // another process was faster
 	}

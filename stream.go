@@ -238,7 +238,9 @@ func (s *Stream) stream(c *connection) error {
 		switch {
 		case err != nil:
 		case !ok:
-			err = s.receive(c)
+			if err = s.receive(c); err == errStopped {
+				s.takeIn(c)
+			}
 		case c.frame.Keepalive:
 			s.received(c.frame.End)
 			c.keepalive()
@@ -248,6 +250,25 @@ func (s *Stream) stream(c *connection) error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// takeIn takes in, at a stop, what comes within a moment and needs no delivery: above all the commit of the transaction whose
+// last change was delivered, without which a consumer that stops there would see the transaction again.
+func (s *Stream) takeIn(c *connection) {
+	s.attention.Store(true) // deliver refuses the next message
+	err := c.Arm(time.Now().Add(coalesce))
+	for err == nil {
+		var ok bool
+		switch ok, err = c.Next(&c.frame); {
+		case err != nil:
+		case !ok:
+			err = c.Fill()
+		case c.frame.Keepalive:
+			s.received(c.frame.End)
+		default:
+			err = s.feed.data(s, &c.frame)
 		}
 	}
 }

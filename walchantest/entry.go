@@ -7,8 +7,9 @@ import (
 	"github.com/walchan/walchan/internal/fakewal"
 )
 
-// Entry is what a server has in its log: a Transaction; a Change, which then is a transaction by itself; Idle; Fail.
-type Entry interface{ place(*placed) }
+// Entry is what a server has in its log: a Transaction; a Change, which then is a transaction by itself. Behind the last one
+// there may be Idle or Fail.
+type Entry interface{ addTo(*Server) }
 
 // Transaction is a transaction. What is zero is filled in.
 type Transaction struct {
@@ -21,10 +22,10 @@ type Transaction struct {
 // Tx is a transaction of these changes.
 func Tx(changes ...Change) Transaction { return Transaction{Changes: changes} }
 
-// Idle ends the entries: the stream stays open, until it is cancelled or closed.
+// Idle ends the entries: the stream stays open until it is cancelled or closed.
 func Idle() Entry { return idle{} }
 
-// Fail ends the entries: the connection breaks and cannot be made again because of err, and the stream gives up. What was
+// Fail ends the entries: the connection breaks, cannot be made again because of err, and the stream gives up. What was
 // delivered still comes out, then C is closed, and errors.Is finds err in the stream's Err.
 func Fail(err error) Entry { return failure{err} }
 
@@ -33,12 +34,13 @@ type (
 	failure struct{ err error }
 )
 
-// placed is an entry in its place in the log.
+func (idle) addTo(s *Server)      { s.idle = true }
+func (f failure) addTo(s *Server) { s.fail = f.err }
+
+// placed is a transaction, or a message outside of transactions, in its place in the log.
 type placed struct {
 	Transaction
-	first, commit, end walchan.LSN // commit 0: a message outside of transactions; end 0: not in the log
-	idle               bool
-	fail               error
+	first, commit, end walchan.LSN // commit 0: outside
 }
 
 // What lies between positions. In earnest it depends on the data.
@@ -47,44 +49,37 @@ const (
 	commitSize = 0x30
 )
 
-func place(entries []Entry) []placed {
-	log := make([]placed, len(entries))
-	at := start
-	for i, e := range entries {
-		p := &log[i]
-		p.first = at
-		e.place(p)
-		if p.XID == 0 {
-			p.XID = 700 + uint32(i)
-		}
-		if p.CommitTime.IsZero() {
-			p.CommitTime = time.Date(2026, 1, 1, 0, 0, i, 0, time.UTC)
-		}
-		at = max(at, p.end)
-	}
-	return log
-}
-
-func (t Transaction) place(p *placed) {
+func (t Transaction) addTo(s *Server) {
 	for _, c := range t.Changes {
 		c.check()
 	}
-	p.Transaction = t
-	p.commit = p.first + changeSize*walchan.LSN(len(t.Changes)+1)
-	p.end = p.commit + commitSize
+	if t.XID == 0 {
+		t.XID = 700 + uint32(len(s.log))
+	}
+	if t.CommitTime.IsZero() {
+		t.CommitTime = time.Date(2026, 1, 1, 0, 0, len(s.log), 0, time.UTC)
+	}
+	first := s.end()
+	commit := first + changeSize*walchan.LSN(len(t.Changes)+1)
+	s.log = append(s.log, placed{t, first, commit, commit + commitSize})
 }
 
-func (c Change) place(p *placed) {
+func (c Change) addTo(s *Server) {
 	if c.kind == message && !c.transactional {
-		p.Changes = []Change{c}
-		p.end = p.first + changeSize
+		first := s.end()
+		s.log = append(s.log, placed{Tx(c), first, 0, first + changeSize})
 		return
 	}
-	Tx(c).place(p)
+	Tx(c).addTo(s)
 }
 
-func (idle) place(p *placed)      { p.idle = true }
-func (f failure) place(p *placed) { p.fail = f.err }
+// end returns the end of the log.
+func (s *Server) end() walchan.LSN {
+	if n := len(s.log); n > 0 {
+		return s.log[n-1].end
+	}
+	return start
+}
 
 // relations are the tables that the server has described on a connection, by OID.
 type relations map[uint32]*Table

@@ -47,16 +47,21 @@ const (
 type Server struct {
 	fake *fakewal.Server
 	log  []placed
+	idle bool  // Idle ends the log
+	fail error // Fail does
 
 	mu     sync.Mutex
 	stream *walchan.Stream // the last one
 	stop   func()          // ends it
-	failed error           // set by Fail
+	failed bool            // nobody can connect any more
 }
 
 // NewServer returns a server with these entries in its write-ahead log.
 func NewServer(entries ...Entry) *Server {
-	s := &Server{fake: fakewal.New(), log: place(entries)}
+	s := &Server{fake: fakewal.New()}
+	for _, e := range entries {
+		e.addTo(s)
+	}
 	s.fake.Update(func(state *fakewal.State) {
 		state.Publications = []string{name}
 		state.Slots[name] = fakewal.LogicalSlot(start)
@@ -96,8 +101,8 @@ func (s *Server) Subscribe(ctx context.Context, opts ...walchan.Option) (*walcha
 func (s *Server) connect(ctx context.Context, cfg *pgconn.Config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failed != nil {
-		return s.failed
+	if s.failed {
+		return s.fail
 	}
 	return s.fake.Configure(ctx, cfg)
 }
@@ -106,23 +111,15 @@ func (s *Server) connect(ctx context.Context, cfg *pgconn.Config) error {
 func (s *Server) play(c *fakewal.Conn) error {
 	known, end := relations{}, c.Start.From
 	for _, e := range s.log {
-		switch {
-		case e.idle:
-			return nil
-		case e.fail != nil:
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.failed = e.fail
-			c.Close()
-			return nil
-		case e.end > c.Start.From:
-			if err := c.Play(e.frames(known)...); err != nil {
-				return err
-			}
-			end = e.end
+		if e.end <= c.Start.From {
+			continue // confirmed, or not in the log
 		}
+		if err := c.Play(e.frames(known)...); err != nil {
+			return err
+		}
+		end = e.end
 	}
-	// When a status says that all was received, all was delivered.
+	// What was received, as a status has it, was delivered.
 	for received := walchan.LSN(0); received < end; {
 		status, err := c.ReadStatus()
 		if err != nil {
@@ -132,7 +129,13 @@ func (s *Server) play(c *fakewal.Conn) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stop()
+	switch {
+	case s.fail != nil:
+		s.failed = true
+		c.Close()
+	case !s.idle:
+		s.stop()
+	}
 	return nil
 }
 
@@ -141,7 +144,7 @@ func (s *Server) play(c *fakewal.Conn) error {
 func (s *Server) Confirmed() int {
 	slot, _ := s.fake.Slot(name)
 	n := 0
-	for n < len(s.log) && s.log[n].end != 0 && s.log[n].end <= slot.ConfirmedFlush {
+	for n < len(s.log) && s.log[n].end <= slot.ConfirmedFlush {
 		n++
 	}
 	return n
@@ -161,10 +164,11 @@ func (s *Server) Unacknowledged() []int {
 // Close closes the last stream, and the server. Confirmed and Unacknowledged may still be asked.
 func (s *Server) Close() {
 	s.mu.Lock()
-	stream := s.stream
+	stream, stop := s.stream, s.stop
 	s.mu.Unlock()
 	if stream != nil {
 		_ = stream.Close() // its owner has been told, or did not want to know
+		stop()
 	}
 	if err := s.fake.Close(); err != nil {
 		panic(err)

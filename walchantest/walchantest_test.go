@@ -151,7 +151,7 @@ func TestIdle(t *testing.T) {
 			t.Fatal(err)
 		}
 		stream.Ack(<-stream.C())
-		time.Sleep(time.Minute)
+		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		if s := stream.Stats(); s.State != walchan.StateIdle || s.Unacked != 0 || s.Delivered != 1 {
 			t.Errorf("%+v", s)

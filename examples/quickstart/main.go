@@ -72,18 +72,22 @@ func run(ctx context.Context, f flags) error {
 
 // A source is where changes come from.
 type source struct {
-	dsn     string
-	options []walchan.Option
-	last    func(walchan.Message) bool  // whether no message follows
-	work    func(context.Context) error // to be done while streaming
-	close   func() error
+	dsn      string
+	options  []walchan.Option
+	greeting string                      // for when the stream has begun
+	work     func(context.Context) error // to be done while streaming
+	last     func(walchan.Message) bool  // whether no message follows
+	close    func() error
 }
 
 func open(ctx context.Context, f flags) (source, error) {
-	if f.dsn == "" {
-		return openShop(ctx)
+	if f.dsn != "" {
+		return openServer(ctx, f)
 	}
-	return openServer(ctx, f)
+	if f.slot != "" || len(f.tables) > 0 || len(f.publications) > 0 || f.plugin != "" {
+		return source{close: func() error { return nil }}, errors.New("which server? Name it with -dsn")
+	}
+	return openShop(ctx)
 }
 
 // stream streams and works at once. What ends first ends the other.
@@ -98,6 +102,7 @@ func stream(ctx context.Context, f flags, src source) error {
 	if err != nil {
 		return err
 	}
+	note("%s", src.greeting)
 	g.Go(func() error { return src.work(ctx) })
 	g.Go(func() error {
 		return watch(stream, show, func(msg walchan.Message) bool {

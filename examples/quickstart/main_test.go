@@ -47,6 +47,7 @@ func quickstart(t *testing.T, args ...string) *program {
 		cancel()
 		if err := os.Remove(dir); err != nil {
 			t.Errorf("something was left behind: %v", err)
+			os.RemoveAll(dir)
 		}
 		if t.Failed() {
 			t.Logf("stderr:\n%s", &p.stderr)
@@ -290,10 +291,12 @@ func TestMistakes(t *testing.T) {
 		want string
 	}{
 		{nil, "WALCHAN_PGBIN=/nowhere", "no PostgreSQL server programs"},
+		{[]string{"-table", "t"}, "", "which server?"},
+		{[]string{"-dsn", "host=127.0.0.1 port=1", "-table", "t"}, "", "127.0.0.1:1"},
 		{[]string{"-dsn", db.DSN()}, "", "what to look at?"},
 		{[]string{"-dsn", db.DSN(), "-table", "nix"}, "", "nix"},
 		{[]string{"-dsn", db.DSN(), "-table", "t", "-slot", "s"}, "", "name it with -publication"},
-		{[]string{"-dsn", db.DSN(), "-publication", "nix"}, "", `publication "nix" does not exist`},
+		{[]string{"-dsn", db.DSN(), "-publication", "nix"}, "", `no such publication: "nix"`},
 		{[]string{"-dsn", db.DSN(), "-publication", "nix", "-create-slot"}, "", "WithCreateSlot needs WithSlot"},
 	} {
 		p := quickstart(t, c.args...)

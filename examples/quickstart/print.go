@@ -205,7 +205,8 @@ func quote(s string) string { return "'" + shorten(s) + "'" }
 // shorten cuts what is too long, and escapes what a terminal could take for a command.
 func shorten(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		s = strings.Trim(strconv.Quote(s), `"`)
+		s = strconv.Quote(s)
+		s = s[1 : len(s)-1]
 	}
 	if r := []rune(s); len(r) > longest {
 		s = string(r[:longest-1]) + "…"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -40,38 +41,41 @@ func openServer(ctx context.Context, f flags) (source, error) {
 	if f.createSlot {
 		src.options = append(src.options, walchan.WithCreateSlot())
 	}
-	if f.slot == "" {
-		note("reading from a temporary slot, which begins now and goes when this ends")
-	} else {
+	src.greeting = "reading from a temporary slot, which begins now and goes when this ends; Ctrl-C ends it"
+	if f.slot != "" {
 		src.options = append(src.options, walchan.WithSlot(f.slot))
+		src.greeting = "reading from the slot " + f.slot + ", for which the server keeps WAL until it is dropped; Ctrl-C ends it"
 	}
-	note("Ctrl-C ends it")
 	return src, nil
 }
 
-// publish makes a publication of the tables.
+// publish makes a publication of the tables, which close drops.
 func (src *source) publish(ctx context.Context, tables []string) error {
 	publication := fmt.Sprintf("quickstart_%08x", rand.Uint32())
-	if err := walchan.EnsurePublication(ctx, src.dsn, publication, tables...); err != nil {
+	err := walchan.EnsurePublication(ctx, src.dsn, publication, tables...)
+	if err != nil && ctx.Err() == nil {
 		return err
 	}
-	note("made the publication %s of %s, which goes when this ends", publication, strings.Join(tables, ", "))
-	src.options = append(src.options, walchan.WithPublication(publication))
+	// It was made; or we were interrupted, and it may have been.
 	src.close = func() error {
 		if err := drop(context.WithoutCancel(ctx), src.dsn, publication); err != nil {
 			return fmt.Errorf("the publication %s is still there, drop it: %w", publication, err)
 		}
 		return nil
 	}
-	return nil
+	note("the publication %s, of %s, is made for this and goes when it ends", publication, strings.Join(tables, ", "))
+	src.options = append(src.options, walchan.WithPublication(publication))
+	return err
 }
 
 func drop(ctx context.Context, dsn, publication string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, "DROP PUBLICATION "+publication)
+	_, err = conn.Exec(ctx, "DROP PUBLICATION IF EXISTS "+publication)
 	return err
 }

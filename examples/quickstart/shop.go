@@ -15,13 +15,14 @@ import (
 // openShop starts a throwaway server with a small shop, whose day is what happens while streaming.
 func openShop(ctx context.Context) (source, error) {
 	src := source{close: func() error { return nil }}
-	note("starting a throwaway PostgreSQL, where a small shop opens")
+	note("starting a throwaway PostgreSQL")
 	server, err := pgtest.New(ctx)
 	if err != nil {
 		return src, err
 	}
 	src.dsn = server.DSN()
 	src.close = server.Close
+	src.greeting = "a small shop opens"
 	src.options = []walchan.Option{walchan.WithPublication("shop")}
 	src.work = func(ctx context.Context) error { return inShop(ctx, src.dsn, day) }
 	src.last = func(m walchan.Message) bool { return m.Prefix() == "shop" && m.Payload() == "closed" }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"unsafe"
+
+	"github.com/walchan/walchan/internal/pgtest"
 )
 
 // terminal opens a pseudoterminal, see pts(4).
@@ -39,13 +41,15 @@ func terminal(t *testing.T) (ours, theirs *os.File) {
 
 func TestTerminal(t *testing.T) {
 	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)")
 	for _, c := range []struct {
 		env, want string
 	}{
-		{"NO_COLOR=", "\x1b[32minsert\x1b[0m    customers  \x1b[2mid=\x1b[0m1\x1b[2m  name="},
-		{"NO_COLOR=1", "  insert    customers  id=1  name="},
+		{"NO_COLOR=", "\x1b[32minsert\x1b[0m    t          \x1b[2mid=\x1b[0m1\r\n"},
+		{"NO_COLOR=1", "  insert    t          id=1\r\n"},
 	} {
-		p := quickstart(t, "-n", "1")
+		p := quickstart(t, "-dsn", db.DSN(), "-table", "t", "-n", "2")
 		p.Env = append(p.Env, c.env)
 		ours, theirs := terminal(t)
 		p.Stdout = theirs
@@ -53,8 +57,11 @@ func TestTerminal(t *testing.T) {
 			t.Fatal(err)
 		}
 		theirs.Close()
+		db.Wait(t, "SELECT count(*) = 1 "+slots)
+		db.Exec(t, "TRUNCATE t; INSERT INTO t VALUES (1)")
 		b, _ := io.ReadAll(ours) // ends in EIO, when nobody has the other side
 		p.end(t)
+		db.Wait(t, "SELECT count(*) = 0 "+slots)
 		if !strings.Contains(string(b), c.want) {
 			t.Errorf("%s: there is no %q in %q", c.env, c.want, b)
 		}

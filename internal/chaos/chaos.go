@@ -289,6 +289,7 @@ func (c *chaos) tearDown() {
 		c.ddl.close()
 	}
 	if c.cluster != nil {
+		_ = os.WriteFile(filepath.Join(c.dir, "server.log"), []byte(c.cluster.Log()), 0o600)
 		if err := c.cluster.Close(); err != nil {
 			fmt.Fprintln(c.out, err)
 		}

@@ -46,7 +46,7 @@ func beChild() error {
 	}
 	defer stream.Close()
 	rng := rand.New(rand.NewPCG(order.Seed, 0))
-	most := 1 + rng.IntN(500)
+	most, pause := 1+rng.IntN(500), time.Now()
 	for open := true; open; {
 		var batch []walchan.Message
 		batch, open = receiveSome(stream, 1+rng.IntN(most))
@@ -56,8 +56,9 @@ func beChild() error {
 		if err := j.flush(); err != nil {
 			return err
 		}
-		if rng.IntN(300) == 0 {
+		if now := time.Now(); now.After(pause) { // now and then it is slow
 			time.Sleep(time.Duration(rng.IntN(2000)) * time.Millisecond)
+			pause = now.Add(time.Duration(3000+rng.IntN(10_000)) * time.Millisecond)
 		}
 		rng.Shuffle(len(batch), func(i, k int) { batch[i], batch[k] = batch[k], batch[i] })
 		for _, m := range batch {

@@ -20,6 +20,9 @@ type fault struct {
 	inject func(*chaos, context.Context) (string, error)
 }
 
+// healed is the end of the faults of a network.
+const healed = "network healed"
+
 var faults = []fault{
 	{"cut", 15, func(c *chaos, _ context.Context) (string, error) {
 		p, name := c.network()
@@ -52,7 +55,7 @@ var faults = []fault{
 		p.rate.Store(int64(rate))
 		return fmt.Sprintf("%s to %d bytes/s", name, rate), nil
 	}},
-	{"network healed", 12, func(c *chaos, _ context.Context) (string, error) {
+	{healed, 12, func(c *chaos, _ context.Context) (string, error) {
 		p, name := c.network()
 		p.heal()
 		return name, nil

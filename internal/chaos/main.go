@@ -12,7 +12,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -26,10 +25,12 @@ func main() {
 	duration := flag.Duration("duration", time.Minute, "how long to inject faults")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the faults and the traffic (default: the time)")
 	verbose := flag.Bool("v", false, "print each fault")
+	keep := flag.Bool("keep", false, "keep journals and logs, whatever the result")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	exit(prove(ctx, os.Stdout, *seed, *duration, *verbose))
+	c := &chaos{seed: *seed, duration: *duration, out: os.Stdout, verbose: *verbose}
+	exit(c.prove(ctx, *keep))
 }
 
 func exit(err error) {
@@ -41,18 +42,22 @@ func exit(err error) {
 }
 
 // prove runs chaos and prints what has come of it. The error says where to look.
-func prove(ctx context.Context, out io.Writer, seed uint64, duration time.Duration, verbose bool) error {
-	fmt.Fprintf(out, "seed %d, %v\n", seed, duration)
-	c := &chaos{seed: seed, duration: duration, out: out, verbose: verbose}
+func (c *chaos) prove(ctx context.Context, keep bool) error {
+	fmt.Fprintf(c.out, "seed %d, %v\n", c.seed, c.duration)
 	r, err := c.run(ctx)
 	if err == nil {
 		r.wrong = append(r.wrong, leaks(c.cluster.DataDir())...)
-		r.print(out)
-		if r.ok() {
-			fmt.Fprintln(out, "nothing lost, nothing repeated, nothing reordered; no goroutine and no server process is left")
-			return os.RemoveAll(c.dir)
+		r.print(c.out)
+		if !r.ok() {
+			err = fmt.Errorf("seed %d: something is wrong", c.seed)
 		}
-		err = fmt.Errorf("seed %d: something is wrong", seed)
 	}
-	return fmt.Errorf("%w; see %s", err, c.dir)
+	if err == nil {
+		fmt.Fprintln(c.out, "nothing lost, nothing repeated, nothing reordered; no goroutine and no server process is left")
+	}
+	if err == nil && !keep {
+		return os.RemoveAll(c.dir)
+	}
+	fmt.Fprintln(c.out, "journals and logs are in", c.dir)
+	return err
 }

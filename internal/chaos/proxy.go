@@ -183,6 +183,9 @@ func (l *link) pass(to *net.TCPConn, b []byte, fr *frames) error {
 			}
 		}
 		b = b[len(piece):]
+		if l.silent.Load() {
+			continue // for good: behind what is lost nothing may follow
+		}
 		if fr != nil {
 			inside := fr.take(piece)
 			if inside > 0 && l.cutNext.Load() {
@@ -190,9 +193,6 @@ func (l *link) pass(to *net.TCPConn, b []byte, fr *frames) error {
 				l.cut(false)
 				return errCut
 			}
-		}
-		if l.silent.Load() {
-			continue
 		}
 		if _, err := to.Write(piece); err != nil {
 			return err

@@ -84,6 +84,14 @@ func TestHalfOpen(t *testing.T) {
 	if _, err := client.Write([]byte("lost")); err != nil {
 		t.Error(err)
 	}
+	p.cutInFrame() // what is cut now would be received without what was lost before it
+	if _, err := server.Write(bytes.Repeat(frame(20), 3)); err != nil {
+		t.Error(err)
+	}
+	client.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := client.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the client reads %d bytes, %v", n, err)
+	}
 	client.Close()
 	server.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	if n, err := server.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {

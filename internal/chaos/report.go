@@ -128,8 +128,10 @@ func (c *chaos) checkConfirmed(ctx context.Context, ref *reference) (wrong []str
 func (r *report) print(out io.Writer) {
 	t := r.traffic
 	total := 0
-	for _, n := range r.counts {
-		total += n
+	for kind, n := range r.counts {
+		if kind != healed {
+			total += n
+		}
 	}
 	fmt.Fprintf(out, "seed %d: %d faults in %v, %d transactions (%d large; %d more rolled back, %d broken off), %d messages due\n",
 		r.seed, total, r.took.Round(time.Second), t.committed.Load(), t.large.Load(), t.rolledBack.Load(), t.broken.Load(), r.changes)
