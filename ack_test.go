@@ -129,7 +129,7 @@ func seeded(t *testing.T) *rand.Rand {
 
 func TestLedgerIsItsModel(t *testing.T) {
 	r := seeded(t)
-	for range 40 {
+	for range 20 {
 		p := newPair(LSN(r.IntN(2) * 1000))
 		p.pass(0)
 		// Some runs of few messages, some over several chunks.
@@ -306,7 +306,7 @@ func TestLedgerLosesNoWakeUp(t *testing.T) {
 }
 
 func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
-	const rounds = 50_000
+	const rounds = 20_000
 	r := rand.New(rand.NewPCG(uint64(want), 0))
 	var work atomic.Pointer[[]Receipt]
 	var ended atomic.Bool
