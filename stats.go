@@ -86,6 +86,7 @@ func (s *Stream) setState(state StreamState, err error) {
 // Stats returns what the stream knows of itself at this moment, from any goroutine, without asking the server.
 func (s *Stream) Stats() Stats {
 	g := &s.gauge
+	confirmed := LSN(g.confirmed.Load()) // first: what is confirmed was acknowledged before
 	b := s.ledger.backlog(time.Now())
 	st := Stats{
 		Delivered:    b.delivered,
@@ -93,7 +94,7 @@ func (s *Stream) Stats() Stats {
 		Buffered:     len(s.c),
 		Received:     LSN(g.received.Load()),
 		Acknowledged: b.confirmed,
-		Confirmed:    LSN(g.confirmed.Load()),
+		Confirmed:    confirmed,
 		Oldest:       b.oldest,
 		OldestAge:    b.age,
 		LateAcks:     s.ledger.late.Load(),

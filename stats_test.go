@@ -127,3 +127,43 @@ func TestStatsAtAnyTime(t *testing.T) {
 	close(stop)
 	<-stopped
 }
+
+// Stats are taken while the stream goes on: what they say must be true together all the same.
+func TestStatsAgreeWithEachOther(t *testing.T) {
+	srv := fakewal.New()
+	srv.Update(func(s *fakewal.State) {
+		s.Publications = []string{"p"}
+		s.Slots["p"] = fakewal.LogicalSlot(0x100)
+	})
+	const transactions = 5_000
+	srv.Serve(func(c *fakewal.Conn) error {
+		for i := range walchan.LSN(transactions) {
+			if err := c.Play(tx(uint32(i), 0x200+i*0x100, "1").Frames()...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s := subscribeTo(t, srv)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range transactions {
+			s.Ack(<-s.C())
+		}
+	}()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		if st := s.Stats(); st.Confirmed > st.Acknowledged || st.Unacked > st.Delivered {
+			t.Fatalf("%+v", st)
+		}
+	}
+	finish(t, s)
+	if err := srv.Close(); err != nil {
+		t.Error(err)
+	}
+}
