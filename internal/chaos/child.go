@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -34,6 +35,10 @@ func beChild() error {
 	if err := json.Unmarshal([]byte(os.Getenv(childVariable)), &order); err != nil {
 		return err
 	}
+	go func() { // its standard input ends with the process that started it, however that ends
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(2)
+	}()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	j, err := openJournal(order.Journal)
@@ -147,6 +152,9 @@ func (c *child) start() error {
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), childVariable+"="+string(order))
 	cmd.Stderr = c.log
+	if _, err := cmd.StdinPipe(); err != nil {
+		return err
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
