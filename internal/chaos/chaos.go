@@ -120,7 +120,7 @@ func (c *chaos) setUp(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.raw, err = c.consume(ctx, 2, seeRaw(), walchan.WithPlugin("test_decoding", nil), walchan.WithBuffer(16, 4096))
+	c.raw, err = c.consume(ctx, 2, seeRaw(), walchan.WithPlugin("test_decoding", nil), walchan.WithBuffer(16, 4096), walchan.WithTerminateOld())
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -29,6 +30,7 @@ type consumer struct {
 	give    chan []walchan.Receipt
 	workers sync.WaitGroup
 	again   atomic.Int64 // messages with Tx.Redelivered
+	wrong   error        // what watch has found
 }
 
 // A way to consume: it is given each message, and called with the zero Message now and then.
@@ -69,6 +71,8 @@ func (c *consumer) run() error {
 		rng := rand.New(rand.NewPCG(c.rng.Uint64(), uint64(i)))
 		c.workers.Go(func() { worker(c.give, rng) })
 	}
+	ended := make(chan struct{})
+	c.workers.Go(func() { c.wrong = watch(c.stream, ended) })
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	now, until := ways[0], time.Time{}
@@ -98,11 +102,34 @@ func (c *consumer) run() error {
 		}
 	}
 	close(c.give)
+	close(ended)
 	c.workers.Wait()
-	if err := c.journal.close(); err != nil {
-		return err
+	return errors.Join(c.journal.close(), c.wrong, c.stream.Err())
+}
+
+// watch looks at Stats, and flushes now and then, while all else goes on: it says what cannot be true.
+func watch(s *walchan.Stream, ended <-chan struct{}) (wrong error) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	var last walchan.Stats
+	for n := 0; ; n++ {
+		select {
+		case <-ended:
+			return wrong
+		case <-tick.C:
+		}
+		now := s.Stats()
+		if now.Delivered < last.Delivered || now.Acknowledged < last.Acknowledged || now.Reconnects < last.Reconnects ||
+			now.Confirmed > now.Acknowledged || now.Unacked > now.Delivered {
+			wrong = fmt.Errorf("Stats were %+v, and then %+v", last, now)
+		}
+		last = now
+		if n%100 == 0 {
+			ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+			_ = s.Flush(ctx) // it waits where there is no connection
+			cancel()
+		}
 	}
-	return c.stream.Err()
 }
 
 // settled waits until everything is acknowledged.
