@@ -121,7 +121,7 @@ func watch(s *walchan.Stream, ended <-chan struct{}) (wrong error) {
 		now := s.Stats()
 		if now.Delivered < last.Delivered || now.Acknowledged < last.Acknowledged || now.Reconnects < last.Reconnects ||
 			now.Confirmed > now.Acknowledged || now.Unacked > now.Delivered {
-			wrong = fmt.Errorf("Stats were %+v, and then %+v", last, now)
+			wrong = fmt.Errorf("stats were %+v, and then %+v", last, now)
 		}
 		last = now
 		if n%100 == 0 {
