@@ -190,8 +190,8 @@ func (s *Stream) start(c, lost *connection) error {
 	// A server may stop answering here as everywhere; only the making of a slot may take its time.
 	ctx, cancel := context.WithTimeout(s.ctx, startTimeout)
 	defer cancel()
-	if version, text := c.Version(); version > 0 && version < minServer {
-		return &Error{Kind: ErrServerVersion, What: "server version " + text + " is not supported", Advice: "PostgreSQL 14 or later is"}
+	if err := s.cfg.checkVersion(c.Version()); err != nil {
+		return err
 	}
 	system, err := c.Identify(ctx)
 	if err != nil {
