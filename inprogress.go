@@ -31,7 +31,7 @@ func (f *changes) inProgress(s *Stream, m *Message, ev *pgoutput.Event) error {
 	case ev.Flags&1 != 0:
 		return f.beginSpool(ev.XID, false)
 	}
-	if f.spooling = f.spools.Get(ev.XID); f.spooling == nil {
+	if f.spooling, f.late = f.spools.Get(ev.XID), false; f.spooling == nil {
 		return withoutBeginning(ev)
 	}
 	return nil
