@@ -1,0 +1,318 @@
+package walchan_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/fakewal"
+)
+
+var then = time.Unix(1_700_000_000, 0)
+
+// block is a block of a transaction in progress, with rows of a subtransaction.
+func block(xid, subxid uint32, first bool, rows ...any) []fakewal.Frame {
+	frames := []fakewal.Frame{{Payload: fakewal.StreamStart(xid, first)}, {Payload: fakewal.InStream(subxid, table.Encode())}}
+	for _, r := range rows {
+		frames = append(frames, fakewal.Frame{Start: 0x180, Payload: fakewal.InStream(subxid, fakewal.Insert(table.OID, r))})
+	}
+	return append(frames, fakewal.Frame{Payload: fakewal.StreamStop()})
+}
+
+func streamCommit(xid uint32, at walchan.LSN) []fakewal.Frame {
+	return []fakewal.Frame{{Start: at, Payload: fakewal.StreamCommit(xid, at+0x80, at+0xb0, then)}}
+}
+
+func frames(parts ...[]fakewal.Frame) fakewal.Script {
+	return func(c *fakewal.Conn) error { return c.Play(slices.Concat(parts...)...) }
+}
+
+// What is not committed keeps nothing from being confirmed: the server sends it again.
+func TestPositionBetweenBlocksIsConfirmed(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv, walchan.WithStreaming())
+		m := <-s.C()
+		time.Sleep(time.Minute)
+		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x100 {
+			t.Errorf("confirmed %s while a message is in hand", slot.ConfirmedFlush)
+		}
+		if st := s.Stats(); st.Spooled == 0 {
+			t.Errorf("nothing is spooled: %+v", st)
+		}
+		s.Ack(m)
+		time.Sleep(time.Minute)
+		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x900 {
+			t.Errorf("confirmed %s, not the position behind the block", slot.ConfirmedFlush)
+		}
+		finish(t, s)
+		if st := s.Stats(); st.Spooled != 0 {
+			t.Errorf("still spooled: %+v", st)
+		}
+	}, func(c *fakewal.Conn) error {
+		if err := frames(block(7, 7, true, "a"), tx(1, 0x200, "b").Frames(), block(7, 7, false, "c"))(c); err != nil {
+			return err
+		}
+		return c.Keepalive(0x900, false)
+	})
+}
+
+// Once it is committed it is like any other: a position received behind it waits for its messages.
+func TestPositionBehindAStreamedTransactionWaitsForIt(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv, walchan.WithStreaming(), walchan.WithBuffer(1, 1<<20))
+		var held []walchan.Message
+		for range 3 {
+			time.Sleep(time.Minute)
+			held = append(held, <-s.C())
+			if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x100 {
+				t.Errorf("confirmed %s with %d messages in hand", slot.ConfirmedFlush, len(held))
+			}
+		}
+		time.Sleep(time.Minute)
+		for _, m := range held {
+			s.Ack(m)
+		}
+		time.Sleep(time.Second)
+		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x900 {
+			t.Errorf("confirmed %s", slot.ConfirmedFlush)
+		}
+		if len(srv.Starts()) != 1 {
+			t.Error("the server was not told that we live")
+		}
+		finish(t, s)
+	}, func(c *fakewal.Conn) error {
+		if err := frames(block(7, 7, true, "a", "b", "c"), streamCommit(7, 0x300))(c); err != nil {
+			return err
+		}
+		return c.Keepalive(0x900, false)
+	})
+}
+
+// A table that is described otherwise while a transaction is in progress is for all others what it was described as last.
+func TestTableDescribedSinceTheTransactionBegan(t *testing.T) {
+	wider := table
+	wider.Columns = append(slices.Clone(table.Columns), fakewal.Column{Name: "more", Mod: -1})
+	other := tx(1, 0x200)
+	other.Changes = [][]byte{wider.Encode(), fakewal.Insert(table.OID, "b", "more")}
+	last := tx(2, 0x400)
+	last.Changes = [][]byte{fakewal.Insert(table.OID, "c", "more")}
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv, walchan.WithStreaming())
+		if got := receive(t, s, 3, true); !slices.Equal(got, []string{"1:b", "7:a", "2:c"}) {
+			t.Error(got)
+		}
+		finish(t, s)
+	}, frames(block(7, 7, true, "a"), other.Frames(), streamCommit(7, 0x300), last.Frames()))
+}
+
+// One that is described in a transaction in progress is known to others once that is committed.
+func TestTableDescribedInAStreamedTransaction(t *testing.T) {
+	last := tx(2, 0x400)
+	last.Changes = [][]byte{fakewal.Insert(table.OID, "c")}
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv, walchan.WithStreaming())
+		if got := receive(t, s, 2, true); !slices.Equal(got, []string{"7:a", "2:c"}) {
+			t.Error(got)
+		}
+		finish(t, s)
+	}, frames(block(7, 7, true, "a"), streamCommit(7, 0x300), last.Frames()))
+}
+
+// PostgreSQL 18 tells of the end of transactions of which it has sent nothing, also to those who have not asked for any.
+func TestAbortOfATransactionThatIsNotKnown(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv)
+		if got := receive(t, s, 1, true); !slices.Equal(got, []string{"1:a"}) {
+			t.Error(got)
+		}
+		finish(t, s)
+	}, frames([]fakewal.Frame{{Payload: fakewal.StreamAbort(7, 7)}, {Payload: fakewal.StreamAbort(7, 8)}}, tx(1, 0x200, "a").Frames()))
+}
+
+// Delivered in part, sent differently after the reconnect: again as a whole, also where one of the two was sent in blocks.
+func TestStreamedTransactionSentDifferentlyComesAgainWhole(t *testing.T) {
+	streamed := frames(block(2, 2, true, "a", "b", "x"), streamCommit(2, 0x300))
+	ordinary := frames(tx(2, 0x300, "a", "c").Frames())
+	for name, scripts := range map[string][]fakewal.Script{
+		"first in blocks":     {streamed, ordinary},
+		"then in blocks":      {frames(tx(2, 0x300, "a", "b", "x").Frames()), frames(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
+		"in blocks each time": {streamed, frames(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, srv *fakewal.Server) {
+				s := subscribeTo(t, srv, walchan.WithStreaming(), walchan.WithBuffer(1, 1<<20))
+				got := receive(t, s, 1, false)
+				time.Sleep(time.Minute) // the connection is lost while the next message waits
+				got = append(got, receive(t, s, 3, false)...)
+				if want := []string{"2:a", "2:b", "2:a again", "2:c again"}; !slices.Equal(got, want) {
+					t.Errorf("got  %v\nwant %v", got, want)
+				}
+				nothingMore(t, s)
+				finish(t, s)
+			}, func(c *fakewal.Conn) error {
+				if err := scripts[0](c); err != nil {
+					return err
+				}
+				time.Sleep(20 * time.Second)
+				c.Reset()
+				return nil
+			}, scripts[1])
+		})
+	}
+}
+
+func TestUnexpectedBlocksEndTheStream(t *testing.T) {
+	for name, c := range map[string]struct {
+		frames []fakewal.Frame
+		want   string
+	}{
+		"no first block":  {block(7, 7, false, "x"), "first block has not come"},
+		"commit of none":  {streamCommit(7, 0x300), "first block has not come"},
+		"prepare of none": {[]fakewal.Frame{{Payload: fakewal.StreamPrepare(0x300, 0x330, then, 7, "g")}}, "first block has not come"},
+		"late prepare of none": {[]fakewal.Frame{{Payload: fakewal.StreamPrepare(0x30, 0x33, then, 7, "g")}},
+			"first block has not come"},
+		"two first blocks": {slices.Concat(block(7, 7, true, "x"), block(7, 7, true, "x")), "second beginning"},
+		"in a transaction": {append(tx(2, 0x300, "x").Frames()[:1], block(7, 7, true, "x")...), "inside of another transaction"},
+		"in a block":       {append(block(7, 7, true)[:1], tx(2, 0x300, "x").Frames()...), "not expected in a block"},
+		"end of no block":  {[]fakewal.Frame{{Payload: fakewal.StreamStop()}}, `message 'E'`},
+		"garbage":          {append(block(7, 7, true)[:1], fakewal.Frame{Payload: []byte{'I', 0, 0}}), "truncated at byte 1 of 3"},
+		"garbage, found later": {slices.Concat(block(7, 7, true)[:1], []fakewal.Frame{{Payload: []byte{'I', 0, 0, 0, 7, 1, 2, 3}},
+			{Payload: fakewal.StreamStop()}}, streamCommit(7, 0x300)), "truncated at byte 1 of 4"},
+		"garbage in a late one": {[]fakewal.Frame{{Payload: fakewal.BeginPrepare(0x30, 0x33, then, 7, "g")}, {Payload: []byte{'I', 0, 0}}},
+			"truncated at byte 1 of 3"},
+		"two transactions in one": {append(tx(2, 0x300, "x").Frames()[:1], tx(3, 0x400, "x").Frames()...), "begin inside of a transaction"},
+		"rolled back inside": {append(tx(2, 0x300, "x").Frames()[:1],
+			fakewal.Frame{Payload: fakewal.RollbackPrepared(0x30, 0x333, then, then, 7, "g")}), "inside of a transaction"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, srv *fakewal.Server) {
+				s := subscribeTo(t, srv, walchan.WithStreaming())
+				receive(t, s, 1, true)
+				if m, ok := <-s.C(); ok {
+					t.Errorf("there came %v", m)
+				}
+				if err := s.Err(); !errors.Is(err, walchan.ErrProtocol) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("error is %v", err)
+				}
+				s.Close()
+				if slot, _ := srv.Slot("p"); slot.ConfirmedFlush > 0x2b0 {
+					t.Errorf("confirmed %s", slot.ConfirmedFlush)
+				}
+			}, frames(tx(1, 0x200, "a").Frames(), c.frames))
+		})
+	}
+}
+
+func TestOptionsThatExcludeOneAnother(t *testing.T) {
+	publication := walchan.WithPublication("p")
+	for _, c := range []struct {
+		opts []walchan.Option
+		want []string // each in the text
+	}{
+		{[]walchan.Option{walchan.WithPlugin("test_decoding", nil), walchan.WithStreaming(), walchan.WithTwoPhase(), walchan.WithBinary()},
+			[]string{"WithStreaming belongs to pgoutput, not to the plugin test_decoding", "WithTwoPhase belongs", "WithBinary belongs"}},
+		{[]walchan.Option{publication, walchan.WithStreaming(), walchan.WithPluginOption("streaming", "off")},
+			[]string{`WithStreaming and WithPluginOption("streaming", "off") exclude one another`}},
+		{[]walchan.Option{publication, walchan.WithTwoPhase(), walchan.WithPluginOption("two_phase", "F"), walchan.WithBinary(), walchan.WithPluginOption("binary", "0")},
+			[]string{`WithTwoPhase and WithPluginOption("two_phase", "F")`, `WithBinary and WithPluginOption("binary", "0")`}},
+		{[]walchan.Option{publication, walchan.WithTwoPhase(), walchan.WithPluginOption("proto_version", "2")},
+			[]string{`two-phase and WithPluginOption("proto_version", "2") exclude one another: it needs version 3`}},
+		{[]walchan.Option{publication, walchan.WithPluginOption("streaming", "parallel"), walchan.WithPluginOption("proto_version", "1")},
+			[]string{"needs version 2", "needs version 4"}},
+		{[]walchan.Option{publication, walchan.WithSpool(1<<20, "")}, []string{"WithSpool has nothing to keep without WithStreaming or WithTwoPhase"}},
+		{[]walchan.Option{publication, walchan.WithStreaming(), walchan.WithSpool(1<<20-1, "/tmp")}, []string{"must be at least 1 MiB"}},
+	} {
+		_, err := walchan.Subscribe(t.Context(), fakewal.DSN, c.opts...)
+		if !errors.Is(err, walchan.ErrOptions) {
+			t.Errorf("%v: error is %v", c.want, err)
+			continue
+		}
+		for _, want := range c.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q is not in %v", want, err)
+			}
+		}
+	}
+}
+
+// What is asked of pgoutput, and of a server that cannot do it nothing at all.
+func TestProtocolVersions(t *testing.T) {
+	for _, c := range []struct {
+		opts  []walchan.Option
+		args  string // of pgoutput
+		needs string // the version; "": 14
+	}{
+		{nil, "proto_version 1", ""},
+		{[]walchan.Option{walchan.WithBinary()}, "proto_version 1 binary on", ""},
+		{[]walchan.Option{walchan.WithStreaming()}, "proto_version 2 streaming on", ""},
+		{[]walchan.Option{walchan.WithTwoPhase()}, "proto_version 3 two_phase on", "two-phase needs PostgreSQL 15 or later"},
+		{[]walchan.Option{walchan.WithTwoPhase(), walchan.WithStreaming(), walchan.WithBinary()}, "proto_version 3 streaming on two_phase on binary on",
+			"two-phase needs PostgreSQL 15 or later"},
+		{[]walchan.Option{walchan.WithPluginOption("streaming", "Parallel")}, "proto_version 4 streaming Parallel", "streaming = parallel needs PostgreSQL 16 or later"},
+		{[]walchan.Option{walchan.WithPluginOption("streaming", "parallel"), walchan.WithTwoPhase()}, "proto_version 4 streaming parallel two_phase on",
+			"two-phase needs PostgreSQL 15 or later, streaming = parallel needs PostgreSQL 16 or later"},
+		{[]walchan.Option{walchan.WithPluginOption("streaming", "f"), walchan.WithPluginOption("two_phase", "no")}, "proto_version 1 streaming f two_phase no", ""},
+		{[]walchan.Option{walchan.WithStreaming(), walchan.WithPluginOption("proto_version", "4")}, "proto_version 4 streaming on", ""},
+	} {
+		for _, version := range []string{"14.23 (Debian 14.23-1)", "15.18", "16.14", "18.4"} {
+			bubble(t, func(t *testing.T, srv *fakewal.Server) {
+				srv.Update(func(s *fakewal.State) { s.Version = version })
+				opts := append([]walchan.Option{walchan.WithSlot("new"), walchan.WithCreateSlot(), walchan.WithPublication("p"), walchan.WithConnect(srv.Configure)}, c.opts...)
+				s, err := walchan.Subscribe(t.Context(), fakewal.DSN, opts...)
+				tooOld := ""
+				for _, need := range []string{"14", "15", "16"} {
+					if strings.Contains(c.needs, need) && version[:2] < need {
+						tooOld = need
+					}
+				}
+				if tooOld != "" {
+					if !errors.Is(err, walchan.ErrServerVersion) || !strings.Contains(err.Error(), tooOld+" or later; this is "+version[:5]) {
+						t.Errorf("%s on %s: error is %v", c.args, version, err)
+					}
+					if _, made := srv.Slot("new"); made {
+						t.Errorf("%s on %s: a slot was made", c.args, version)
+					}
+					return
+				}
+				if err != nil {
+					t.Errorf("%s on %s: %v", c.args, version, err)
+					return
+				}
+				for name, value := range srv.Starts()[0].Options {
+					if name != "publication_names" && name != "messages" && !strings.Contains(c.args, name+" "+value) {
+						t.Errorf("%s on %s: %s is %s", c.args, version, name, value)
+					}
+				}
+				if n := 2 + len(strings.Fields(c.args))/2; len(srv.Starts()[0].Options) != n {
+					t.Errorf("%s on %s: asked for %v", c.args, version, srv.Starts()[0].Options)
+				}
+				if slot, _ := srv.Slot("new"); slot.TwoPhase != strings.Contains(c.args, "two_phase on") {
+					t.Errorf("%s on %s: two-phase of the slot is %v", c.args, version, slot.TwoPhase)
+				}
+				finish(t, s)
+			}, nothing)
+		}
+	}
+}
+
+// A slot that has two-phase on sends prepared transactions to anybody.
+func TestSlotWithTwoPhaseNeedsTheOption(t *testing.T) {
+	for version, refused := range map[string]bool{"14.23": false, "15.18": true} {
+		bubble(t, func(t *testing.T, srv *fakewal.Server) {
+			srv.Update(func(s *fakewal.State) { s.Version = version; s.Slots["p"].TwoPhase = true })
+			s, err := walchan.Subscribe(t.Context(), fakewal.DSN, walchan.WithSlot("p"), walchan.WithPublication("p"), walchan.WithConnect(srv.Configure))
+			if !refused {
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				finish(t, s)
+			} else if !errors.Is(err, walchan.ErrSlotMismatch) || !strings.Contains(err.Error(), "WithTwoPhase") {
+				t.Errorf("error is %v", err)
+			}
+		}, nothing)
+	}
+}
