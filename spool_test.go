@@ -265,51 +265,54 @@ func TestFullDiskUnderTheSpool(t *testing.T) {
 	}
 }
 
-// From COMMIT to the last row it takes less time if the rows were sent before.
+// From COMMIT to the last row it takes less time if the rows were sent before. That they were is seen above; how much less is
+// measured on request, with WALCHAN_ROWS=1000000 or so and without -race.
 func TestStreamedTransactionIsCompleteSooner(t *testing.T) {
-	rows := rowsOf(t, 50_000)
+	rows := rowsOf(t, 0)
+	if rows == 0 {
+		t.Skip("WALCHAN_ROWS is not set")
+	}
 	db := pgtest.Database(t)
 	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE flush (i int)", "CREATE PUBLICATION p FOR TABLE t")
-	took := func(opts ...walchan.Option) time.Duration {
-		name := fmt.Sprintf("%s_%d", db.Name, len(opts))
-		opts = append(opts, walchan.WithSlot(name), walchan.WithCreateSlot(), walchan.WithPublication("p"))
-		s, err := walchan.Subscribe(t.Context(), db.DSN(smallWorkMem), opts...)
+	took := func(workMem int, opts ...walchan.Option) time.Duration {
+		dsn := db.DSN(fmt.Sprintf("options='-c logical_decoding_work_mem=%dkB'", workMem))
+		opts = append(opts, walchan.WithSlot(db.Name), walchan.WithCreateSlot(), walchan.WithPublication("p"))
+		s, err := walchan.Subscribe(t.Context(), dsn, opts...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer walchan.DropSlot(context.WithoutCancel(t.Context()), db.DSN(), name)
+		defer walchan.DropSlot(context.WithoutCancel(t.Context()), db.DSN(), db.Name)
 		defer s.Close()
 		w := begin(t, db)
 		w.exec("TRUNCATE t")
 		w.exec(insert(1, rows))
-		if len(opts) > 3 {
-			until(t, db, s, "the transaction is spooled", func(st walchan.Stats) bool { return st.Spooled >= int64(rows)*112-100_000 })
-		} else {
-			// The server has decoded it, and keeps it.
-			end := pgtest.Query(t, db.DSN(), "SELECT pg_current_wal_insert_lsn()")
-			db.Exec(t, "INSERT INTO flush VALUES (1)")
-			db.Wait(t, "SELECT sent_lsn >= '"+end+"' FROM pg_stat_replication WHERE application_name = 'walchan'")
-		}
+		end := pgtest.Query(t, db.DSN(), "SELECT pg_current_wal_insert_lsn()")
+		db.Exec(t, "INSERT INTO flush VALUES (1)")
+		waitDecoded(t, db, end)
 		w.exec("COMMIT")
-		committed := time.Now()
-		receiveOne(t, s) // TRUNCATE
-		for id := 1; id <= rows; id++ {
-			m := receiveOne(t, s)
-			if id == rows && m.New().Text(0) != fmt.Sprint(rows) {
-				t.Errorf("row %s is the last", m.New().Text(0))
-			}
+		committed, n := time.Now(), 0
+		for m := range s.C() {
 			s.Ack(m)
+			if n++; n == 1+rows { // TRUNCATE is one
+				break
+			}
 		}
 		return time.Since(committed)
 	}
-	for try := 1; ; try++ {
-		without, with := took(), took(walchan.WithStreaming())
-		t.Logf("%d rows, from COMMIT to the last one: %v at the commit, %v in progress", rows, without.Round(time.Millisecond), with.Round(time.Millisecond))
-		if with < without {
-			return
+	for _, workMem := range []int{64, 64 << 10} {
+		without, with := took(workMem), took(workMem, walchan.WithStreaming())
+		t.Logf("%d rows, logical_decoding_work_mem %d kB, from COMMIT to the last row: %v at the commit, %v in progress",
+			rows, workMem, without.Round(time.Millisecond), with.Round(time.Millisecond))
+		if with > without*3/4 {
+			t.Error("it is not sooner")
 		}
-		if try == 3 { // the machine may be busy with something else
-			t.Fatal("it is not sooner")
-		}
+	}
+}
+
+// waitDecoded waits until the server has decoded its log up to lsn.
+func waitDecoded(t *testing.T, db pgtest.DB, lsn string) {
+	t.Helper()
+	for decoded := ""; decoded != "t"; time.Sleep(10 * time.Millisecond) {
+		decoded = db.Query(t, "SELECT bool_and(sent_lsn >= '"+lsn+"') FROM pg_stat_replication WHERE application_name = 'walchan'")
 	}
 }
