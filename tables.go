@@ -45,6 +45,9 @@ func (f *changes) describe(s *Stream, ev *pgoutput.Event, seq uint64) error {
 	if err := s.learnTypes(r); err != nil {
 		return err
 	}
+	if r != was {
+		s.types.bind(r)
+	}
 	f.relations[ev.OID], f.last = table{r, seq}, nil
 	return nil
 }
@@ -85,6 +88,5 @@ func (s *Stream) learnTypes(r *Relation) error {
 			s.cfg.log.Warn("types of a table could not be looked up: their values are text", "slot", s.source.Slot, "table", r.String(), "error", failed)
 		}
 	}
-	s.types.bind(r)
 	return nil
 }
