@@ -132,6 +132,26 @@ func TestAbortOfATransactionThatIsNotKnown(t *testing.T) {
 	}, frames([]fakewal.Frame{{Payload: fakewal.StreamAbort(7, 7)}, {Payload: fakewal.StreamAbort(7, 8)}}, tx(1, 0x200, "a").Frames()))
 }
 
+// PostgreSQL 18 sends the Prepare of a transaction without changes, but not its beginning; older ones only the outcome.
+func TestPreparedWithoutChanges(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv, walchan.WithTwoPhase(), walchan.WithTransactions())
+		equal(t, told(t, s, 6, true), "begin g", "prepare g", "commit prepared g", "rollback prepared h", "commit prepared early", "rollback prepared early")
+		nothingMore(t, s)
+		finish(t, s)
+		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x750 {
+			t.Errorf("confirmed %s", slot.ConfirmedFlush)
+		}
+	}, frames([]fakewal.Frame{
+		{Payload: fakewal.Prepare(0x200, 0x250, then, 7, "g")},
+		{Payload: fakewal.CommitPrepared(0x300, 0x350, then, 7, "g")},
+		{Payload: fakewal.RollbackPrepared(0x350, 0x450, then, then, 8, "h")},
+		{Payload: fakewal.Prepare(0x80, 0x90, then, 9, "early")},
+		{Payload: fakewal.CommitPrepared(0x600, 0x650, then, 9, "early")},
+		{Payload: fakewal.RollbackPrepared(0x90, 0x750, then, then, 10, "early")},
+	}))
+}
+
 // Delivered in part, sent differently after the reconnect: again as a whole, also where one of the two was sent in blocks.
 func TestStreamedTransactionSentDifferentlyComesAgainWhole(t *testing.T) {
 	streamed := frames(block(2, 2, true, "a", "b", "x"), streamCommit(2, 0x300))

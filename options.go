@@ -140,9 +140,9 @@ func WithSpool(memory int, dir string) Option {
 // transaction that was acknowledged at its PREPARE is not sent again, also to another process, only its outcome is. So whoever
 // acts at the COMMIT PREPARED only must store the changes until then.
 //
-// Three things to expect: the RollbackPrepared of a transaction of which nothing was delivered; a transaction that was
-// rolled back before it could be sent, with fewer changes than it had; and changes that come together with their
-// CommitPrepared, in one transaction, because they were prepared before two-phase was switched on.
+// Three things to expect: a CommitPrepared or RollbackPrepared of a transaction of which nothing was delivered; a
+// transaction that was rolled back before it could be sent, with fewer changes than it had; and changes that come together
+// with their CommitPrepared, in one transaction, because they were prepared before two-phase was switched on.
 //
 // A slot made by WithCreateSlot has two-phase on; for one that exists it is switched on, and stays so: from then on it
 // cannot be streamed from without this option.

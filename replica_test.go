@@ -354,9 +354,7 @@ func (r *replica) follow(s *walchan.Stream) error {
 		if err != nil {
 			return fmt.Errorf("%v: %w", m, err)
 		}
-		if m.Kind == walchan.Commit || m.Kind == walchan.CommitPrepared {
-			s.AckThrough(m)
-		} else if m.Kind == walchan.Prepare {
+		if m.Kind == walchan.Commit || m.Kind == walchan.Prepare || m.Kind == walchan.CommitPrepared {
 			s.AckThrough(m)
 		}
 		if done {
@@ -380,16 +378,10 @@ func (r *replica) take(m walchan.Message) (done bool, err error) {
 		r.open = nil
 		return false, nil
 	case walchan.RollbackPrepared:
-		if _, ok := r.prepared[m.Tx.GID]; !ok {
-			return false, fmt.Errorf("%s was not prepared", m.Tx.GID)
-		}
 		delete(r.prepared, m.Tx.GID)
 		return false, nil
 	case walchan.CommitPrepared:
-		tx, ok := r.prepared[m.Tx.GID]
-		if !ok {
-			return false, fmt.Errorf("%s was not prepared", m.Tx.GID)
-		}
+		tx := r.prepared[m.Tx.GID] // none, if it has changed nothing
 		delete(r.prepared, m.Tx.GID)
 		return false, r.apply(tx)
 	case walchan.Commit:

@@ -24,6 +24,15 @@ func (f *changes) twoPhase(s *Stream, m *Message, ev *pgoutput.Event) error {
 		}
 		return f.begin(s, m, ev)
 	case pgoutput.Prepare:
+		if f.tx == nil {
+			// Of a transaction without changes PostgreSQL 18 sends this only, others nothing (ReorderBufferPrepare).
+			if late {
+				return nil
+			}
+			if err := f.begin(s, m, ev); err != nil {
+				return err
+			}
+		}
 		return f.end(s, m, ev, Prepare, f.transactions)
 	case pgoutput.StreamPrepare:
 		if late && f.spools.Get(ev.XID) != nil {
