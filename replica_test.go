@@ -199,7 +199,7 @@ func (w *workload) step(c *client) {
 		switch {
 		case n < 30:
 			w.exec(c, w.change(c))
-		case n < 40 && len(w.prepared) > 0:
+		case n < 70 && len(w.prepared) > 0: // it may have locked a table against all others
 			w.outcome(c)
 		default:
 			w.exec(c, "BEGIN")
@@ -207,11 +207,11 @@ func (w *workload) step(c *client) {
 		return
 	}
 	switch {
-	case n < 50:
+	case n < 44:
 		w.exec(c, w.change(c))
-	case n < 60:
+	case n < 52:
 		w.exec(c, w.bulk(c))
-	case n < 70:
+	case n < 68:
 		w.exec(c, fmt.Sprintf("SAVEPOINT s%d", c.depth))
 	case n < 83 && c.depth > 1:
 		w.exec(c, fmt.Sprintf("%s s%d", []string{"RELEASE", "ROLLBACK TO"}[n%2], c.depth-1))
