@@ -5,7 +5,15 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 # The packages of this module, and of those that go.work ties to it.
 PACKAGES = $$(go list -m -f '{{.Dir}}/...')
 
-.PHONY: help demo test fmt lint
+DURATION := 1m
+SEED := $$(date +%s)
+
+# The tests that depend on the server's version: all that do not only test the tools.
+VERSIONED := . ./examples/... ./internal/pgtest
+
+FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/session:FuzzFrames
+
+.PHONY: help demo test matrix chaos mutants fuzz bench fmt lint
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -18,6 +26,31 @@ demo: ## run examples/quickstart against a throwaway PostgreSQL
 test: ## run all tests with -race
 	@scripts/postgres --tests
 	go test -race $(PACKAGES)
+
+matrix: ## run the contract against PostgreSQL 14 to 18
+	@scripts/postgres --tests
+	@for major in 14 15 16 17 18; do \
+		bin=$$(scripts/servers $$major) || exit 1; \
+		echo "PostgreSQL $$major:"; \
+		WALCHAN_PGBIN=$$bin go test -race $(VERSIONED) || exit 1; \
+	done
+
+chaos: ## inject faults for DURATION=1m, from SEED=the time: nothing may be lost, repeated or reordered
+	@scripts/postgres
+	go run -race ./internal/chaos -duration $(DURATION) -seed $(SEED)
+
+mutants: ## break the code on purpose, place after place, and name the test that notices
+	@scripts/postgres --tests
+	go run ./internal/mutants
+
+fuzz: ## fuzz what reads bytes from the network, each target for DURATION=1m
+	@for target in $(FUZZED); do \
+		go test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(DURATION) "$${target%:*}" || exit 1; \
+	done
+
+bench: ## measure throughput next to pg_recvlogical and others; see go doc ./internal/bench for what else it measures
+	@scripts/postgres
+	go run ./internal/bench throughput
 
 fmt: ## format all files
 	gofmt -w .

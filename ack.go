@@ -107,7 +107,8 @@ func (l *ledger) advance() LSN {
 	l.head = min(max(l.head, l.through.Load()), l.seq)
 	for {
 		for l.head >= l.first.base+chunkLen && l.first.next != nil {
-			l.first = l.first.next
+			old := l.first
+			l.first, old.next = old.next, nil // a receipt that is kept must not keep all that come after it
 		}
 		n := l.first.acknowledgedFrom(l.head, l.seq)
 		if n == 0 {
@@ -206,8 +207,6 @@ func (l *ledger) watchFor(what interest) bool {
 	}
 	return false
 }
-
-func (l *ledger) watchNothing() { l.watch.Store(0) }
 
 func (c *chunk) isAcked(seq uint64) bool {
 	i := seq - c.base

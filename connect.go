@@ -156,6 +156,8 @@ func refusedByServer(e *Error, pg *pgconn.PgError, cfg *pgconn.Config) {
 		e.Advice = "check the database name"
 	case state == stateTooManyConns && replication:
 		e.Advice = "raise max_wal_senders, or end another replication client (see pg_stat_replication)"
+	case state == stateProtocolViolation:
+		e.Advice = "connect to PostgreSQL itself: a pooler between may not do replication"
 	case state == stateUndefinedObject, state == stateInvalidParameter, state == stateCantChangeParameter:
 		e.Kind, e.Advice = ErrOptions, "check the settings in the connection string"
 	}

@@ -55,7 +55,8 @@ type connection struct {
 	sendLag  time.Duration // age of the last transaction when the server sent it
 	heardAt  time.Time     // the last bytes, or the last time we did not listen
 	askedAt  time.Time     // when the server was asked for a sign of life; zero: was not
-	caughtUp time.Time     // when there was last nothing to read
+	waited   time.Time     // when there was last nothing to read
+	caughtUp time.Time     // when the server last had nothing to send
 
 	// A server that is stopping waits for us.
 	pings     int
@@ -112,8 +113,12 @@ func (c *connection) status(now time.Time, askReply bool) error {
 func (c *connection) read(before time.Time) error {
 	err := c.Fill()
 	now := time.Now()
-	if now.Sub(before) > time.Millisecond {
-		c.caughtUp = now // there was nothing to read
+	switch waited := now.Sub(before); {
+	case waited > settle:
+		c.caughtUp = now
+		fallthrough
+	case waited > time.Millisecond:
+		c.waited = now // there was nothing to read: either the server has nothing, or it decodes slowly, or the network is slow
 	}
 	if err == nil {
 		c.heardAt, c.askedAt = now, time.Time{}
@@ -201,8 +206,12 @@ func (c *connection) dialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
 //
 // A server that stops fast waits until the client has confirmed all it was sent, and asks for it without a pause (WalSndDone
 // in src/backend/replication/walsender.c); a server in good health asks only when it has not heard of us for half of
-// wal_sender_timeout (WalSndKeepaliveIfNecessary).
+// wal_sender_timeout (WalSndKeepaliveIfNecessary). One that has sent all it has says how far it has come before it waits
+// (WalSndWaitForWal): if there was no more to read, either, the stream has caught up.
 func (c *connection) keepalive() {
+	if c.waited.After(c.caughtUp) {
+		c.caughtUp = c.waited
+	}
 	if !c.frame.ReplyRequested {
 		return
 	}
@@ -217,8 +226,8 @@ func (c *connection) keepalive() {
 }
 
 // shutdown lets a server go that is stopping: after a grace for the acknowledgements it hangs up, for otherwise the server
-// would wait for ever. Where the owner has not caught up for a while it cannot see the server asking; then an ordinary
-// connection that is refused says it (a probe in a goroutine of its own).
+// would wait for ever, and with a backlog to send for long. Where the stream has not caught up for a while it cannot see
+// the server asking; then an ordinary connection that is refused says it (a probe in a goroutine of its own).
 func (c *connection) shutdown(s *Stream, now time.Time) (time.Time, error) {
 	switch {
 	case !c.leaveAt.IsZero():
@@ -254,7 +263,7 @@ func (c *connection) probe(s *Stream) {
 			return // it takes its time
 		}
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, 2*probeAfter)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), 2*probeAfter) // also while draining; hangUp ends it
 	c.probing, c.stopProbe = make(chan struct{}), cancel
 	go func(done chan struct{}) {
 		defer close(done)

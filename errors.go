@@ -21,7 +21,7 @@ var (
 	ErrUnreachable     = passing("server cannot be reached")                    // refused, unknown host, timeout, lost
 	ErrServerDown      = passing("server is starting, stopping or in recovery") // a standby is in recovery
 	ErrTooManyClients  = passing("no free connection or walsender")
-	ErrTLS             = permanent("no trusted TLS connection")       // refused, or a certificate that is not accepted
+	ErrTLS             = passing("no trusted TLS connection")         // refused, or a certificate that is not accepted, but may be renewed
 	ErrAuthentication  = permanent("server does not let the user in") // password, role, pg_hba.conf: retrying locks accounts
 	ErrPermission      = permanent("role lacks a privilege")
 	ErrDatabaseMissing = permanent("database does not exist")
@@ -117,6 +117,7 @@ func line(err error) string {
 		text, pg, dial := cause.Error(), pgError(cause), (*net.OpError)(nil)
 		switch {
 		case isOurs(cause):
+			text = strings.TrimPrefix(text, "walchan: ") // it was said
 		case pg != nil && len(causes) == 1:
 			text = fmt.Sprintf("%s (SQLSTATE %s)", pg.Message, pg.Code)
 		case errors.As(cause, &dial) && dial.Op == "dial":
@@ -169,7 +170,7 @@ func sqlState(err error) string {
 type withheld struct{ pg *pgconn.PgError }
 
 func (w withheld) Error() string {
-	return fmt.Sprintf("SQLSTATE %s, with a message that may quote data: see the server's log", w.pg.Code)
+	return fmt.Sprintf("SQLSTATE %s, with a message that may quote data", w.pg.Code)
 }
 
 func (w withheld) Unwrap() error { return w.pg }
@@ -181,6 +182,7 @@ func quotesData(pg *pgconn.PgError) bool {
 
 // SQLSTATEs (PostgreSQL documentation, appendix "PostgreSQL Error Codes").
 const (
+	stateProtocolViolation   = "08P01"
 	stateFeatureNotSupported = "0A000"
 	stateInvalidParameter    = "22023"
 	stateUniqueViolation     = "23505"
@@ -211,11 +213,9 @@ const (
 // failed translates an error on a connection to what it means whatever was being done: what. The server's messages may be in
 // any language, so that SQLSTATEs count, and not texts.
 func failed(what string, err error) *Error {
-	e := &Error{Kind: ErrServer, What: what, Err: err}
+	e := &Error{Kind: ErrServer, What: what, Err: err, Advice: "see the server's log"}
 	switch state := sqlState(err); {
-	case state == "":
-		e.Kind = ErrUnreachable
-	case strings.HasPrefix(state, "08"):
+	case state == "", strings.HasPrefix(state, "08"):
 		e.Kind = ErrUnreachable
 	case strings.HasPrefix(state, "28"):
 		e.Kind = ErrAuthentication
@@ -240,7 +240,7 @@ func (s *Stream) streamError(err error) error {
 	case err == errStopped || err == errAgain || isOurs(err):
 		return err
 	case errors.Is(err, session.ErrServerStopped):
-		return &Error{Kind: ErrServerDown, What: "connection lost", Err: err}
+		return &Error{Kind: ErrServerDown, What: "connection lost", Err: err, Advice: "wait until it is up again"}
 	case pg == nil:
 		return failed("connection lost", err)
 	case pg.Code == stateUndefinedFile: // WalSndSegmentOpen in src/backend/replication/walsender.c

@@ -26,7 +26,7 @@ func streamCommit(xid uint32, at walchan.LSN) []fakewal.Frame {
 	return []fakewal.Frame{{Start: at, Payload: fakewal.StreamCommit(xid, at+0x80, at+0xb0, then)}}
 }
 
-func frames(parts ...[]fakewal.Frame) fakewal.Script {
+func playing(parts ...[]fakewal.Frame) fakewal.Script {
 	return func(c *fakewal.Conn) error { return c.Play(slices.Concat(parts...)...) }
 }
 
@@ -52,7 +52,7 @@ func TestPositionBetweenBlocksIsConfirmed(t *testing.T) {
 			t.Errorf("still spooled: %+v", st)
 		}
 	}, func(c *fakewal.Conn) error {
-		if err := frames(block(7, 7, true, "a"), tx(1, 0x200, "b").Frames(), block(7, 7, false, "c"))(c); err != nil {
+		if err := playing(block(7, 7, true, "a"), tx(1, 0x200, "b").Frames(), block(7, 7, false, "c"))(c); err != nil {
 			return err
 		}
 		return c.Keepalive(0x900, false)
@@ -84,7 +84,7 @@ func TestPositionBehindAStreamedTransactionWaitsForIt(t *testing.T) {
 		}
 		finish(t, s)
 	}, func(c *fakewal.Conn) error {
-		if err := frames(block(7, 7, true, "a", "b", "c"), streamCommit(7, 0x300))(c); err != nil {
+		if err := playing(block(7, 7, true, "a", "b", "c"), streamCommit(7, 0x300))(c); err != nil {
 			return err
 		}
 		return c.Keepalive(0x900, false)
@@ -105,7 +105,7 @@ func TestTableDescribedSinceTheTransactionBegan(t *testing.T) {
 			t.Error(got)
 		}
 		finish(t, s)
-	}, frames(block(7, 7, true, "a"), other.Frames(), streamCommit(7, 0x300), last.Frames()))
+	}, playing(block(7, 7, true, "a"), other.Frames(), streamCommit(7, 0x300), last.Frames()))
 }
 
 // One that is described in a transaction in progress is known to others once that is committed.
@@ -118,7 +118,7 @@ func TestTableDescribedInAStreamedTransaction(t *testing.T) {
 			t.Error(got)
 		}
 		finish(t, s)
-	}, frames(block(7, 7, true, "a"), streamCommit(7, 0x300), last.Frames()))
+	}, playing(block(7, 7, true, "a"), streamCommit(7, 0x300), last.Frames()))
 }
 
 // PostgreSQL 18 tells of the end of transactions of which it has sent nothing, also to those who have not asked for any.
@@ -129,7 +129,7 @@ func TestAbortOfATransactionThatIsNotKnown(t *testing.T) {
 			t.Error(got)
 		}
 		finish(t, s)
-	}, frames([]fakewal.Frame{{Payload: fakewal.StreamAbort(7, 7)}, {Payload: fakewal.StreamAbort(7, 8)}}, tx(1, 0x200, "a").Frames()))
+	}, playing([]fakewal.Frame{{Payload: fakewal.StreamAbort(7, 7)}, {Payload: fakewal.StreamAbort(7, 8)}}, tx(1, 0x200, "a").Frames()))
 }
 
 // PostgreSQL 18 sends the Prepare of a transaction without changes, but not its beginning; older ones only the outcome.
@@ -142,7 +142,7 @@ func TestPreparedWithoutChanges(t *testing.T) {
 		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x750 {
 			t.Errorf("confirmed %s", slot.ConfirmedFlush)
 		}
-	}, frames([]fakewal.Frame{
+	}, playing([]fakewal.Frame{
 		{Payload: fakewal.Prepare(0x200, 0x250, then, 7, "g")},
 		{Payload: fakewal.CommitPrepared(0x300, 0x350, then, 7, "g")},
 		{Payload: fakewal.RollbackPrepared(0x350, 0x450, then, then, 8, "h")},
@@ -154,12 +154,12 @@ func TestPreparedWithoutChanges(t *testing.T) {
 
 // Delivered in part, sent differently after the reconnect: again as a whole, also where one of the two was sent in blocks.
 func TestStreamedTransactionSentDifferentlyComesAgainWhole(t *testing.T) {
-	streamed := frames(block(2, 2, true, "a", "b", "x"), streamCommit(2, 0x300))
-	ordinary := frames(tx(2, 0x300, "a", "c").Frames())
+	streamed := playing(block(2, 2, true, "a", "b", "x"), streamCommit(2, 0x300))
+	ordinary := playing(tx(2, 0x300, "a", "c").Frames())
 	for name, scripts := range map[string][]fakewal.Script{
 		"first in blocks":     {streamed, ordinary},
-		"then in blocks":      {frames(tx(2, 0x300, "a", "b", "x").Frames()), frames(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
-		"in blocks each time": {streamed, frames(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
+		"then in blocks":      {playing(tx(2, 0x300, "a", "b", "x").Frames()), playing(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
+		"in blocks each time": {streamed, playing(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, srv *fakewal.Server) {
@@ -221,7 +221,7 @@ func TestUnexpectedBlocksEndTheStream(t *testing.T) {
 				if slot, _ := srv.Slot("p"); slot.ConfirmedFlush > 0x2b0 {
 					t.Errorf("confirmed %s", slot.ConfirmedFlush)
 				}
-			}, frames(tx(1, 0x200, "a").Frames(), c.frames))
+			}, playing(tx(1, 0x200, "a").Frames(), c.frames))
 		})
 	}
 }

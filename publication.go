@@ -73,25 +73,23 @@ func ensurePublication(ctx context.Context, connString string, ensure func(*pgco
 }
 
 func ensureAllTables(ctx context.Context, conn *pgconn.PgConn, name string) error {
-	exists, all, err := findPublication(ctx, conn, name)
+	rows, err := session.Query(ctx, conn, "SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = "+quoteLiteral(name))
 	switch {
-	case err != nil || all:
-		return err
-	case exists:
-		return &Error{Kind: ErrPublication, What: fmt.Sprintf("publication %q has a list of tables, and cannot be made one of all tables", name),
-			Advice: "choose another name, or DROP PUBLICATION and make it anew while no stream uses it"}
+	case err != nil:
+		return failed(fmt.Sprintf("look up publication %q", name), err)
+	case len(rows) == 0:
+		return define(ctx, conn, name, "CREATE PUBLICATION "+quoteName(name)+" FOR ALL TABLES")
+	case rows[0][0] == "t":
+		return nil
 	}
-	return define(ctx, conn, name, "CREATE PUBLICATION "+quoteName(name)+" FOR ALL TABLES")
+	return &Error{Kind: ErrPublication, What: fmt.Sprintf("publication %q has a list of tables, and cannot be made one of all tables", name),
+		Advice: "choose another name, or DROP PUBLICATION and make it anew while no stream uses it"}
 }
 
 func ensureTables(ctx context.Context, conn *pgconn.PgConn, name string, tables []string) error {
-	exists, all, err := findPublication(ctx, conn, name)
-	if err != nil {
-		return err
-	}
-	missing, err := missingTables(ctx, conn, name, tables)
+	exists, missing, err := missingTables(ctx, conn, name, tables)
 	switch {
-	case err != nil || all:
+	case err != nil:
 		return err
 	case !exists:
 		return define(ctx, conn, name, "CREATE PUBLICATION "+quoteName(name)+" FOR TABLE "+strings.Join(missing, ", "))
@@ -101,51 +99,49 @@ func ensureTables(ctx context.Context, conn *pgconn.PgConn, name string, tables 
 	return nil
 }
 
-func findPublication(ctx context.Context, conn *pgconn.PgConn, name string) (exists, all bool, err error) {
-	rows, err := session.Query(ctx, conn, "SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = "+quoteLiteral(name))
-	if err != nil {
-		return false, false, failed(fmt.Sprintf("look up publication %q", name), err)
-	}
-	return len(rows) > 0, len(rows) > 0 && rows[0][0] == "t", nil
-}
-
-// missingTables returns those of the tables that the publication does not have, neither in its list nor by a schema or a
-// partitioned table, qualified and quoted. They are sorted, so that two processes do not wait for each other's locks.
-func missingTables(ctx context.Context, conn *pgconn.PgConn, name string, tables []string) ([]string, error) {
+// missingTables returns whether the publication exists, and those of the tables that it does not have, neither in its list nor
+// by a schema or a partitioned table or because it has all, qualified and quoted. They are sorted, so that two processes do not
+// wait for each other's locks.
+func missingTables(ctx context.Context, conn *pgconn.PgConn, name string, tables []string) (exists bool, missing []string, err error) {
 	literals := make([]string, len(tables))
 	for i, t := range tables {
 		literals[i] = quoteLiteral(t)
 	}
-	rows, err := session.Query(ctx, conn, `SELECT t.name, coalesce(pg_catalog.format('%I.%I', n.nspname, c.relname), ''),
-		EXISTS (SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE p.pubname = x.pub AND r.prrelid = c.oid)
-		OR EXISTS (SELECT FROM pg_catalog.pg_publication_tables p WHERE p.pubname = x.pub AND p.schemaname = n.nspname AND p.tablename = c.relname)
-		FROM pg_catalog.unnest(ARRAY[`+strings.Join(literals, ", ")+`]::text[]) t(name)
-		CROSS JOIN (SELECT `+quoteLiteral(name)+`::text) x(pub)
+	rows, err := session.Query(ctx, conn, `SELECT t.nr, CASE WHEN c.oid IS NOT NULL THEN pg_catalog.format('%I.%I', n.nspname, c.relname) END, p.oid,
+		coalesce(p.puballtables, false)
+		OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid)
+		OR EXISTS (SELECT FROM pg_catalog.pg_publication_tables v WHERE v.pubname = p.pubname AND v.schemaname = n.nspname AND v.tablename = c.relname)
+		FROM pg_catalog.unnest(ARRAY[`+strings.Join(literals, ", ")+`]::text[]) WITH ORDINALITY t(name, nr)
 		LEFT JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(t.name)
-		LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace`)
+		LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN pg_catalog.pg_publication p ON p.pubname = `+quoteLiteral(name)+` ORDER BY t.nr`)
 	switch sqlState(err) {
-	case stateInvalidName, stateSyntaxError, stateFeatureNotSupported:
-		return nil, &Error{Kind: ErrOptions, What: "a name of a table cannot be read: " + strings.Join(literals, ", "), Err: err,
-			Advice: `name tables as in SQL: shop.orders, shop."Order"`}
+	case stateInvalidName, stateSyntaxError, stateFeatureNotSupported: // not a name, says to_regclass before version 16
+		return false, nil, missingTable(" among "+strings.Join(literals, ", "), err)
 	}
 	if err != nil {
-		return nil, failed("look up the tables", err)
+		return false, nil, failed("look up the tables", err)
 	}
-	var missing, unknown []string
-	for _, r := range rows {
+	var unknown []string
+	for i, r := range rows {
+		exists = r[2] != ""
 		switch {
 		case r[1] == "":
-			unknown = append(unknown, r[0])
-		case r[2] == "f":
+			unknown = append(unknown, literals[i])
+		case r[3] == "f":
 			missing = append(missing, r[1])
 		}
 	}
 	if len(unknown) > 0 {
-		return nil, &Error{Kind: ErrTableMissing, What: "no such table: " + strings.Join(unknown, ", "),
-			Advice: `create it, or name its schema; capital letters need quotes, as in SQL`}
+		return false, nil, missingTable(": "+strings.Join(unknown, ", "), nil)
 	}
 	slices.Sort(missing)
-	return slices.Compact(missing), nil
+	return exists, slices.Compact(missing), nil
+}
+
+func missingTable(which string, err error) error {
+	return &Error{Kind: ErrTableMissing, What: "no such table" + which, Err: err,
+		Advice: `create it, or name it as in SQL: shop.orders, shop."Order"`}
 }
 
 // define runs a statement that makes or alters the publication.

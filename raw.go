@@ -83,18 +83,20 @@ func hasPrefix(b []byte, s string) bool { return len(b) >= len(s) && string(b[:l
 
 // connected: the server resumes behind from, and nowhere else.
 func (f *raw) connected(from LSN) {
+	f.again, f.now = len(f.sent), entry{}
 	f.forget(from)
-	f.again, f.now = 0, entry{}
+	f.again = 0
 }
 
-// forget drops the entries that the server does not send again.
+// forget drops the entries that the server does not send again: confirmed ones. But those it has yet to send over this
+// connection, that were confirmed since it began, it does send.
 func (f *raw) forget(confirmed LSN) {
 	n := 0
-	for n < len(f.sent) && f.sent[n].end != 0 && f.sent[n].end <= confirmed {
+	for n < f.again && f.sent[n].end != 0 && f.sent[n].end <= confirmed {
 		n++
 	}
 	f.sent = f.sent[n:]
-	f.again = max(f.again-n, 0)
+	f.again -= n
 }
 
 func (f *raw) data(s *Stream, frame *session.Frame) error {

@@ -55,9 +55,12 @@ type outage struct {
 // stuckAfter attempts without progress an outage is logged as an error.
 const stuckAfter = 10
 
+// lasting is how long a connection must live to be a success although it brought nothing new.
+const lasting = time.Minute
+
 // lost notes the end of a connection. One that has brought something new, or has lasted, ended the outage before it.
 func (o *outage) lost(c *connection) {
-	if c.received > o.at || time.Since(c.since) > startTimeout {
+	if c.received > o.at || time.Since(c.since) > lasting {
 		*o = outage{at: c.received}
 	}
 }
@@ -187,8 +190,9 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 
 // start makes the connection stream.
 func (s *Stream) start(c, lost *connection) error {
-	// A server may stop answering here as everywhere; only the making of a slot may take its time.
-	ctx, cancel := context.WithTimeout(s.ctx, startTimeout)
+	// A server may stop answering here as everywhere; only the making of a slot may take its time. A few questions and
+	// another connection are no more than connecting twice.
+	ctx, cancel := context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
 	defer cancel()
 	if err := s.cfg.checkVersion(c.Version()); err != nil {
 		return err
@@ -225,8 +229,11 @@ func (s *Stream) start(c, lost *connection) error {
 		return err
 	}
 	now := time.Now()
-	c.timeline, s.known = system.Timeline, from
-	c.from, c.confirmed, c.told, c.received = from, from, from, from
+	if lost == nil {
+		c.told = from
+	}
+	c.timeline, s.known = system.Timeline, c.told
+	c.from, c.confirmed, c.received = from, from, from
 	c.since, c.toldAt, c.probedAt, c.caughtUp = now, now, now, now
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))
@@ -237,8 +244,6 @@ func (s *Stream) start(c, lost *connection) error {
 	}
 	return s.checkMoved(ctx, c)
 }
-
-const startTimeout = time.Minute
 
 // readSession asks what is to be known of the connection, and derives its timers from the server's wal_sender_timeout.
 func (s *Stream) readSession(ctx context.Context, c *connection) error {

@@ -1,11 +1,14 @@
 package walchan_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/fakewal"
@@ -341,4 +344,58 @@ func TestBrokenFramesAreRetried(t *testing.T) {
 			return c.Cut(frames[3], cut)
 		}, whole(log))
 	}
+}
+
+// A connection that goes dead while the stream is being started must not cost longer than the user gives connecting.
+func TestStartThatIsNotAnsweredIsBoundByConnectTimeout(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv, walchan.WithConnect(func(ctx context.Context, cfg *pgconn.Config) error {
+			cfg.ConnectTimeout = 5 * time.Second
+			return srv.Configure(ctx, cfg)
+		}))
+		receive(t, s, 1, true)
+		dead := true
+		srv.Update(func(st *fakewal.State) {
+			st.Query = func(c *fakewal.Conn, sql string) (*fakewal.Result, error) {
+				if dead {
+					dead = false
+					c.Stall()
+				}
+				return nil, nil
+			}
+		})
+		began := time.Now()
+		srv.CloseConns()
+		receive(t, s, 1, true)
+		if d := time.Since(began); d > 12*time.Second {
+			t.Errorf("back after %v", d)
+		}
+		finish(t, s)
+	}, whole([]fakewal.Tx{tx(1, 0x200, "a")}), whole([]fakewal.Tx{tx(2, 0x300, "b")}))
+}
+
+// A consumer that stops behind the last change of a transaction should not see it again.
+func TestStopTakesInTheCommitOfWhatWasDelivered(t *testing.T) {
+	var closing chan struct{}
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		closing = make(chan struct{})
+		s := subscribeTo(t, srv)
+		receive(t, s, 2, true)
+		close(closing)
+		finish(t, s)
+		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x2b0 {
+			t.Errorf("confirmed %s", slot.ConfirmedFlush)
+		}
+		for m := range s.C() {
+			t.Errorf("behind the stop there came %v", m)
+		}
+	}, func(c *fakewal.Conn) error {
+		frames := fakewal.Since([]fakewal.Tx{tx(1, 0x200, "a", "b"), tx(2, 0x300, "c")}, 0)
+		if err := c.Play(frames[:4]...); err != nil {
+			return err
+		}
+		<-closing
+		time.Sleep(500 * time.Microsecond)
+		return c.Play(frames[4:]...)
+	})
 }

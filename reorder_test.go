@@ -30,15 +30,15 @@ type record struct {
 type op int
 
 const (
-	change op = iota
-	message
-	alter
-	rollbackTo
-	rollback
-	commit
-	prepare
-	commitPrepared
-	rollbackPrepared
+	opChange op = iota
+	opMessage
+	opAlter
+	opRollbackTo
+	opRollback
+	opCommit
+	opPrepare
+	opCommitPrepared
+	opRollbackPrepared
 )
 
 // writer writes a log.
@@ -80,7 +80,7 @@ func (w *writer) change(s *session) {
 	}
 	w.values++
 	table := w.rnd.IntN(len(w.versions))
-	w.write(record{op: change, xid: s.xid(), subxid: s.stack[len(s.stack)-1].xid, table: table, version: w.versions[table],
+	w.write(record{op: opChange, xid: s.xid(), subxid: s.stack[len(s.stack)-1].xid, table: table, version: w.versions[table],
 		value: fmt.Sprint(w.values)})
 }
 
@@ -100,7 +100,7 @@ func (w *writer) leave(s *session, release bool) {
 	// Those within come first, in order (xactGetCommittedChildren, DecodeAbort).
 	slices.Sort(p.released)
 	if len(all) > 0 {
-		w.write(record{op: rollbackTo, xid: s.xid(), subxids: append(p.released, p.xid)})
+		w.write(record{op: opRollbackTo, xid: s.xid(), subxids: append(p.released, p.xid)})
 	}
 }
 
@@ -112,17 +112,17 @@ func (w *writer) step(s *session) bool {
 		if n < 85 {
 			return true
 		}
-		w.write(record{op: commitPrepared + op(n%2), xid: s.xid()})
+		w.write(record{op: opCommitPrepared + op(n%2), xid: s.xid()})
 		return false
 	case n < 60:
 		w.change(s)
 	case n < 63:
 		w.values++
-		w.write(record{op: message, value: fmt.Sprint(w.values)})
+		w.write(record{op: opMessage, value: fmt.Sprint(w.values)})
 	case n < 66:
 		table := w.rnd.IntN(len(w.versions))
 		w.versions[table]++
-		w.write(record{op: alter, table: table})
+		w.write(record{op: opAlter, table: table})
 	case n < 77 && len(s.stack) < 4:
 		s.stack = append(s.stack, &savepoint{})
 	case n < 90 && len(s.stack) > 1:
@@ -133,13 +133,13 @@ func (w *writer) step(s *session) bool {
 		}
 		switch n {
 		case 96:
-			w.write(record{op: rollback, xid: s.xid(), subxids: s.stack[0].released})
+			w.write(record{op: opRollback, xid: s.xid(), subxids: s.stack[0].released})
 		case 97:
-			w.write(record{op: prepare, xid: s.xid()})
+			w.write(record{op: opPrepare, xid: s.xid()})
 			s.prepared = true
 			return true
 		default:
-			w.write(record{op: commit, xid: s.xid()})
+			w.write(record{op: opCommit, xid: s.xid()})
 		}
 		return false
 	}
@@ -173,32 +173,32 @@ func wanted(log []record, from walchan.LSN, twoPhase bool) (want []string) {
 	}
 	for _, r := range log {
 		switch r.op {
-		case change:
+		case opChange:
 			rows[r.xid] = append(rows[r.xid], r)
-		case message:
+		case opMessage:
 			if r.end > from {
 				want = append(want, "message "+r.value)
 			}
-		case rollbackTo:
+		case opRollbackTo:
 			rows[r.xid] = slices.DeleteFunc(rows[r.xid], func(c record) bool { return slices.Contains(r.subxids, c.subxid) })
-		case rollback:
+		case opRollback:
 			delete(rows, r.xid)
-		case prepare:
+		case opPrepare:
 			prepared[r.xid] = r.at
 			if twoPhase && r.at >= from {
 				deliver(r.xid, gid(r.xid)+" ")
 			}
-		case commit:
+		case opCommit:
 			if r.at >= from {
 				deliver(r.xid, "")
 			}
-		case commitPrepared, rollbackPrepared:
+		case opCommitPrepared, opRollbackPrepared:
 			late := prepared[r.xid] < from
 			switch {
-			case r.at < from || !twoPhase && r.op == rollbackPrepared:
+			case r.at < from || !twoPhase && r.op == opRollbackPrepared:
 			case !twoPhase:
 				deliver(r.xid, "")
-			case r.op == rollbackPrepared:
+			case r.op == opRollbackPrepared:
 				want = append(want, gid(r.xid)+" rolled back")
 			default:
 				if late {
@@ -312,30 +312,30 @@ func (d *decoding) decode(r record) {
 	t := d.txs[r.xid]
 	if t == nil {
 		t = &reordered{xid: r.xid, streamed: map[uint32]bool{}, described: map[int]int{}}
-		if r.op == change {
+		if r.op == opChange {
 			d.txs[r.xid] = t
 		}
 	}
 	at := time.Unix(1_700_000_000, 0)
 	switch r.op {
-	case change:
+	case opChange:
 		t.changes = append(t.changes, r)
-	case message:
+	case opMessage:
 		if r.end > d.from {
 			d.send(r.end, fakewal.Message(false, r.end, "p", []byte(r.value)))
 		}
-	case alter:
+	case opAlter:
 		d.versions[r.table]++
 		d.forget(r.table)
-	case rollbackTo, rollback:
+	case opRollbackTo, opRollback:
 		for _, x := range r.subxids {
 			d.abort(t, x, r.at)
 		}
-		if r.op == rollback {
+		if r.op == opRollback {
 			d.abort(t, r.xid, r.at)
 			delete(d.txs, r.xid)
 		}
-	case prepare:
+	case opPrepare:
 		t.prepareAt, t.prepareEnd = r.at, r.end
 		switch {
 		case d.twoPhase && r.at >= d.from:
@@ -344,12 +344,12 @@ func (d *decoding) decode(r record) {
 		case d.twoPhase && r.at >= d.since:
 			t.changes = nil
 		}
-	case commit:
+	case opCommit:
 		if r.at >= d.from {
 			d.commit(t, r)
 		}
 		delete(d.txs, r.xid)
-	case commitPrepared:
+	case opCommitPrepared:
 		switch {
 		case r.at < d.from:
 		case !d.twoPhase:
@@ -362,7 +362,7 @@ func (d *decoding) decode(r record) {
 			d.send(r.end, fakewal.CommitPrepared(r.at, r.end, at, r.xid, gid(r.xid)))
 		}
 		delete(d.txs, r.xid)
-	case rollbackPrepared:
+	case opRollbackPrepared:
 		if d.twoPhase && r.at >= d.from {
 			d.send(r.end, fakewal.RollbackPrepared(t.prepareEnd, r.end, at, at, r.xid, gid(r.xid)))
 		} else if len(t.streamed) > 0 {

@@ -43,10 +43,10 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 	}
 	slot, err := readSlot(ctx, c.Query, name)
 	if err == nil && slot == nil && lost == nil && s.cfg.createSlot {
-		from, err := createLogical(s.ctx, c.Conn, name, s.cfg, false)
-		if !errors.Is(err, ErrSlotExists) {
-			c.made = err == nil
-			return from, err
+		from, refused := createLogical(s.ctx, c.Conn, name, s.cfg, false)
+		if !errors.Is(refused, ErrSlotExists) {
+			c.made = refused == nil
+			return from, refused
 		}
 		slot, err = readSlot(ctx, c.Query, name) // another process was faster
 	}
@@ -75,6 +75,7 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 	}
 	// The last position that was acknowledged, whatever the slot has: after a crash of the server it may have rolled back.
 	from := s.ledger.advance()
+	c.told = slot.confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
 	return from, s.moved(slot, from)
 }
 
@@ -160,8 +161,8 @@ func (s *Stream) startError(ctx context.Context, c *connection, err error) error
 	case state == stateUndefinedFile:
 		return missingPlugin(s.cfg.plugin, err)
 	case isOptionRefused(pgError(err)):
-		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q", s.cfg.plugin), Err: err,
-			Advice: "correct its options (WithPlugin, WithPluginOption)"}
+		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q refuses an option", s.cfg.plugin), Err: err,
+			Advice: "correct it (WithPlugin, WithPluginOption)"}
 	}
 	return failed(what, err)
 }

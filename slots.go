@@ -30,16 +30,16 @@ type Slot struct {
 	// invalidated), "lost" (it was: ErrSlotInvalidated), or "" (it keeps none).
 	WALStatus string
 
-	// SafeWALSize is how many bytes of WAL can be written before the slot is in danger of WALStatus "lost"; nil if that
-	// cannot happen, because max_slot_wal_keep_size is not set, or has.
+	// SafeWALSize is how many bytes of WAL can be written before the slot is in danger of WALStatus "lost"; nil without
+	// that danger, for max_slot_wal_keep_size is not set, and when it has happened.
 	SafeWALSize *int64
 
-	TwoPhase           bool
-	InvalidationReason string    // from 17 on; "": it is valid
-	InactiveSince      time.Time // from 17 on; zero: it is active
-	Failover           bool      // from 17 on
-	Synced             bool      // from 17 on
-	Conflicting        bool      // from 16 on
+	TwoPhase           bool      // prepared transactions are decoded at PREPARE
+	InvalidationReason string    // "wal_removed", "rows_removed", "wal_level_insufficient", "idle_timeout"; "": none (from 17 on)
+	InactiveSince      time.Time // zero: it is active (from 17 on)
+	Failover           bool      // standbys keep copies of it (from 17 on)
+	Synced             bool      // it is such a copy (from 17 on)
+	Conflicting        bool      // on a standby, invalidated by what the primary did (from 16 on)
 }
 
 // Slots lists the replication slots of the server, those of other databases and physical ones too, by name. It takes an
@@ -135,8 +135,8 @@ func DropSlot(ctx context.Context, connString, name string) error {
 
 // manage connects to do something with a slot.
 func manage(ctx context.Context, connString, name string, opts ...Option) (*connection, *config, error) {
-	cfg := newConfig(append(opts, WithSlot(name)))
-	cfg.connString = connString
+	cfg := newConfig(opts)
+	cfg.connString, cfg.slot = connString, name
 	if name == "" {
 		return nil, nil, invalid(notSlotName(name))
 	}
@@ -186,8 +186,8 @@ func createError(ctx context.Context, c *session.Conn, name, plugin string, err 
 }
 
 func missingPlugin(plugin string, err error) error {
-	return &Error{Kind: ErrPluginMissing, What: fmt.Sprintf("the output plugin %q is not there", plugin), Err: err,
-		Advice: "install it on the server (pgoutput and test_decoding come with PostgreSQL)"}
+	return &Error{Kind: ErrPluginMissing, What: fmt.Sprintf("no output plugin %q on the server", plugin), Err: err,
+		Advice: "install it there, or use another (pgoutput and test_decoding come with PostgreSQL)"}
 }
 
 // unpreparedServer looks at the server for why it makes no slot, which its SQLSTATE leaves open.
@@ -200,7 +200,7 @@ func unpreparedServer(ctx context.Context, c *session.Conn, e *Error) error {
 	switch {
 	case level != "logical":
 		return &Error{Kind: ErrWALLevel, What: "wal_level is " + level, Err: e.Err,
-			Advice: "ALTER SYSTEM SET wal_level = logical, and restart the server"}
+			Advice: "ALTER SYSTEM SET wal_level = logical (a managed service has a parameter for it), and restart the server"}
 	case slots == "0":
 		return &Error{Kind: ErrNoFreeSlot, What: "max_replication_slots is 0", Err: e.Err, Advice: "raise it, and restart the server"}
 	case recovery == "t":
@@ -213,7 +213,7 @@ func dropSlot(ctx context.Context, c *session.Conn, name string) error {
 	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(name))
 	switch sqlState(err) {
 	case stateUndefinedObject:
-		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err}
+		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}
 	case stateObjectInUse:
 		return activeSlot(ctx, c, name, err)
 	}

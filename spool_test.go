@@ -42,7 +42,7 @@ type inTransaction struct {
 	conn *pgconn.PgConn
 }
 
-func begin(t *testing.T, db pgtest.DB) inTransaction {
+func longTransaction(t *testing.T, db pgtest.DB) inTransaction {
 	t.Helper()
 	conn, err := pgconn.Connect(t.Context(), db.DSN())
 	if err != nil {
@@ -92,16 +92,16 @@ func TestSpilledTransaction(t *testing.T) {
 	}
 	defer s.Close()
 	peak := watchMemory(t)
-	w := begin(t, db)
+	w := longTransaction(t, db)
 	var spooled int64
 	size := rows / batches / 2 * 2
 	for i := range batches {
 		// A row takes at least 112 bytes in the spool, and the server may hold back 100 kB.
 		before, batch := s.Stats().Spooled, int64(size*112)
 		w.exec("SAVEPOINT a")
-		w.exec(insert(i*size, size/2))
+		w.exec(insertLong(i*size, size/2))
 		w.exec("SAVEPOINT b") // what is rolled back is nested, too
-		w.exec(insert(i*size+size/2, size/2))
+		w.exec(insertLong(i*size+size/2, size/2))
 		w.exec("RELEASE b")
 		until(t, db, s, "the batch is spooled", func(st walchan.Stats) bool { return st.Spooled >= before+batch-100_000 })
 		spooled = max(spooled, s.Stats().Spooled)
@@ -151,7 +151,7 @@ func TestSpilledTransaction(t *testing.T) {
 	}
 }
 
-func insert(from, n int) string {
+func insertLong(from, n int) string {
 	return fmt.Sprintf("INSERT INTO t SELECT g, 'value ' || g || repeat('.', 60) FROM generate_series(%d, %d) g", from, from+n-1)
 }
 
@@ -231,12 +231,12 @@ func TestFullDiskUnderTheSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	w := begin(t, db)
-	w.exec(insert(1, 1000))
-	db.Exec(t, insert(-2, 2)) // in commit order before it
+	w := longTransaction(t, db)
+	w.exec(insertLong(1, 1000))
+	db.Exec(t, insertLong(-2, 2)) // in commit order before it
 	first, second := receiveOne(t, s), receiveOne(t, s)
 	s.Ack(first)
-	w.exec(insert(1001, 30_000))
+	w.exec(insertLong(1001, 30_000))
 	w.exec("COMMIT")
 	if m, ok := <-s.C(); ok {
 		t.Errorf("there came %v", m)
@@ -283,9 +283,9 @@ func TestStreamedTransactionIsCompleteSooner(t *testing.T) {
 		}
 		defer walchan.DropSlot(context.WithoutCancel(t.Context()), db.DSN(), db.Name)
 		defer s.Close()
-		w := begin(t, db)
+		w := longTransaction(t, db)
 		w.exec("TRUNCATE t")
-		w.exec(insert(1, rows))
+		w.exec(insertLong(1, rows))
 		end := pgtest.Query(t, db.DSN(), "SELECT pg_current_wal_insert_lsn()")
 		db.Exec(t, "INSERT INTO flush VALUES (1)")
 		waitDecoded(t, db, end)

@@ -244,7 +244,9 @@ func (s *Stream) stream(c *connection) error {
 		switch {
 		case err != nil:
 		case !ok:
-			err = s.receive(c)
+			if err = s.receive(c); err == errStopped {
+				s.takeIn(c)
+			}
 		case c.frame.Keepalive:
 			s.received(c.frame.End)
 			c.keepalive()
@@ -254,6 +256,25 @@ func (s *Stream) stream(c *connection) error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// takeIn takes in, at a stop, what comes within a moment and needs no delivery: above all the commit of the transaction whose
+// last change was delivered, without which a consumer that stops there would see the transaction again.
+func (s *Stream) takeIn(c *connection) {
+	s.attention.Store(true) // deliver refuses the next message
+	err := c.Arm(time.Now().Add(coalesce))
+	for err == nil {
+		var ok bool
+		switch ok, err = c.Next(&c.frame); {
+		case err != nil:
+		case !ok:
+			err = c.Fill()
+		case c.frame.Keepalive:
+			s.received(c.frame.End)
+		default:
+			err = s.feed.data(s, &c.frame)
 		}
 	}
 }
@@ -284,6 +305,7 @@ func (s *Stream) receive(c *connection) error {
 		err = c.read(now)
 		s.asleep.Store(awake)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.ledger.tick(c.heardAt) // the read may have lasted
 			return err
 		}
 	}
@@ -414,10 +436,10 @@ func (s *Stream) report(c *connection, now time.Time) (time.Time, error) {
 	s.ledger.tick(now)
 	flushes := s.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
 	next, err := c.report(s.ledger.advance(), now, flushes > 0)
+	s.publish(c)
 	if err == nil {
 		s.flushes.release(flushes)
 	}
-	s.publish(c)
 	return next, err
 }
 
@@ -438,7 +460,9 @@ func (s *Stream) sleep(how int32, want interest) bool {
 func (s *Stream) wake() {
 	switch s.asleep.Load() {
 	case reading:
-		s.conn.Load().Interrupt()
+		if c := s.conn.Load(); c != nil {
+			c.Interrupt()
+		}
 	case waiting:
 		select {
 		case s.wakeup <- struct{}{}:
@@ -456,6 +480,7 @@ func (s *Stream) interrupt() {
 func (s *Stream) end(c *connection, err error) {
 	if s.ctx.Err() == nil {
 		s.err = err
+		s.setState(StateClosed, err)
 	}
 	close(s.gauge.ended)
 	close(s.c)
@@ -464,10 +489,12 @@ func (s *Stream) end(c *connection, err error) {
 	}
 	s.ledger.close()
 	s.closeErr = s.farewell(c, err)
+	s.conn.Store(nil) // messages that are kept hold the stream, by their receipts, and need not hold its buffers
 	s.setState(StateClosed, s.err)
 }
 
-// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close.
+// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close, or until the server
+// is to be let go.
 func (s *Stream) drain(c *connection) error {
 	s.setState(StateDraining, nil)
 	end := time.Now().Add(s.cfg.drainTimeout)
@@ -481,7 +508,11 @@ func (s *Stream) drain(c *connection) error {
 		if s.closing.Load() || s.ledger.outstanding() == 0 || !now.Before(end) {
 			return nil
 		}
-		s.wait(now, earliest(next, end), all, nil, &Message{}, nil)
+		leave, err := c.shutdown(s, now)
+		if err != nil {
+			return nil // the grace is over
+		}
+		s.wait(now, earliest(earliest(next, leave), end), all, nil, &Message{}, nil)
 	}
 }
 

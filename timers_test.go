@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,7 +152,7 @@ func TestSilentServerIsAskedAndThenReplaced(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		bubble(t, func(t *testing.T, srv *fakewal.Server) {
 			if busy {
-				srv.Update(func(s *fakewal.State) { s.Waiting = [2]string{"IO", "ReorderBufferRead"} })
+				srv.Update(func(s *fakewal.State) { s.Waiting, s.SenderTimeout = [2]string{"IO", "ReorderBufferRead"}, 0 })
 			}
 			began := time.Now()
 			var noticed time.Duration
@@ -171,7 +172,7 @@ func TestSilentServerIsAskedAndThenReplaced(t *testing.T) {
 			finish(t, s)
 		}, func(c *fakewal.Conn) error {
 			if busy {
-				time.Sleep(10 * time.Minute)
+				c.Busy(10 * time.Minute)
 			} else {
 				c.Stall()
 				return nil
@@ -264,4 +265,61 @@ func TestStoppingServerIsLetGo(t *testing.T) {
 		s.Ack(m)
 		finish(t, s)
 	}, stopping, nothing)
+	// What is acknowledged within the grace is confirmed before.
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv)
+		m := <-s.C()
+		time.Sleep(1500 * time.Millisecond)
+		s.Ack(m)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x2b0 || len(srv.Starts()) != 1 {
+			t.Errorf("confirmed %s, %d connections", slot.ConfirmedFlush, len(srv.Starts()))
+		}
+		finish(t, s)
+	}, stopping, nothing)
+}
+
+// A server that has much to send before it can stop, over a slow network or because it decodes slowly, is let go as well:
+// its data does not come without a pause, but nothing says either that it has come to the end.
+func TestServerThatStopsWithABacklogIsLetGo(t *testing.T) {
+	var gone atomic.Pointer[time.Time]
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv)
+		consumed := make(chan struct{})
+		go func() {
+			defer close(consumed)
+			for m := range s.C() {
+				s.Ack(m)
+			}
+		}()
+		time.Sleep(time.Minute)
+		if n := len(srv.Starts()); n != 1 {
+			t.Errorf("%d connections before the server stops", n)
+		}
+		stopping := time.Now()
+		srv.Update(func(st *fakewal.State) {
+			st.Startup = func(*fakewal.Conn) error { return fakewal.Fatal("57P03", "the database system is shutting down") }
+		})
+		time.Sleep(time.Minute)
+		if at := gone.Load(); at == nil || at.Sub(stopping) > 10*time.Second {
+			t.Errorf("stopping since %v, hung up at %v", stopping, at)
+		}
+		s.Close()
+		<-consumed
+	}, func(c *fakewal.Conn) error {
+		for i := walchan.LSN(0); ; i++ {
+			if c.Play(tx(1, 0x200+i*0x100, "1").Frames()...) != nil {
+				now := time.Now()
+				gone.Store(&now)
+				return nil
+			}
+			select {
+			case <-c.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
 }

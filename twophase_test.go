@@ -3,7 +3,6 @@ package walchan_test
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -50,13 +49,6 @@ func told(t *testing.T, s *walchan.Stream, n int, ack bool) (got []string) {
 		}
 	}
 	return got
-}
-
-func equal(t *testing.T, got []string, want ...string) {
-	t.Helper()
-	if !slices.Equal(got, want) {
-		t.Errorf("got\n%q, want\n%q", got, want)
-	}
 }
 
 func TestTwoPhase(t *testing.T) {

@@ -29,6 +29,7 @@ type stream struct {
 	nextStart LSN
 
 	reply, ping bool          // keepalives that attend shall send
+	busy        bool          // not now
 	due         chan struct{} // wakes attend
 	changed     chan struct{} // closed and replaced when statuses or done change
 
@@ -96,6 +97,10 @@ func (c *Conn) attend(st *stream, over <-chan struct{}) {
 			return
 		}
 		c.mu.Lock()
+		if st.busy {
+			c.mu.Unlock()
+			continue
+		}
 		reply, ping, done, pos := st.reply, st.ping, st.done, st.pos
 		st.reply, st.ping = false, false
 		c.mu.Unlock()
@@ -106,6 +111,17 @@ func (c *Conn) attend(st *stream, over <-chan struct{}) {
 			c.copyDone(st)
 		}
 	}
+}
+
+// Busy answers nothing for d, as a walsender that decodes a transaction of which it sends nothing; wal_sender_timeout is to
+// be off.
+func (c *Conn) Busy(d time.Duration) {
+	busy := func(is bool) {
+		c.await(func(st *stream) bool { st.busy = is; st.wake(); return true })
+	}
+	busy(true)
+	time.Sleep(d)
+	busy(false)
 }
 
 // copyDone sends CopyDone, once. A walsender answers the client's at once, and may send data behind it

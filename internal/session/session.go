@@ -30,7 +30,8 @@ var ErrServerStopped = errors.New("the server ended the stream")
 // writeTimeout bounds the writing of a few bytes: it passes only on a connection that is dead.
 const writeTimeout = 10 * time.Second
 
-// releaseTimeout is for the server to let go of the slot, once it has said that the stream has ended.
+// releaseTimeout is for the server to release the slot once it has answered CopyDone. In the middle of a large transaction that
+// could take minutes; hanging up ends it.
 const releaseTimeout = 500 * time.Millisecond
 
 // Conn is a replication connection.
@@ -290,11 +291,8 @@ func (c *Conn) write(b []byte, deadline time.Time) error {
 }
 
 // Finish ends the stream: it sends CopyDone and reads on until the server has answered or the deadline has passed. nil
-// means that the server has taken in every status sent before.
-//
-// The server answers with CopyDone at once, but lets go of the slot only before CommandComplete (StartLogicalReplication in
-// src/backend/replication/walsender.c). That is waited for, for a moment, so that the slot is free when the stream is
-// closed; in the middle of a large transaction the rest of it may come first.
+// means that the server has taken in every status sent before, and, unless it is in the middle of a large transaction, that
+// it has released the slot.
 func (c *Conn) Finish(deadline time.Time) error {
 	if c.serverDone {
 		return ErrServerStopped
@@ -302,37 +300,43 @@ func (c *Conn) Finish(deadline time.Time) error {
 	if err := c.write([]byte{'c', 0, 0, 0, 4}, deadline); err != nil {
 		return err
 	}
+	err := c.finished(deadline)
+	if c.serverDone {
+		return nil
+	}
+	return err
+}
+
+// finished reads until the server has released the slot. The server answers CopyDone at once, goes on sending the transaction
+// it is at, releases the slot, and sends CommandComplete (StartLogicalReplication in src/backend/replication/walsender.c).
+func (c *Conn) finished(deadline time.Time) error {
 	for {
 		kind, body, ok, err := c.in.frame()
-		if !ok && err == nil {
-			if err = c.fillUntil(deadline); err == nil {
-				continue
-			}
-		}
 		switch {
+		case err != nil:
+			return err
+		case !ok:
+			if err := c.fillBefore(deadline); err != nil {
+				return err
+			}
+		case kind == 'c':
+			c.serverDone = true
+			if soon := time.Now().Add(releaseTimeout); soon.Before(deadline) {
+				deadline = soon
+			}
 		case kind == 'C', kind == 'Z':
 			c.serverDone = true
 			return nil
-		case err == nil && kind == 'E':
-			err = c.other(kind, body)
-		case err == nil && kind == 'c':
-			c.serverDone = true
-			if release := time.Now().Add(releaseTimeout); release.Before(deadline) {
-				deadline = release
-			}
-		}
-		if err != nil {
-			if c.serverDone {
-				return nil
-			}
-			return err
+		case kind == 'E':
+			return c.other(kind, body)
 		}
 	}
 }
 
-// fillUntil is Fill with a deadline: again and again, for a late Interrupt may have moved it.
-func (c *Conn) fillUntil(deadline time.Time) error {
+// fillBefore is Fill, but for Interrupt.
+func (c *Conn) fillBefore(deadline time.Time) error {
 	for {
+		// Again and again, for a late Interrupt may have moved it.
 		if err := c.net.SetReadDeadline(deadline); err != nil {
 			return err
 		}

@@ -1,0 +1,85 @@
+package walchan
+
+import (
+	"testing"
+	"time"
+)
+
+// The parts of a message's way, each by itself. The whole way is measured by make bench.
+
+func BenchmarkLedger(b *testing.B) {
+	b.Run("ack", func(b *testing.B) { ledgerRound(b, Receipt.Ack) })
+	b.Run("ackthrough", func(b *testing.B) { ledgerRound(b, Receipt.AckThrough) })
+}
+
+// ledgerRound is a message delivered, marked, acknowledged and taken in: in transactions of 10, and with the look at the
+// acknowledgements that comes before each read, every 64.
+func ledgerRound(b *testing.B, ack func(Receipt)) {
+	l := newLedger(0, func() {})
+	b.ReportAllocs()
+	for n := LSN(1); b.Loop(); n++ {
+		r := l.next()
+		l.delivered()
+		if n%10 == 0 {
+			l.mark(n)
+		}
+		ack(r)
+		if n%64 == 0 {
+			l.advance()
+		}
+	}
+}
+
+func BenchmarkLedgerBehind(b *testing.B) {
+	// The oldest message stays unacknowledged: what is behind it must not make advance slower.
+	l := newLedger(0, func() {})
+	l.next()
+	l.delivered()
+	for n := LSN(1); n < 1<<20; n++ {
+		r := l.next()
+		l.delivered()
+		l.mark(n)
+		r.Ack()
+	}
+	for b.Loop() {
+		l.advance()
+	}
+}
+
+func BenchmarkChannel(b *testing.B) {
+	c := make(chan Message, 64)
+	go func() {
+		m := Message{Kind: Insert}
+		for {
+			select {
+			case c <- m:
+			case <-b.Context().Done():
+				close(c)
+				return
+			}
+		}
+	}()
+	for b.Loop() {
+		<-c
+	}
+}
+
+// BenchmarkDeliver is the way from the owner to the consumer, with its acknowledgement.
+func BenchmarkDeliver(b *testing.B) {
+	s := newStream(b.Context(), newConfig(nil))
+	go func() {
+		for m := range s.C() {
+			s.Ack(m)
+		}
+	}()
+	now := time.Now()
+	s.conn.Store(&connection{interval: time.Hour, toldAt: now, heardAt: now, probedAt: now.Add(time.Hour)}) // nothing is due
+	m := &Message{Kind: Insert, data: "row"}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.deliver(m); err != nil {
+			b.Fatal(err)
+		}
+	}
+	close(s.c)
+}

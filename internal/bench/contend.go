@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/walchan/walchan"
+)
+
+// receiver is the side of the contender: what to receive, and what it counts.
+type receiver struct {
+	dsn, slot   string
+	commit, end pglogrepl.LSN // of the last transaction
+	messages    int
+}
+
+// tally is what a contender written here prints when it has received everything.
+type tally struct {
+	Messages int    `json:"messages"`
+	Mallocs  uint64 `json:"mallocs"`
+	Bytes    uint64 `json:"bytes"` // allocated
+}
+
+// contend is one run of a contender written in Go, in a process of its own.
+func contend(ctx context.Context, flags *flag.FlagSet, args []string) (err error) {
+	var r receiver
+	flags.StringVar(&r.dsn, "dsn", "", "connection string")
+	flags.StringVar(&r.slot, "slot", "", "replication slot")
+	flags.Func("commit", "LSN of the last transaction's commit record", func(s string) error { return r.commit.Scan(s) })
+	flags.Func("end", "end of the last transaction", func(s string) error { return r.end.Scan(s) })
+	profile := flags.String("profile", "", "file for a CPU profile")
+	flags.Parse(args)
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	receive := receivers[flags.Arg(0)]
+	if receive == nil {
+		return fmt.Errorf("no contender %q", flags.Arg(0))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if err := receive(ctx, &r); err != nil {
+		return err
+	}
+	runtime.ReadMemStats(&after)
+	return json.NewEncoder(os.Stdout).Encode(tally{r.messages, after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc})
+}
+
+var receivers = map[string]func(context.Context, *receiver) error{
+	"walchan":          func(ctx context.Context, r *receiver) error { return contendWalchan(ctx, r, false) },
+	"walchan-scan":     func(ctx context.Context, r *receiver) error { return contendWalchan(ctx, r, true) },
+	"pglogrepl":        func(ctx context.Context, r *receiver) error { return contendPlain(ctx, r, false) },
+	"pglogrepl-values": func(ctx context.Context, r *receiver) error { return contendPlain(ctx, r, true) },
+}
+
+var errEarly = errors.New("the stream ended before the work did")
+
+func contendWalchan(ctx context.Context, r *receiver, scan bool) error {
+	s, err := walchan.Subscribe(ctx, r.dsn, walchan.WithSlot(r.slot), walchan.WithPublication(publication),
+		walchan.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var row five
+	for m := range s.C() {
+		r.messages++
+		if scan && m.Relation.Name == "work" {
+			if err := m.New().Scan(&row); err != nil {
+				return err
+			}
+		}
+		last := m.Tx.CommitLSN >= r.commit
+		s.Ack(m)
+		if last {
+			return s.Close()
+		}
+	}
+	return errors.Join(s.Err(), errEarly)
+}
+
+// five is a row of five columns.
+type five struct {
+	ID       int64
+	Customer int32
+	Name     string
+	Price    pgtype.Numeric
+	At       time.Time
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan/internal/pgtest"
+)
+
+// A fault is something that goes wrong. inject returns what it has done, once the server, if it was concerned, is up again;
+// what is done to the network may go on.
+type fault struct {
+	kind   string
+	weight int
+	inject func(*chaos, context.Context) (string, error)
+}
+
+// healed is the end of the faults of a network.
+const healed = "network healed"
+
+var faults = []fault{
+	{"cut", 15, func(c *chaos, _ context.Context) (string, error) {
+		p, name := c.network()
+		reset := c.rng.IntN(2) == 0
+		return fmt.Sprintf("%d of %s, reset %t", p.cut(reset), name, reset), nil
+	}},
+	{"cut in mid-frame", 15, func(c *chaos, _ context.Context) (string, error) {
+		p, name := c.network()
+		return fmt.Sprintf("%d of %s", p.cutInFrame(), name), nil
+	}},
+	{"half-open", 10, func(c *chaos, _ context.Context) (string, error) {
+		p, name := c.network()
+		return fmt.Sprintf("%d of %s", p.halfOpen(), name), nil
+	}},
+	{"stall", 8, func(c *chaos, _ context.Context) (string, error) {
+		p, name := c.network()
+		d := c.between(100*time.Millisecond, 5*time.Second)
+		p.stall(d)
+		return fmt.Sprintf("%s for %v", name, d), nil
+	}},
+	{"delay", 6, func(c *chaos, _ context.Context) (string, error) {
+		p, name := c.network()
+		d := c.between(time.Millisecond, 100*time.Millisecond)
+		p.delay.Store(int64(d))
+		return fmt.Sprintf("%s by %v", name, d), nil
+	}},
+	{"throttle", 6, func(c *chaos, _ context.Context) (string, error) {
+		p, name := c.network()
+		rate := 1000 + c.rng.IntN(200_000)
+		p.rate.Store(int64(rate))
+		return fmt.Sprintf("%s to %d bytes/s", name, rate), nil
+	}},
+	{healed, 12, func(c *chaos, _ context.Context) (string, error) {
+		p, name := c.network()
+		p.heal()
+		return name, nil
+	}},
+	{"walsender terminated", 10, func(c *chaos, ctx context.Context) (string, error) {
+		slot := slots[c.rng.IntN(len(slots))]
+		n, err := c.query(ctx, fmt.Sprintf("SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = '%s'", slot))
+		return fmt.Sprintf("%s of %s", n, slot), err
+	}},
+	{"server restarted, fast", 4, func(c *chaos, ctx context.Context) (string, error) { return c.restart(ctx, pgtest.Fast) }},
+	{"server restarted, immediate", 4, func(c *chaos, ctx context.Context) (string, error) { return c.restart(ctx, pgtest.Immediate) }},
+	{"server killed", 4, func(c *chaos, ctx context.Context) (string, error) {
+		if err := c.cluster.Kill(); err != nil {
+			return "", err
+		}
+		return c.startAgain(ctx)
+	}},
+	{"server paused", 4, func(c *chaos, ctx context.Context) (string, error) {
+		if err := c.cluster.Pause(); err != nil {
+			return "", err
+		}
+		d := c.between(senderTimeout/2, 3*senderTimeout)
+		sleep(ctx, d)
+		return fmt.Sprintf("for %v", d), c.cluster.Resume()
+	}},
+	{"child killed", 20, func(c *chaos, ctx context.Context) (string, error) {
+		if err := c.child.signal(ctx, syscall.SIGKILL); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("its life number %d", c.child.lives), c.child.start()
+	}},
+	{"table altered", 8, func(c *chaos, ctx context.Context) (string, error) {
+		if err := c.ddl.transaction(ctx, c.ddl.alter); err != nil {
+			return err.Error(), nil // it came too late to a table that is in use: so be it
+		}
+		return "", nil
+	}},
+}
+
+// network chooses whose network fails.
+func (c *chaos) network() (*proxy, string) {
+	i := c.rng.IntN(len(slots))
+	return c.proxies[i], slots[i]
+}
+
+func (c *chaos) between(low, high time.Duration) time.Duration {
+	return (low + time.Duration(c.rng.Int64N(int64(high-low)))).Round(time.Millisecond)
+}
+
+// restart stops the server. That must not depend on what the consumers do.
+func (c *chaos) restart(ctx context.Context, mode pgtest.Mode) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
+	began := time.Now()
+	if err := c.cluster.Stop(ctx, mode); err != nil {
+		return "", err
+	}
+	took := time.Since(began).Round(time.Millisecond)
+	c.longestStop = max(c.longestStop, took)
+	what, err := c.startAgain(ctx)
+	return fmt.Sprintf("stopped after %v, %s", took, what), err
+}
+
+// startAgain starts the server, perhaps after a while.
+func (c *chaos) startAgain(ctx context.Context) (string, error) {
+	d := max(0, c.between(-2*time.Second, 2*time.Second))
+	sleep(ctx, d)
+	return fmt.Sprintf("down for %v", d), c.cluster.Start(context.WithoutCancel(ctx))
+}
+
+// query asks the server, directly.
+func (c *chaos) query(ctx context.Context, sql string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	conn, err := pgconn.Connect(ctx, c.cluster.SocketDSN())
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(ctx)
+	results, err := conn.Exec(ctx, sql).ReadAll()
+	if err != nil || len(results) == 0 || len(results[0].Rows) == 0 {
+		return "", err
+	}
+	return string(results[0].Rows[0][0]), nil
+}
+
+// choose picks a fault by weight.
+func choose(rng *rand.Rand) fault {
+	sum := 0
+	for _, f := range faults {
+		sum += f.weight
+	}
+	n := rng.IntN(sum)
+	for _, f := range faults {
+		if n -= f.weight; n < 0 {
+			return f
+		}
+	}
+	panic("unreachable")
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,63 @@
+// Chaos proves that a stream loses, repeats and reorders nothing, whatever becomes of the network, the server and the
+// consumer: go run ./internal/chaos -duration 10m -seed 1
+//
+// It starts a PostgreSQL server, writes to it without a pause, and lets three consumers receive all of it through a
+// network that fails (proxy.go), from a server that is restarted, killed and paused (faults.go): a stream that lives
+// through everything and is acknowledged in ever changing ways (consumer.go), one in a process that is killed and
+// started again (child.go), and one of the output plugin test_decoding. At the end what each has written down is
+// compared with what the server says it should have been (reference.go, compare.go).
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if os.Getenv(childVariable) != "" {
+		exit(beChild())
+	}
+	duration := flag.Duration("duration", time.Minute, "how long to inject faults")
+	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the faults and the traffic (default: the time)")
+	verbose := flag.Bool("v", false, "print each fault")
+	keep := flag.Bool("keep", false, "keep journals and logs, whatever the result")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	c := &chaos{seed: *seed, duration: *duration, out: os.Stdout, verbose: *verbose}
+	exit(c.prove(ctx, *keep))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// prove runs chaos and prints what has come of it. The error says where to look.
+func (c *chaos) prove(ctx context.Context, keep bool) error {
+	fmt.Fprintf(c.out, "seed %d, %v\n", c.seed, c.duration)
+	r, err := c.run(ctx)
+	if err == nil {
+		r.wrong = append(r.wrong, leaks(c.cluster.DataDir())...)
+		r.print(c.out)
+		if !r.ok() {
+			err = fmt.Errorf("seed %d: something is wrong", c.seed)
+		}
+	}
+	if err == nil {
+		fmt.Fprintln(c.out, "nothing lost, nothing repeated, nothing reordered; no goroutine and no server process is left")
+	}
+	if err == nil && !keep {
+		return os.RemoveAll(c.dir)
+	}
+	fmt.Fprintln(c.out, "journals and logs are in", c.dir)
+	return err
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan"
+)
+
+// The truth is what the server says when nothing fails: a slot of test_decoding is made before the first transaction, nobody
+// touches it, and at the end pg_logical_slot_peek_changes decodes all that was written in one go. Neither walchan nor
+// pgoutput has a part in it. That it is complete is checked against the table ledger: see checkLedger.
+const referenceSlot = "reference"
+
+// A reference is what the consumers should have received, in order.
+type reference struct {
+	published []string       // by content: of a stream of the publication, with transactions
+	raw       []string       // by payload: of a stream of test_decoding
+	end       walchan.LSN    // of the last one
+	ledger    map[string]int // published changes of a transaction, up to its row in the table ledger
+}
+
+func readReference(ctx context.Context, dsn string) (*reference, error) {
+	conn, err := pgconn.Connect(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	ref := &reference{ledger: map[string]int{}}
+	p := parser{ref: ref}
+	result := conn.ExecParams(ctx, "SELECT lsn, data FROM pg_logical_slot_peek_changes('"+referenceSlot+"', NULL, NULL)", nil, nil, nil, nil)
+	for result.NextRow() && err == nil {
+		err = p.line(string(result.Values()[0]), string(result.Values()[1]))
+	}
+	_, closeErr := result.Close()
+	return ref, errors.Join(err, closeErr)
+}
+
+// payload describes a message of test_decoding. xid is that of the last BEGIN.
+func payload(xid, data string) string {
+	if strings.Contains(data, ": TRUNCATE:") {
+		return xid + " " + data
+	}
+	return short(data)
+}
+
+// parser reads what test_decoding writes (contrib/test_decoding/test_decoding.c).
+type parser struct {
+	ref     *reference
+	xid     string
+	began   bool // the BEGIN is in ref.published: something of the transaction was published
+	changes int  // of the transaction, that are published
+}
+
+func (p *parser) line(lsn, data string) error {
+	verb, rest, _ := strings.Cut(data, " ")
+	switch verb {
+	case "BEGIN":
+		p.xid, p.began, p.changes = rest, false, 0
+	case "COMMIT":
+		if p.began {
+			p.ref.published = append(p.ref.published, p.xid+" COMMIT "+lsn)
+		}
+	case "table":
+		if err := p.change(rest); err != nil {
+			return fmt.Errorf("reference: %w in %q", err, data)
+		}
+	case "message:":
+		if err := p.message(rest); err != nil {
+			return fmt.Errorf("reference: %w in %q", err, data)
+		}
+	default:
+		return fmt.Errorf("reference: not understood: %q", data)
+	}
+	p.ref.raw = append(p.ref.raw, payload(p.xid, data))
+	var err error
+	p.ref.end, err = walchan.ParseLSN(lsn)
+	return err
+}
+
+func (p *parser) publish(content string) {
+	if !p.began {
+		p.began = true
+		p.ref.published = append(p.ref.published, p.xid+" BEGIN")
+	}
+	p.changes++
+	p.ref.published = append(p.ref.published, p.xid+" "+content)
+}
+
+// message: "transactional: 1 prefix: chaos, sz: 5 content:hello".
+func (p *parser) message(s string) error {
+	head, body, ok := strings.Cut(s, " content:")
+	transactional, rest, ok2 := strings.Cut(strings.TrimPrefix(head, "transactional: "), " prefix: ")
+	prefix, _, ok3 := strings.Cut(rest, ",")
+	if !ok || !ok2 || !ok3 {
+		return errors.New("message not understood")
+	}
+	line := fmt.Sprintf("MESSAGE %s %s", prefix, short(body))
+	if transactional == "0" {
+		p.ref.published = append(p.ref.published, "0 "+line)
+	} else {
+		p.publish(line)
+	}
+	return nil
+}
+
+// change: "public.t: UPDATE: old-key: id[bigint]:1 new-tuple: id[bigint]:2 v[text]:'x'".
+func (p *parser) change(s string) error {
+	table, s, _ := strings.Cut(s, ": ")
+	verb, s, ok := strings.Cut(s, ":")
+	if !ok {
+		return errors.New("no verb")
+	}
+	s = strings.TrimPrefix(s, " ")
+	if verb == "TRUNCATE" {
+		s = "" // its options
+	}
+	var b strings.Builder
+	b.WriteString(verb + " " + table)
+	s, hasOld := strings.CutPrefix(s, "old-key: ")
+	if hasOld || verb == "DELETE" {
+		b.WriteString(" old")
+	}
+	row, old := map[string]string{}, map[string]string(nil)
+	for s != "" {
+		if rest, ok := strings.CutPrefix(s, "new-tuple: "); ok {
+			row, old, s = map[string]string{}, row, rest
+		}
+		name, value, rest, err := column(s)
+		if err != nil {
+			return err
+		}
+		if v, ok := old[name]; ok && value == unchanged {
+			value = v // walchan takes it from there
+		}
+		field(&b, name, value)
+		row[name], s = value, rest
+	}
+	if table == "public."+unpublished {
+		return nil
+	}
+	p.publish(b.String())
+	if table == "public.ledger" {
+		p.ref.ledger[row["tx"]] = p.changes
+	}
+	return nil
+}
+
+// column: "id[bigint]:1 …". Text is quoted, with quotes doubled.
+func column(s string) (name, value, rest string, err error) {
+	name, s, ok := strings.Cut(s, "[")
+	_, s, ok2 := strings.Cut(s, "]:")
+	if !ok || !ok2 {
+		return "", "", "", errors.New("column not understood")
+	}
+	if !strings.HasPrefix(s, "'") {
+		value, rest, _ = strings.Cut(s, " ")
+		return name, value, rest, nil
+	}
+	for i := 1; i < len(s); i++ {
+		switch {
+		case s[i] != '\'':
+		case strings.HasPrefix(s[i:], "''"):
+			i++
+		default:
+			return name, strings.ReplaceAll(s[1:i], "''", "'"), strings.TrimPrefix(s[i+1:], " "), nil
+		}
+	}
+	return "", "", "", errors.New("quote not closed")
+}

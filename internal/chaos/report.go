@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan"
+)
+
+// A report is what has come of a run.
+type report struct {
+	seed      uint64
+	took      time.Duration
+	counts    map[string]int // of faults
+	traffic   *traffic
+	changes   int // that the publication should have brought, with BEGIN and COMMIT
+	verdicts  []verdict
+	catchUps  []time.Duration
+	stop      time.Duration // the longest of the server
+	reconnect [2]uint64     // of the streams in this process
+	wrong     []string      // beside the verdicts
+}
+
+func (r *report) ok() bool {
+	return len(r.wrong) == 0 && !slices.ContainsFunc(r.verdicts, func(v verdict) bool { return !v.ok() })
+}
+
+// judge compares what was received with what was written. The consumers are stopped.
+func (c *chaos) judge(ctx context.Context) (report, error) {
+	ref, err := readReference(ctx, c.cluster.SocketDSN())
+	if err != nil {
+		return report{}, err
+	}
+	r := report{seed: c.seed, took: time.Since(c.began), counts: c.counts, traffic: &c.traffic, changes: len(ref.published),
+		catchUps: c.catchUps, stop: c.longestStop,
+		reconnect: [2]uint64{c.stream.stream.Stats().Reconnects, c.raw.stream.Stats().Reconnects}}
+	for i, want := range [][]string{ref.published, withoutEnds(ref.published), ref.raw} {
+		v, err := compareJournal(want, c.journal(slots[i]), i < 2)
+		if err != nil {
+			return r, err
+		}
+		r.verdicts = append(r.verdicts, v)
+	}
+	if n := c.stream.again.Load() + c.raw.again.Load(); n > 0 {
+		r.wrong = append(r.wrong, fmt.Sprintf("%d messages with Tx.Redelivered, though no publication was altered", n))
+	}
+	for _, check := range []func(context.Context, *reference) ([]string, error){c.checkLedger, c.checkConfirmed} {
+		wrong, err := check(ctx, ref)
+		if err != nil {
+			return r, err
+		}
+		r.wrong = append(r.wrong, wrong...)
+	}
+	return r, nil
+}
+
+func compareJournal(want []string, path string, positions bool) (verdict, error) {
+	cmp := newComparison(want)
+	if err := readJournal(path, cmp.take); err != nil {
+		return verdict{}, err
+	}
+	if positions {
+		cmp.ascending()
+	}
+	return cmp.result(), nil
+}
+
+// withoutEnds leaves out what a stream without WithTransactions does not deliver.
+func withoutEnds(lines []string) []string {
+	return slices.DeleteFunc(slices.Clone(lines), func(s string) bool {
+		_, s, _ = strings.Cut(s, " ")
+		return s == "BEGIN" || strings.HasPrefix(s, "COMMIT ")
+	})
+}
+
+// checkLedger compares the reference with the table in which each transaction has noted how many changes it made, and with
+// what the writers know to be committed.
+func (c *chaos) checkLedger(ctx context.Context, ref *reference) (wrong []string, err error) {
+	conn, err := pgconn.Connect(ctx, c.cluster.SocketDSN())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx)
+	rows := conn.ExecParams(ctx, "SELECT tx::text, changes::text FROM ledger", nil, nil, nil, nil).Read()
+	if rows.Err != nil {
+		return nil, rows.Err
+	}
+	for _, row := range rows.Rows {
+		if n, ok := ref.ledger[string(row[0])]; !ok || fmt.Sprint(n) != string(row[1]) {
+			wrong = append(wrong, fmt.Sprintf("the reference has %d changes of transaction %s, which made %s", n, row[0], row[1]))
+		}
+	}
+	if len(rows.Rows) != len(ref.ledger) {
+		wrong = append(wrong, fmt.Sprintf("the reference has %d transactions, the ledger %d", len(ref.ledger), len(rows.Rows)))
+	}
+	for _, tx := range c.traffic.sure {
+		if _, ok := ref.ledger[fmt.Sprint(tx)]; !ok {
+			wrong = append(wrong, fmt.Sprintf("transaction %d was committed and is not in the reference", tx))
+		}
+	}
+	return wrong, nil
+}
+
+// checkConfirmed makes sure that the server was told of everything, the last transaction included.
+func (c *chaos) checkConfirmed(ctx context.Context, ref *reference) (wrong []string, err error) {
+	for _, slot := range slots {
+		at, err := c.query(ctx, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '"+slot+"'")
+		if err != nil {
+			return nil, err
+		}
+		if lsn, err := walchan.ParseLSN(at); err != nil || lsn < ref.end {
+			wrong = append(wrong, fmt.Sprintf("slot %s has confirmed %s, not everything up to %s", slot, at, ref.end))
+		}
+	}
+	return wrong, nil
+}
+
+func (r *report) print(out io.Writer) {
+	t := r.traffic
+	total := 0
+	for kind, n := range r.counts {
+		if kind != healed {
+			total += n
+		}
+	}
+	fmt.Fprintf(out, "seed %d: %d faults in %v, %d transactions (%d large; %d more rolled back, %d broken off), %d messages due\n",
+		r.seed, total, r.took.Round(time.Second), t.committed.Load(), t.large.Load(), t.rolledBack.Load(), t.broken.Load(), r.changes)
+	kinds := make([]string, 0, len(r.counts))
+	for kind := range r.counts {
+		kinds = append(kinds, kind)
+	}
+	slices.Sort(kinds)
+	for _, kind := range kinds {
+		fmt.Fprintf(out, "  %-28s %4d\n", kind, r.counts[kind])
+	}
+	for i, v := range r.verdicts {
+		fmt.Fprintf(out, "%-7s %9d delivered, %d lost, %d repeated, %d reordered, %d invented, %d misplaced", slots[i], v.Delivered,
+			v.Lost, v.Repeated, v.Reordered, v.Invented, v.Misplaced)
+		if slots[i] == "child" {
+			fmt.Fprintf(out, "; %d lives, %d again in a later one\n", v.Lives, v.Again)
+		} else {
+			fmt.Fprintf(out, "; %d reconnects\n", r.reconnect[i/2])
+		}
+		for _, complaint := range v.Complaints {
+			fmt.Fprintf(out, "  %s\n", complaint)
+		}
+	}
+	if n := len(r.catchUps); n > 0 {
+		fmt.Fprintf(out, "caught up %d times, after %v at most; the server stopped after %v at most\n", n, slices.Max(r.catchUps).Round(time.Millisecond), r.stop)
+	}
+	for _, w := range r.wrong[:min(len(r.wrong), 20)] {
+		fmt.Fprintf(out, "wrong: %s\n", w)
+	}
+}
+
+// situation describes a run that went wrong, for a person.
+func (c *chaos) situation() error {
+	var b strings.Builder
+	for _, k := range []*consumer{c.stream, c.raw} {
+		if k != nil {
+			fmt.Fprintf(&b, "%s: %+v\n", k.name, k.stream.Stats())
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, view := range []string{"pg_replication_slots", "pg_stat_replication", "pg_stat_activity"} {
+		rows, err := c.query(ctx, "SELECT string_agg(v::text, E'\\n') FROM "+view+" v")
+		fmt.Fprintf(&b, "%s (%v):\n%s\n", view, err, rows)
+	}
+	if c.child != nil {
+		c.child.signal(ctx, syscall.SIGQUIT) // its goroutines go into its log
+	}
+	fmt.Fprintf(&b, "goroutines:\n%s\n", stacks())
+	return errors.New(b.String())
+}
+
+func stacks() []byte {
+	b := make([]byte, 1<<22)
+	return b[:runtime.Stack(b, true)]
+}
+
+// leaks returns the goroutines and the processes of the server that are left after a run; both may take a moment to end.
+func leaks(dataDir string) (left []string) {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if left = append(goroutines(), serverProcesses(dataDir)...); len(left) == 0 || time.Now().After(end) {
+			return left
+		}
+	}
+}
+
+func goroutines() (left []string) {
+	all := strings.Split(string(stacks()), "\n\n")
+	for _, g := range all[1:] { // the first is ours
+		for _, known := range []string{"testing.(*T).Run(", "testing.(*M).", "testing.tRunner.func", "os/signal.", "runtime.ensureSigM"} {
+			if strings.Contains(g, known) {
+				g = ""
+			}
+		}
+		if g != "" {
+			left = append(left, g)
+		}
+	}
+	return left
+}
+
+// serverProcesses finds the processes that work in the server's data directory, as all of PostgreSQL's do, where the system
+// says that (Linux).
+func serverProcesses(dataDir string) (left []string) {
+	dirs, _ := os.ReadDir("/proc")
+	for _, d := range dirs {
+		if cwd, _ := os.Readlink("/proc/" + d.Name() + "/cwd"); cwd != "" && strings.HasPrefix(cwd, dataDir) {
+			left = append(left, "process "+d.Name()+" in "+cwd)
+		}
+	}
+	return left
+}

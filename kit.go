@@ -1,0 +1,22 @@
+package walchan
+
+import "github.com/walchan/walchan/internal/kit"
+
+func init() {
+	kit.Unacknowledged = func(stream any) []int { return stream.(*Stream).ledger.unacknowledged() }
+}
+
+// unacknowledged returns the numbers of the messages that were delivered, as of the last advance, and are not acknowledged.
+func (l *ledger) unacknowledged() (numbers []int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := max(l.head, l.through.Load())
+	for c := l.first; c != nil; c = c.next {
+		for ; n < min(l.published, c.base+chunkLen); n++ {
+			if !c.isAcked(n) {
+				numbers = append(numbers, int(n))
+			}
+		}
+	}
+	return numbers
+}
