@@ -1,7 +1,11 @@
 package walchan_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -152,6 +156,92 @@ func TestPreparedWithoutChanges(t *testing.T) {
 	}))
 }
 
+// A transaction that was delivered before and is played again delivers nothing, so nothing makes it wait; all the same it stops
+// when it is asked to.
+func TestLongPlayIsAttendedTo(t *testing.T) {
+	long := fakewal.Relation{OID: table.OID, Schema: "public", Name: "t", Columns: []fakewal.Column{{Name: "id", Key: true, Type: 99999, Mod: -1}}}
+	part := block(7, 7, true)[:1]
+	part = append(part, fakewal.Frame{Payload: fakewal.InStream(7, long.Encode())})
+	for range 2000 {
+		part = append(part, fakewal.Frame{Start: 0x180, Payload: fakewal.InStream(7, fakewal.Insert(table.OID, strings.Repeat("x", 1000)))})
+	}
+	part = append(part, fakewal.Frame{Payload: fakewal.StreamStop()})
+	log := slices.Concat(part, streamCommit(7, 0x300))
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		ctx, cancel := context.WithCancel(t.Context())
+		described := 0
+		s, err := walchan.Subscribe(ctx, fakewal.DSN, walchan.WithSlot("p"), walchan.WithPublication("p"), walchan.WithConnect(srv.Configure), walchan.WithStreaming(),
+			walchan.WithLogger(slog.New(calling(func(message string) {
+				// The type cannot be looked up, which is logged at the first message that is played.
+				if strings.HasPrefix(message, "types of a table") {
+					if described++; described == 2 {
+						cancel()
+					}
+				}
+			}))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2000 {
+			<-s.C()
+		}
+		srv.CloseConns()
+		for m := range s.C() {
+			t.Errorf("there came %v", m)
+		}
+		s.Close()
+		if st := s.Stats(); described != 2 || st.Received != 0x100 {
+			t.Errorf("described %d times, and went on to %s", described, st.Received)
+		}
+	}, playing(log))
+}
+
+// calling is a log handler that calls a function.
+type calling func(message string)
+
+func (c calling) Enabled(context.Context, slog.Level) bool { return true }
+func (c calling) Handle(_ context.Context, r slog.Record) error {
+	c(r.Message)
+	return nil
+}
+func (c calling) WithAttrs([]slog.Attr) slog.Handler { return c }
+func (c calling) WithGroup(string) slog.Handler      { return c }
+
+// Where a message stands in its transaction does not depend on what is delivered of that.
+func TestOrdinalsOfAPreparedTransaction(t *testing.T) {
+	log := []fakewal.Frame{
+		{Payload: fakewal.BeginPrepare(0x80, 0x90, then, 9, "late")}, {Payload: table.Encode()},
+		{Payload: fakewal.Insert(table.OID, "a")}, {Payload: fakewal.Insert(table.OID, "b")},
+		{Payload: fakewal.Prepare(0x80, 0x90, then, 9, "late")}, {Payload: fakewal.CommitPrepared(0x200, 0x250, then, 9, "late")},
+		{Payload: fakewal.BeginPrepare(0x300, 0x350, then, 10, "g")}, {Payload: fakewal.Insert(table.OID, "c")},
+		{Payload: fakewal.Prepare(0x300, 0x350, then, 10, "g")}, {Payload: fakewal.CommitPrepared(0x400, 0x450, then, 10, "g")},
+		{Payload: fakewal.RollbackPrepared(0x90, 0x550, then, then, 11, "h")},
+	}
+	want := map[bool][]string{
+		false: {"insert 0/200:2", "insert 0/200:3", "commit prepared 0/200:5", "insert 0/300:2", "commit prepared 0/400:1", "rollback prepared 0/550:0"},
+		true: {"begin 0/200:1", "insert 0/200:2", "insert 0/200:3", "prepare 0/200:4", "commit prepared 0/200:5",
+			"begin 0/300:1", "insert 0/300:2", "prepare 0/300:3", "commit prepared 0/400:1", "rollback prepared 0/550:0"},
+	}
+	for _, transactions := range []bool{false, true} {
+		bubble(t, func(t *testing.T, srv *fakewal.Server) {
+			opts := []walchan.Option{walchan.WithTwoPhase()}
+			if transactions {
+				opts = append(opts, walchan.WithTransactions())
+			}
+			s := subscribeTo(t, srv, opts...)
+			var got []string
+			for range want[transactions] {
+				m := <-s.C()
+				p, _ := m.Position()
+				got = append(got, fmt.Sprint(m.Kind, " ", p))
+				s.Ack(m)
+			}
+			equal(t, got, want[transactions]...)
+			finish(t, s)
+		}, playing(log))
+	}
+}
+
 // Delivered in part, sent differently after the reconnect: again as a whole, also where one of the two was sent in blocks.
 func TestStreamedTransactionSentDifferentlyComesAgainWhole(t *testing.T) {
 	streamed := playing(block(2, 2, true, "a", "b", "x"), streamCommit(2, 0x300))
@@ -244,6 +334,8 @@ func TestOptionsThatExcludeOneAnother(t *testing.T) {
 			[]string{"needs version 2", "needs version 4"}},
 		{[]walchan.Option{publication, walchan.WithSpool(1<<20, "")}, []string{"WithSpool has nothing to keep without WithStreaming or WithTwoPhase"}},
 		{[]walchan.Option{publication, walchan.WithStreaming(), walchan.WithSpool(1<<20-1, "/tmp")}, []string{"must be at least 1 MiB"}},
+		{[]walchan.Option{publication, walchan.WithStreaming(), walchan.WithSpool(1<<20, filepath.Join(t.TempDir(), "missing"))},
+			[]string{"WithSpool: a temporary file cannot be made", "missing"}},
 	} {
 		_, err := walchan.Subscribe(t.Context(), fakewal.DSN, c.opts...)
 		if !errors.Is(err, walchan.ErrOptions) {

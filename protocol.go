@@ -5,6 +5,8 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+
+	"github.com/walchan/walchan/internal/txn"
 )
 
 // What is asked of pgoutput when a stream begins: PostgreSQL documentation, "Logical Streaming Replication Parameters".
@@ -104,6 +106,11 @@ func (c *config) protocolProblems() (problems []string) {
 		wrong("WithSpool has nothing to keep without WithStreaming or WithTwoPhase")
 	case c.spoolMemory < minSpool:
 		wrong("WithSpool(%d, %q): the memory must be at least 1 MiB (1<<20)", c.spoolMemory, c.spoolDir)
+	}
+	if c.plugin == pgoutputPlugin && isOn(args["streaming"]) {
+		if err := txn.TryDir(c.spoolDir); err != nil { // now, not in the middle of the first large transaction
+			wrong("WithSpool: a temporary file cannot be made: %v", err)
+		}
 	}
 	return problems
 }

@@ -234,7 +234,6 @@ type reordered struct {
 	described map[int]int // versions of the tables, as they were sent in its blocks
 
 	prepareAt, prepareEnd walchan.LSN
-	skipped               bool // acknowledged when it was prepared
 }
 
 func (d *decoding) send(at walchan.LSN, payload []byte) {
@@ -260,7 +259,7 @@ func (d *decoding) run(log []record) []fakewal.Frame {
 func (d *decoding) evict(at walchan.LSN) {
 	var all []*reordered
 	for _, t := range d.txs {
-		if len(t.changes) > 0 && t.prepareAt == 0 {
+		if len(t.changes) > 0 {
 			all = append(all, t)
 		}
 	}
@@ -337,12 +336,9 @@ func (d *decoding) decode(r record) {
 		}
 	case opPrepare:
 		t.prepareAt, t.prepareEnd = r.at, r.end
-		switch {
-		case d.twoPhase && r.at >= d.from:
+		if d.twoPhase && r.at >= d.from { // else it is acknowledged, or late; its changes may still be sent in blocks
 			d.whole(t, fakewal.BeginPrepare(r.at, r.end, at, r.xid, gid(r.xid)), fakewal.Prepare(r.at, r.end, at, r.xid, gid(r.xid)),
 				fakewal.StreamPrepare(r.at, r.end, at, r.xid, gid(r.xid)), r.end)
-		case d.twoPhase && r.at >= d.since:
-			t.changes = nil
 		}
 	case opCommit:
 		if r.at >= d.from {
@@ -357,7 +353,8 @@ func (d *decoding) decode(r record) {
 		default:
 			if t.prepareAt < d.since {
 				d.whole(t, fakewal.BeginPrepare(t.prepareAt, t.prepareEnd, at, r.xid, gid(r.xid)),
-					fakewal.Prepare(t.prepareAt, t.prepareEnd, at, r.xid, gid(r.xid)), nil, t.prepareEnd)
+					fakewal.Prepare(t.prepareAt, t.prepareEnd, at, r.xid, gid(r.xid)),
+					fakewal.StreamPrepare(t.prepareAt, t.prepareEnd, at, r.xid, gid(r.xid)), t.prepareEnd)
 			}
 			d.send(r.end, fakewal.CommitPrepared(r.at, r.end, at, r.xid, gid(r.xid)))
 		}

@@ -35,7 +35,8 @@ func (f *changes) twoPhase(s *Stream, m *Message, ev *pgoutput.Event) error {
 		}
 		return f.end(s, m, ev, Prepare, f.transactions)
 	case pgoutput.StreamPrepare:
-		if late && f.spools.Get(ev.XID) != nil {
+		if t := f.spools.Get(ev.XID); late && t != nil {
+			t.Prepared = true
 			return nil
 		}
 		return f.complete(s, m, ev, Prepare)
@@ -52,23 +53,27 @@ func (f *changes) spoolPrepared(frame *session.Frame) error {
 	case err != nil:
 		return malformed(frame.Start, err)
 	case ev.Type == pgoutput.Prepare:
-		f.spooling = nil
+		f.spooling.Prepared, f.spooling = true, nil
 		return nil
 	}
 	return f.keep(0, frame, frame.Data[1:])
 }
 
+// commitPrepared: the changes were delivered at PREPARE, unless they come late. A spool that does not end with a Prepare is of
+// one that was: before PostgreSQL 18 the server may send blocks of it when its memory is full, as if it were in progress.
 func (f *changes) commitPrepared(s *Stream, m *Message, ev *pgoutput.Event) error {
 	last, end := *m, *ev
 	if err := f.begin(s, m, ev); err != nil {
 		return err
 	}
 	t := f.spools.Take(ev.XID)
-	if t == nil { // its changes were delivered at PREPARE
+	if t != nil {
+		defer t.Close()
+	}
+	if t == nil || !t.Prepared {
 		f.begun, f.at.ordinal = true, 0
 		return f.end(s, &last, &end, CommitPrepared, true)
 	}
-	defer t.Close()
 	if err := f.play(s, t); err != nil {
 		return err
 	}
@@ -88,6 +93,9 @@ func (f *changes) commitPrepared(s *Stream, m *Message, ev *pgoutput.Event) erro
 func (f *changes) rollbackPrepared(s *Stream, m *Message, ev *pgoutput.Event) error {
 	if f.tx != nil {
 		return unexpected("rollback prepared inside of a transaction")
+	}
+	if err := f.spools.Rollback(ev.XID, ev.XID); err != nil {
+		return spoolError(err)
 	}
 	m.Kind, m.LSN, m.ext = RollbackPrepared, LSN(ev.End), LSN(ev.End)
 	m.Tx = f.newTx(ev)

@@ -182,6 +182,39 @@ func TestTwoPhaseOfATemporarySlot(t *testing.T) {
 	equal(t, told(t, s, 1, true), "insert temporary 1")
 }
 
+// Before PostgreSQL 18 the server sends blocks of a transaction that was acknowledged when it was prepared, if its memory gets
+// full: its changes do not come again.
+func TestAcknowledgedAtPrepareAndSentInBlocks(t *testing.T) {
+	t.Parallel()
+	db := twoPhaseDatabase(t)
+	opts := []walchan.Option{walchan.WithSlot(db.Name), walchan.WithCreateSlot(), walchan.WithPublication("p"), walchan.WithTwoPhase(), walchan.WithStreaming()}
+	s, err := walchan.Subscribe(t.Context(), db.DSN(), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, "BEGIN; "+insertLong(1, 800)+"; PREPARE TRANSACTION 'x'")
+	var last walchan.Message
+	for range 800 {
+		last = receiveOne(t, s)
+		s.Ack(last)
+	}
+	db.Wait(t, fmt.Sprintf("SELECT confirmed_flush_lsn > '%s' FROM pg_replication_slots WHERE slot_name = '%s'", last.Tx.CommitLSN, db.Name))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = walchan.Subscribe(t.Context(), db.DSN("options='-c logical_decoding_work_mem=256kB'"), opts...); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	db.Exec(t, insertLong(1001, 600), "COMMIT PREPARED 'x'", "INSERT INTO t VALUES (-1)")
+	for i := range 600 {
+		if m := receiveOne(t, s); m.Tx.GID != "" || m.New().Text(0) != fmt.Sprint(1001+i) {
+			t.Fatalf("there came %v: %s", m, m.New().Text(0))
+		}
+	}
+	equal(t, told(t, s, 2, true), "commit prepared x", "insert -1")
+}
+
 // The server may send less of a transaction that was rolled back since it was prepared: repeats, no loss.
 func TestRolledBackBeforeItIsSentAgain(t *testing.T) {
 	t.Parallel()

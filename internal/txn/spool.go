@@ -92,14 +92,23 @@ func (p *spool) spill(s *Store) error {
 
 // create makes a file that only its owner can read (os.CreateTemp gives it mode 0600), and that is gone from its directory
 // at once where the system lets one remove an open file: then it leaves nothing behind, however the process ends.
-func (p *spool) create(dir string) (err error) {
-	if p.file, err = os.CreateTemp(dir, "walchan-*.spool"); err != nil {
+func (p *spool) create(dir string) error {
+	file, err := os.CreateTemp(dir, "walchan-*.spool")
+	if err != nil {
 		return err
 	}
+	p.file = file
 	if os.Remove(p.file.Name()) != nil {
 		p.unlink = p.file.Name()
 	}
 	return nil
+}
+
+// TryDir says whether a temporary file can be made in dir.
+func TryDir(dir string) error {
+	var p spool
+	defer p.close(&Store{})
+	return p.create(dir)
 }
 
 // records reads what was written, through a buffer of its own.

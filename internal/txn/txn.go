@@ -37,7 +37,8 @@ func (r *Record) parse(b []byte) int {
 
 // Transaction is what has come of one transaction and was not rolled back.
 type Transaction struct {
-	XID uint32
+	XID      uint32
+	Prepared bool // for the owner to note
 
 	store *Store
 	subs  []sub
