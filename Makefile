@@ -8,8 +8,8 @@ PACKAGES = $$(go list -m -f '{{.Dir}}/...')
 DURATION := 1m
 SEED := $$(date +%s)
 
-# The tests that depend on the server's version: all that do not only test the tools.
-VERSIONED := . ./examples/... ./internal/pgtest
+# The tests that depend on the server's version.
+VERSIONED := . ./examples/...
 
 FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/session:FuzzFrames
 

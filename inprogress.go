@@ -87,7 +87,7 @@ func (f *changes) complete(s *Stream, m *Message, ev *pgoutput.Event, kind Kind)
 	if err := f.play(s, t); err != nil {
 		return err
 	}
-	return f.end(s, &last, &end, kind, f.transactions)
+	return f.end(s, &last, &end, kind)
 }
 
 // attendEvery so many bytes of a spool the connection is attended to, as otherwise between two reads.

@@ -116,7 +116,7 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 	case pgoutput.Begin:
 		return f.begin(s, m, ev)
 	case pgoutput.Commit:
-		return f.end(s, m, ev, Commit, f.transactions)
+		return f.end(s, m, ev, Commit)
 	case pgoutput.Truncate:
 		if m.ext, err = f.truncation(ev); err != nil {
 			return err
@@ -214,8 +214,8 @@ func (f *changes) pass(s *Stream, m *Message) error {
 	return nil
 }
 
-// end closes the transaction, with the message that says so if that is wanted.
-func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind, wanted bool) error {
+// end closes the transaction, with a message that says so if its Begin was delivered; the outcome of a prepared one always is.
+func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind) error {
 	switch {
 	case f.tx == nil:
 		return unexpected(kind.String())
@@ -224,7 +224,8 @@ func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind, want
 	case !f.old && f.at.ordinal < f.part.ordinal:
 		return f.again(s)
 	}
-	if wanted && !f.old {
+	// Servers before version 15 send transactions without changes, too: they are not delivered.
+	if (f.begun || kind == CommitPrepared) && !f.old {
 		m.Kind, m.ext, m.LSN = kind, LSN(ev.End), LSN(ev.LSN)
 		if err := f.mark(s, m); err != nil {
 			return err
@@ -238,9 +239,6 @@ func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind, want
 
 // mark delivers a message of the transaction that is no change.
 func (f *changes) mark(s *Stream, m *Message) error {
-	if err := f.announce(s, m); err != nil {
-		return err
-	}
 	f.at.add(nil)
 	return f.pass(s, m)
 }

@@ -33,7 +33,7 @@ func (f *changes) twoPhase(s *Stream, m *Message, ev *pgoutput.Event) error {
 				return err
 			}
 		}
-		return f.end(s, m, ev, Prepare, f.transactions)
+		return f.end(s, m, ev, Prepare)
 	case pgoutput.StreamPrepare:
 		if t := f.spools.Get(ev.XID); late && t != nil {
 			t.Prepared = true
@@ -71,13 +71,13 @@ func (f *changes) commitPrepared(s *Stream, m *Message, ev *pgoutput.Event) erro
 		defer t.Close()
 	}
 	if t == nil || !t.Prepared {
-		f.begun, f.at.ordinal = true, 0
-		return f.end(s, &last, &end, CommitPrepared, true)
+		f.at.ordinal = 0
+		return f.end(s, &last, &end, CommitPrepared)
 	}
 	if err := f.play(s, t); err != nil {
 		return err
 	}
-	if f.transactions && !f.old {
+	if f.begun && !f.old {
 		prepare := last
 		prepare.Kind, prepare.LSN = Prepare, LSN(end.LSN)
 		if err := f.mark(s, &prepare); err != nil {
@@ -86,7 +86,7 @@ func (f *changes) commitPrepared(s *Stream, m *Message, ev *pgoutput.Event) erro
 	} else {
 		f.at.add(nil) // ordinals do not depend on options
 	}
-	return f.end(s, &last, &end, CommitPrepared, true)
+	return f.end(s, &last, &end, CommitPrepared)
 }
 
 // rollbackPrepared has no position of its record, only that of its end.
