@@ -468,7 +468,7 @@ func (e *enclosed) take(t *testing.T, m walchan.Message) {
 }
 
 func TestTransactionsInProgressAgainstModel(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(90) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
 		log := writeLog(rnd)
 		// The slot begins somewhere, and two-phase with it.
