@@ -43,6 +43,7 @@ var (
 	ErrPluginMissing      = permanent("output plugin is not installed")
 	ErrPluginOption       = permanent("output plugin refuses an option")
 
+	ErrSpool    = permanent("temporary file of a transaction in progress fails") // a full disk: see WithSpool
 	ErrProtocol = permanent("server sent what cannot be understood")
 	ErrServer   = passing("server reports an error") // any other: see the *pgconn.PgError in it
 	ErrClosed   = permanent("stream is closed")

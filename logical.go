@@ -1,7 +1,6 @@
 package walchan
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -9,13 +8,16 @@ import (
 
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/txn"
 )
 
 // feed turns the server's frames into messages and marks. It survives reconnects, and knows what it has delivered.
 type feed interface {
 	connected(from LSN) // a new connection, that streams from there
 	data(*Stream, *session.Frame) error
+	disconnected()
 	delivered() LSN // a server whose WAL ends before it cannot continue the stream
+	held() int64    // bytes kept of transactions that are not complete
 }
 
 // changes is the feed of pgoutput.
@@ -28,10 +30,16 @@ type feed interface {
 type changes struct {
 	transactions bool
 	decoder      pgoutput.Decoder
-	relations    map[uint32]*Relation
+	relations    map[uint32]table
 	last         *Relation // most rows are of the table of the row before
 	txs          []Tx      // a slab: transactions are mostly small, and their messages keep them
 	msg          Message   // scratch
+	frames       uint64    // received so far
+
+	from     LSN              // where the connection's stream begins
+	spools   txn.Store        // transactions whose outcome is not known yet
+	spooling *txn.Transaction // the one of them of which messages are coming; nil: none
+	late     bool             // it was prepared before from
 
 	tx    *Tx // nil between transactions
 	begun bool
@@ -41,6 +49,14 @@ type changes struct {
 	done LSN      // end of the last complete entry that was delivered
 	part progress // what was delivered of the transaction that is not complete
 	anew LSN      // commit LSN of the transaction that is to be delivered again
+}
+
+func newChanges(cfg *config) *changes {
+	return &changes{
+		transactions: cfg.transactions,
+		decoder:      pgoutput.Decoder{Parallel: isParallel(cfg.pgoutputArgs())},
+		spools:       txn.Store{Limit: cfg.spoolMemory, Dir: cfg.spoolDir},
+	}
 }
 
 // progress is how far a transaction has come.
@@ -63,15 +79,29 @@ func roll(hash uint64, b []byte) uint64 {
 }
 
 // connected: the server describes tables anew on each connection, and begins with a transaction.
-func (f *changes) connected(LSN) {
-	f.relations, f.last, f.tx = map[uint32]*Relation{}, nil, nil
+func (f *changes) connected(from LSN) {
+	f.relations, f.last, f.tx, f.from = map[uint32]table{}, nil, nil, from
+}
+
+// disconnected: what was not complete is sent again.
+func (f *changes) disconnected() {
+	f.spools.Reset()
+	f.spooling = nil
 }
 
 func (f *changes) data(s *Stream, frame *session.Frame) error {
+	f.frames++
+	if f.spooling != nil {
+		return f.spool(frame)
+	}
+	return f.take(s, frame, f.frames)
+}
+
+// take takes in a message: the seq-th that was received.
+func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 	ev, err := f.decoder.Decode(frame.Data)
 	if err != nil {
-		return &Error{Kind: ErrProtocol, What: fmt.Sprintf("the server's data at %s", frame.Start), Err: err,
-			Advice: "nothing behind it was delivered or confirmed; report it with the server's version"}
+		return malformed(frame.Start, err)
 	}
 	m := &f.msg
 	*m = Message{LSN: frame.Start, sent: frame.SentAt}
@@ -84,51 +114,47 @@ func (f *changes) data(s *Stream, frame *session.Frame) error {
 		m.data, m.split = ev.Block, ev.Split
 		return f.change(s, m, frame.Data)
 	case pgoutput.Begin:
-		s.conn.Load().sendLag = time.Duration(frame.SentAt-ev.Time) * time.Microsecond
-		return f.begin(ev)
+		return f.begin(s, m, ev)
 	case pgoutput.Commit:
-		return f.commit(s, m, ev)
+		return f.end(s, m, ev, Commit)
 	case pgoutput.Truncate:
-		t := &truncation{cascade: ev.Flags&1 != 0, restart: ev.Flags&2 != 0}
-		for _, oid := range ev.Tables {
-			r, err := f.relation(oid, -1)
-			if err != nil {
-				return err
-			}
-			t.tables = append(t.tables, r)
+		if m.ext, err = f.truncation(ev); err != nil {
+			return err
 		}
-		m.Kind, m.ext = Truncate, t
+		m.Kind = Truncate
 		return f.change(s, m, frame.Data)
 	case pgoutput.Message:
 		m.Kind, m.ext, m.data, m.LSN = LogicalMessage, ev.Name, ev.Content, LSN(ev.LSN)
 		if ev.Flags&1 != 0 {
 			return f.change(s, m, frame.Data)
 		}
-		return f.message(s, m)
+		return f.single(s, m)
 	case pgoutput.Relation:
-		return f.table(s, ev)
+		return f.describe(s, ev, seq)
 	case pgoutput.Origin:
 		if f.tx == nil {
-			return f.outside("origin")
+			return unexpected("origin")
 		}
 		f.tx.Origin = ev.Name
+		return nil
 	case pgoutput.Type:
-		// The catalogue says more: see Stream.learnTypes.
+		return nil // the catalogue says more: see Stream.learnTypes
+	case pgoutput.StreamStart, pgoutput.StreamAbort, pgoutput.StreamCommit:
+		return f.inProgress(s, m, ev)
+	case pgoutput.BeginPrepare, pgoutput.Prepare, pgoutput.StreamPrepare, pgoutput.CommitPrepared, pgoutput.RollbackPrepared:
+		return f.twoPhase(s, m, ev)
 	}
-	return nil
+	return unexpected(fmt.Sprintf("message %q", ev.Type))
 }
 
 func (f *changes) delivered() LSN { return max(f.done, f.part.commit+1) }
 
-func (f *changes) begin(ev *pgoutput.Event) error {
+func (f *changes) begin(s *Stream, m *Message, ev *pgoutput.Event) error {
 	if f.tx != nil {
-		return f.outside("begin inside of a transaction")
+		return unexpected("begin inside of a transaction")
 	}
-	if len(f.txs) == cap(f.txs) {
-		f.txs = make([]Tx, 0, 64)
-	}
-	f.txs = append(f.txs, Tx{XID: ev.XID, CommitLSN: LSN(ev.LSN), CommitTime: pgTime(ev.Time)})
-	f.tx = &f.txs[len(f.txs)-1]
+	s.conn.Load().sendLag = time.Duration(m.sent-ev.Time) * time.Microsecond
+	f.tx = f.newTx(ev)
 	f.tx.Redelivered = f.tx.CommitLSN == f.anew
 	f.begun = false
 	f.old = f.tx.CommitLSN < f.done
@@ -139,10 +165,18 @@ func (f *changes) begin(ev *pgoutput.Event) error {
 	return nil
 }
 
+func (f *changes) newTx(ev *pgoutput.Event) *Tx {
+	if len(f.txs) == cap(f.txs) {
+		f.txs = make([]Tx, 0, 64)
+	}
+	f.txs = append(f.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgTime(ev.Time)})
+	return &f.txs[len(f.txs)-1]
+}
+
 // change delivers a message of the transaction, unless it was delivered before.
 func (f *changes) change(s *Stream, m *Message, b []byte) error {
 	if f.tx == nil {
-		return f.outside(m.Kind.String())
+		return unexpected(m.Kind.String())
 	}
 	if f.old {
 		return nil
@@ -180,20 +214,20 @@ func (f *changes) pass(s *Stream, m *Message) error {
 	return nil
 }
 
-func (f *changes) commit(s *Stream, m *Message, ev *pgoutput.Event) error {
+// end closes the transaction, with a message that says so if its Begin was delivered; the outcome of a prepared one always is.
+func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind) error {
 	switch {
 	case f.tx == nil:
-		return f.outside("commit")
+		return unexpected(kind.String())
 	case LSN(ev.LSN) != f.tx.CommitLSN:
-		return f.outside("commit of another transaction")
+		return unexpected(kind.String() + " of another transaction")
 	case !f.old && f.at.ordinal < f.part.ordinal:
 		return f.again(s)
 	}
 	// Servers before version 15 send transactions without changes, too: they are not delivered.
-	if f.begun && !f.old {
-		m.Kind, m.ext, m.LSN = Commit, LSN(ev.End), LSN(ev.LSN)
-		f.at.add(nil)
-		if err := f.pass(s, m); err != nil {
+	if (f.begun || kind == CommitPrepared) && !f.old {
+		m.Kind, m.ext, m.LSN = kind, LSN(ev.End), LSN(ev.LSN)
+		if err := f.mark(s, m); err != nil {
 			return err
 		}
 	}
@@ -203,8 +237,14 @@ func (f *changes) commit(s *Stream, m *Message, ev *pgoutput.Event) error {
 	return nil
 }
 
-// message delivers a logical message that belongs to no transaction. Its LSN is the end of its record.
-func (f *changes) message(s *Stream, m *Message) error {
+// mark delivers a message of the transaction that is no change.
+func (f *changes) mark(s *Stream, m *Message) error {
+	f.at.add(nil)
+	return f.pass(s, m)
+}
+
+// single delivers a message that is sent by itself. Its LSN is the end of its record.
+func (f *changes) single(s *Stream, m *Message) error {
 	if m.LSN <= f.done {
 		return nil
 	}
@@ -226,59 +266,26 @@ func (f *changes) again(s *Stream) error {
 
 var errAgain = errors.New("walchan: a transaction is delivered again")
 
-func (f *changes) relation(oid uint32, columns int) (*Relation, error) {
-	r := f.last
-	if r == nil || r.OID != oid {
-		if r = f.relations[oid]; r == nil {
-			return nil, f.outside(fmt.Sprintf("change of a table (OID %d) that was not described", oid))
-		}
-		f.last = r
-	}
-	if columns >= 0 && columns != len(r.Columns) {
-		return nil, f.outside(fmt.Sprintf("row of %d columns for %s, which has %d", columns, r, len(r.Columns)))
-	}
-	return r, nil
-}
-
-func (f *changes) table(s *Stream, ev *pgoutput.Event) error {
-	r := &Relation{OID: ev.OID, Schema: ev.Schema, Name: ev.Name, ReplicaIdentity: ReplicaIdentity(ev.Ident)}
-	r.Columns = make([]Column, len(ev.Columns))
-	for i, c := range ev.Columns {
-		r.Columns[i] = Column{Name: c.Name, Key: c.Key, TypeOID: c.TypeOID, TypeMod: c.TypeMod}
-	}
-	if len(f.relations) == 0 || f.relations[ev.OID] != nil { // a new connection, or announced again
-		s.types.forget()
-	}
-	if err := s.learnTypes(r); err != nil {
-		return err
-	}
-	f.relations[ev.OID], f.last = r, nil
-	return nil
-}
-
-func (f *changes) outside(what string) error {
-	return &Error{Kind: ErrProtocol, What: "unexpected " + what, Advice: "nothing behind it was delivered or confirmed; report it with the server's version"}
-}
-
-// learnTypes has the types of a table's columns looked up that are not known yet, on a second connection. Should that fail
-// they are converted with what was known before, or are their text.
-func (s *Stream) learnTypes(r *Relation) error {
-	if oids := append(s.types.unknown(r.Columns), s.types.stale()...); len(oids) > 0 {
-		failed, err := s.await(func(ctx context.Context) error {
-			conn, err := s.conn.Load().dialOrdinary(ctx)
-			if err != nil {
-				return err
-			}
-			defer conn.Close(ctx)
-			return s.types.lookup(ctx, conn, oids)
-		})
+func (f *changes) truncation(ev *pgoutput.Event) (*truncation, error) {
+	t := &truncation{cascade: ev.Flags&1 != 0, restart: ev.Flags&2 != 0}
+	for _, oid := range ev.Tables {
+		r, err := f.relation(oid, -1)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if failed != nil {
-			s.cfg.log.Warn("types of a table could not be looked up: their values are text", "slot", s.source.Slot, "table", r.String(), "error", failed)
-		}
+		t.tables = append(t.tables, r)
 	}
-	s.types.bind(r)
-	return nil
+	return t, nil
 }
+
+// malformed is the error of a message of pgoutput that cannot be decoded.
+func malformed(at LSN, err error) error {
+	return &Error{Kind: ErrProtocol, What: fmt.Sprintf("the server's data at %s", at), Err: err, Advice: reportIt}
+}
+
+// unexpected is the error of one that cannot stand where it does.
+func unexpected(what string) error {
+	return &Error{Kind: ErrProtocol, What: "unexpected " + what, Advice: reportIt}
+}
+
+const reportIt = "nothing behind it was delivered or confirmed; report it with the server's version"

@@ -28,9 +28,16 @@ const (
 	Begin                          // a transaction begins (WithTransactions)
 	Commit                         // a transaction ends (WithTransactions): End
 	Raw                            // what another output plugin wrote (WithPlugin): Payload
+
+	// With WithTwoPhase. The changes of a transaction whose Tx has a GID were prepared, not committed: that is told by one of
+	// the latter two.
+	Prepare          // PREPARE TRANSACTION, behind its changes (WithTransactions): End
+	CommitPrepared   // COMMIT PREPARED: End
+	RollbackPrepared // ROLLBACK PREPARED: End
 )
 
-var kindNames = [...]string{"invalid", "insert", "update", "delete", "truncate", "message", "begin", "commit", "raw"}
+var kindNames = [...]string{"invalid", "insert", "update", "delete", "truncate", "message", "begin", "commit", "raw",
+	"prepare", "commit prepared", "rollback prepared"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -48,7 +55,8 @@ type Message struct {
 	Kind Kind
 
 	// Ordinal is the place of the message among the messages of its transaction, whether or not they are delivered:
-	// Begin is 1, the first change 2. It is 0 outside of transactions.
+	// Begin is 1, the first change 2. Of a CommitPrepared by itself it is 1. It is 0 outside of transactions, and of
+	// RollbackPrepared.
 	Ordinal uint32
 
 	// LSN is the position of the record itself: for logs. It is neither unique (the rows of one COPY share it) nor
@@ -71,10 +79,15 @@ type Message struct {
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
 // sends that.
 type Tx struct {
-	XID        uint32
-	CommitLSN  LSN // of the commit record
-	CommitTime time.Time
-	Origin     string // the replication origin it was replayed from; "" for one that was made here
+	XID uint32
+
+	// GID is the identifier given to PREPARE TRANSACTION; "" if the transaction was not prepared. The changes of such a one
+	// are not yet committed: see WithTwoPhase.
+	GID string
+
+	CommitLSN  LSN       // of the record that commits or prepares; of a RollbackPrepared the end of its record
+	CommitTime time.Time // of that, or of the rollback
+	Origin     string    // the replication origin it was replayed from; "" for one that was made here
 
 	// Redelivered says that messages of this transaction were delivered before, and come again as a whole, because the server
 	// sent it differently after a reconnect.
@@ -84,7 +97,7 @@ type Tx struct {
 // Position identifies and orders changes within one Source, across reconnects and restarts of the process: a sink that
 // stores the Position of the last change it has applied recognises what it is sent again.
 type Position struct {
-	Commit  LSN    // the transaction's commit LSN; of a non-transactional LogicalMessage its own LSN
+	Commit  LSN    // Tx.CommitLSN; of a non-transactional LogicalMessage its own LSN
 	Ordinal uint32 // Message.Ordinal
 }
 
@@ -116,7 +129,7 @@ func (m Message) Position() (p Position, ok bool) {
 	case m.Tx != nil:
 		return Position{m.Tx.CommitLSN, m.Ordinal}, true
 	case m.Kind == LogicalMessage:
-		// Its LSN can be the commit LSN of the transaction that follows; that one's ordinals start at 1.
+		// Its LSN can be the commit LSN of the transaction that follows; that one's ordinals start at 1. RollbackPrepared, too.
 		return Position{m.LSN, 0}, true
 	}
 	return Position{}, false
@@ -155,8 +168,8 @@ func (m Message) Prefix() string {
 	return s
 }
 
-// End returns the end LSN of the transaction that a Commit ends: the position that is confirmed once everything up to
-// it is acknowledged. 0 otherwise.
+// End returns the end LSN of a Commit, Prepare, CommitPrepared or RollbackPrepared: the position that is confirmed once
+// everything up to it is acknowledged. 0 otherwise; also of a Prepare that came late, together with its CommitPrepared.
 func (m Message) End() LSN {
 	lsn, _ := m.ext.(LSN)
 	return lsn

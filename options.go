@@ -27,6 +27,11 @@ type config struct {
 	pluginArgs   map[string]string
 	transactions bool
 
+	streaming, twoPhase, binary bool // see protocol.go
+	spoolMemory                 int
+	spoolDir                    string
+	spoolSet                    bool
+
 	messages, bytes int
 	maxUnacked      int
 
@@ -52,6 +57,7 @@ func newConfig(opts []Option) *config {
 		pluginArgs:   map[string]string{},
 		messages:     64,
 		bytes:        8 << 20,
+		spoolMemory:  64 << 20,
 		maxUnacked:   1 << 20,
 		drainTimeout: 10 * time.Second,
 		closeTimeout: 5 * time.Second,
@@ -102,6 +108,51 @@ func WithPluginOption(name, value string) Option {
 
 // WithTransactions delivers Begin and Commit as well. Each needs its acknowledgement, as every message does.
 func WithTransactions() Option { return func(c *config) { c.transactions = true } }
+
+// WithStreaming has the server send large transactions while they are in progress (its option streaming), overriding the
+// default of sending them at their commit. Large is what exceeds the server's logical_decoding_work_mem. C shows no
+// difference: whole transactions, in commit order, and of savepoints that are rolled back nothing. But a large
+// transaction is complete soon after its commit, for the server need not read and send it then. Until the commit the
+// stream keeps it: see WithSpool.
+//
+// One difference cannot be helped: a transactional message (pg_logical_emit_message) from a savepoint that was rolled
+// back may be delivered, if it is the first that was written there.
+//
+// It needs nothing newer than PostgreSQL 14. WithPluginOption("streaming", "parallel") asks for the form of PostgreSQL 16,
+// which tells the server's own subscribers more, but nothing that is of use here.
+func WithStreaming() Option { return func(c *config) { c.streaming = true } }
+
+// WithSpool sets how many bytes of transactions that are not complete are kept in memory, overriding the default of 64 MiB,
+// and where the rest goes, overriding the system's directory of temporary files (os.TempDir), which may itself be in
+// memory. The memory is for all such transactions together, and at least 1 MiB; what exceeds it goes to temporary files,
+// that only their owner may read, and that are in no directory where the system allows that. When such a file cannot be
+// written, for the disk is full, the stream ends with ErrSpool.
+func WithSpool(memory int, dir string) Option {
+	return func(c *config) { c.spoolMemory, c.spoolDir, c.spoolSet = memory, dir, true }
+}
+
+// WithTwoPhase has the server send a transaction that is prepared (PREPARE TRANSACTION) at that time, overriding the default
+// of sending it like any other when it is committed. PostgreSQL 15 or later does that.
+//
+// Its changes come where it was prepared, with a Tx that has the GID: they are not committed yet, and may never be. What
+// became of them is told by a CommitPrepared or RollbackPrepared with the same Tx.GID and Tx.XID, of which one comes for each,
+// also without WithTransactions; with it, Begin and Prepare enclose the changes. Acknowledge them as they come: a
+// transaction that was acknowledged at its PREPARE is not sent again, also to another process, only its outcome is. So whoever
+// acts at the COMMIT PREPARED only must store the changes until then.
+//
+// Three things to expect: a CommitPrepared or RollbackPrepared of a transaction of which nothing was delivered; a
+// transaction that was rolled back before it could be sent, with fewer changes than it had; and changes that come together
+// with their CommitPrepared, in one transaction, because they were prepared before two-phase was switched on.
+//
+// A slot made by WithCreateSlot has two-phase on; for one that exists it is switched on, and stays so: from then on it
+// cannot be streamed from without this option.
+func WithTwoPhase() Option { return func(c *config) { c.twoPhase = true } }
+
+// WithBinary has the server send values in their types' binary formats where there is one, overriding the default of text.
+// Row.Value, Scan and JSON give the same for both, but of the few types whose binary format is not known here (see Row.Value);
+// Row.Text gives what was sent. It saves the server and Scan some time with numbers, timestamps and bytea, and costs
+// some with others.
+func WithBinary() Option { return func(c *config) { c.binary = true } }
 
 // WithBuffer bounds what lies between the server and the consumer, overriding the default of 64 messages and 8 MiB,
 // whichever is reached first. One message may exceed the bytes. More messages do not make it faster.
@@ -189,6 +240,7 @@ func (c *config) validate(streaming bool) error {
 			wrong("the output plugin's option %q: not a name of 1 to 63 bytes, or a value with a zero byte", k)
 		}
 	}
+	problems = append(problems, c.protocolProblems()...)
 	if c.messages < 1 || c.bytes < 1 {
 		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)
 	}
@@ -256,17 +308,10 @@ func isName(s string) bool { return s != "" && len(s) <= 63 && !strings.Contains
 
 // startCommand returns the START_REPLICATION command.
 func (c *config) startCommand(slot string, from LSN) string {
-	args := map[string]string{}
+	args := c.pluginArgs
 	if c.plugin == pgoutputPlugin {
-		names := make([]string, len(c.publications))
-		for i, p := range c.publications {
-			names[i] = `"` + strings.ReplaceAll(p, `"`, `""`) + `"`
-		}
-		args["proto_version"] = "1"
-		args["publication_names"] = strings.Join(names, ",")
-		args["messages"] = "true"
+		args = c.pgoutputArgs()
 	}
-	maps.Copy(args, c.pluginArgs)
 	var b strings.Builder
 	fmt.Fprintf(&b, "START_REPLICATION SLOT %s LOGICAL %s", quoteName(slot), from)
 	for i, k := range slices.Sorted(maps.Keys(args)) {

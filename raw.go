@@ -24,7 +24,11 @@ type raw struct {
 	high  LSN     // of what was delivered
 }
 
+func (f *raw) disconnected() {}
+
 func (f *raw) delivered() LSN { return f.high }
+
+func (f *raw) held() int64 { return 0 }
 
 // entry is a transaction, or a message outside of transactions.
 type entry struct {

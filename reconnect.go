@@ -194,8 +194,8 @@ func (s *Stream) start(c, lost *connection) error {
 	// another connection are no more than connecting twice.
 	ctx, cancel := context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
 	defer cancel()
-	if version, text := c.Version(); version > 0 && version < minServer {
-		return &Error{Kind: ErrServerVersion, What: "server version " + text + " is not supported", Advice: "PostgreSQL 14 or later is"}
+	if err := s.cfg.checkVersion(c.Version()); err != nil {
+		return err
 	}
 	system, err := c.Identify(ctx)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 // slotRow is what pg_replication_slots says of a slot.
 type slotRow struct {
 	kind, plugin, database string
-	temporary              bool
+	temporary, twoPhase    bool
 	activePID              uint32
 	confirmed              LSN
 	walStatus              string
@@ -19,7 +19,7 @@ type slotRow struct {
 
 func readSlot(ctx context.Context, query func(context.Context, string) ([][]string, error), name string) (*slotRow, error) {
 	rows, err := query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), temporary, coalesce(active_pid, 0), "+
-		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
+		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''), two_phase FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
 	if err != nil {
 		return nil, failed(fmt.Sprintf("look up slot %q", name), err)
 	}
@@ -27,7 +27,7 @@ func readSlot(ctx context.Context, query func(context.Context, string) ([][]stri
 		return nil, nil
 	}
 	r := rows[0]
-	slot := &slotRow{kind: r[0], plugin: r[1], database: r[2], temporary: r[3] == "t", walStatus: r[6]}
+	slot := &slotRow{kind: r[0], plugin: r[1], database: r[2], temporary: r[3] == "t", walStatus: r[6], twoPhase: r[7] == "t"}
 	fmt.Sscanf(r[4], "%d", &slot.activePID)
 	if slot.confirmed, err = ParseLSN(r[5]); err != nil {
 		return nil, fmt.Errorf("walchan: look up slot %q: %w", name, err)
@@ -39,11 +39,11 @@ func readSlot(ctx context.Context, query func(context.Context, string) ([][]stri
 func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database string) (LSN, error) {
 	name := s.source.Slot
 	if s.cfg.slot == "" {
-		return createLogical(s.ctx, c.Conn, name, s.cfg.plugin, true)
+		return createLogical(s.ctx, c.Conn, name, s.cfg, true)
 	}
 	slot, err := readSlot(ctx, c.Query, name)
 	if err == nil && slot == nil && lost == nil && s.cfg.createSlot {
-		from, refused := createLogical(s.ctx, c.Conn, name, s.cfg.plugin, false)
+		from, refused := createLogical(s.ctx, c.Conn, name, s.cfg, false)
 		if !errors.Is(refused, ErrSlotExists) {
 			c.made = refused == nil
 			return from, refused
@@ -59,6 +59,10 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 		return 0, missingSlot(name, nil)
 	}
 	if err := slot.check(name, s.cfg.plugin, database); err != nil {
+		return 0, err
+	}
+	version, _ := c.Version()
+	if err := s.cfg.checkTwoPhase(slot, name, version); err != nil {
 		return 0, err
 	}
 	if lost == nil {

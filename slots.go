@@ -107,15 +107,18 @@ func parseSlot(row string) (Slot, error) {
 //
 // It waits for the end of the transactions that are running (CREATE_REPLICATION_SLOT in the PostgreSQL documentation),
 // which can be long: if ctx ends the wait, no slot is left behind. opts are those of Subscribe. They say with which
-// output plugin (WithPlugin, overriding the default of pgoutput) and how to connect (WithConnect); the others have no
-// effect.
+// output plugin (WithPlugin, overriding the default of pgoutput), whether for prepared transactions (WithTwoPhase), and
+// how to connect (WithConnect); the others have no effect.
 func CreateSlot(ctx context.Context, connString, name string, opts ...Option) (LSN, error) {
 	c, cfg, err := manage(ctx, connString, name, opts...)
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close()
-	return createLogical(ctx, c.Conn, name, cfg.plugin, false)
+	if err := cfg.checkVersion(c.Version()); err != nil {
+		return 0, err
+	}
+	return createLogical(ctx, c.Conn, name, cfg, false)
 }
 
 // DropSlot drops a replication slot, of any kind and database. What was not confirmed is lost to its user. A slot in use is
@@ -145,14 +148,18 @@ func manage(ctx context.Context, connString, name string, opts ...Option) (*conn
 }
 
 // createLogical makes a slot and returns the position it begins at.
-func createLogical(ctx context.Context, c *session.Conn, name, plugin string, temporary bool) (LSN, error) {
+func createLogical(ctx context.Context, c *session.Conn, name string, cfg *config, temporary bool) (LSN, error) {
 	sql := "CREATE_REPLICATION_SLOT " + quoteName(name)
 	if temporary {
 		sql += " TEMPORARY"
 	}
-	rows, err := c.Query(ctx, sql+" LOGICAL "+quoteName(plugin)+" NOEXPORT_SNAPSHOT")
+	sql += " LOGICAL " + quoteName(cfg.plugin) + " NOEXPORT_SNAPSHOT"
+	if cfg.isTwoPhase() {
+		sql += " TWO_PHASE"
+	}
+	rows, err := c.Query(ctx, sql)
 	if err != nil {
-		return 0, createError(ctx, c, name, plugin, err)
+		return 0, createError(ctx, c, name, cfg.plugin, err)
 	}
 	if len(rows) != 1 || len(rows[0]) < 2 {
 		return 0, failed(fmt.Sprintf("create slot %q", name), errors.New("unexpected answer"))

@@ -47,6 +47,10 @@ type Stats struct {
 	LagBytes uint64        // from Confirmed to the end of WAL, as far as the server has told of it
 	Lag      time.Duration // age of the last received transaction when the server sent it (by its clock), plus OldestAge
 
+	// Spooled is how many bytes are kept of transactions in progress, in memory and in temporary files (WithStreaming). Nobody
+	// else sees the latter, for they are in no directory.
+	Spooled int64
+
 	Reconnects uint64
 	LateAcks   uint64 // acknowledgements after the stream has stopped, which did nothing
 }
@@ -63,6 +67,7 @@ type gauge struct {
 
 	received, confirmed, walEnd atomic.Uint64
 	sendLag                     atomic.Int64 // nanoseconds
+	spooled                     atomic.Int64
 
 	ended chan struct{} // closed once Stream.err is set
 }
@@ -97,6 +102,7 @@ func (s *Stream) Stats() Stats {
 		Confirmed:    confirmed,
 		Oldest:       b.oldest,
 		OldestAge:    b.age,
+		Spooled:      s.gauge.spooled.Load(),
 		LateAcks:     s.ledger.late.Load(),
 	}
 	if end := max(LSN(g.walEnd.Load()), st.Received); end > st.Confirmed {
@@ -117,6 +123,7 @@ func (s *Stream) publish(c *connection) {
 	s.gauge.received.Store(uint64(c.received))
 	s.gauge.confirmed.Store(uint64(c.told))
 	s.gauge.sendLag.Store(int64(c.sendLag))
+	s.gauge.spooled.Store(s.feed.held())
 }
 
 // watchdog logs, once, that a message stays unacknowledged while later ones are: it makes the server keep WAL for ever. It

@@ -20,7 +20,8 @@
 //
 // # Order
 //
-// Transactions arrive in commit order, their changes in the order they were made.
+// Transactions arrive in commit order, with WithTwoPhase prepared ones where they were prepared; their changes in the order
+// they were made.
 //
 // # Once on the channel, at least once across processes
 //
@@ -45,7 +46,8 @@
 // # Back-pressure
 //
 // A slow consumer stops the reading of the socket and nothing else: the server goes on being told that we live. The
-// buffer is bounded in messages and bytes (WithBuffer), however large a transaction is.
+// buffer is bounded in messages and bytes (WithBuffer), however large a transaction is. What is kept of transactions in
+// progress is bounded by itself, and goes on in temporary files (WithStreaming, WithSpool).
 //
 // # Stopping
 //
@@ -147,7 +149,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.gauge.since = time.Now()
 	s.types = newTypes()
 	if cfg.plugin == pgoutputPlugin {
-		s.feed = &changes{transactions: cfg.transactions}
+		s.feed = newChanges(cfg)
 	} else {
 		s.feed = &raw{ends: transactionEnds(cfg.plugin, cfg.pluginArgs)}
 	}
@@ -233,6 +235,10 @@ func (s *Stream) run(c *connection) {
 func (s *Stream) stream(c *connection) error {
 	s.conn.Store(c)
 	s.feed.connected(c.from)
+	defer func() {
+		s.feed.disconnected()
+		s.publish(c)
+	}()
 	s.setState(StateStreaming, nil)
 	for {
 		ok, err := c.Next(&c.frame)

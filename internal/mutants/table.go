@@ -62,9 +62,28 @@ var mutants = append([]mutant{
 
 	// What comes from the network.
 	{"a malformed message is skipped", "logical.go", "	ev, err := f.decoder.Decode(frame.Data)\n	if err != nil {\n", "	ev, err := f.decoder.Decode(frame.Data)\n	if err != nil {\n		return nil\n", "", "TestGarbageEnds"},
-	{"a row's columns are not counted", "logical.go", "if columns >= 0 && columns != len(r.Columns) {", "if false {", "", "TestGarbageEnds"},
+	{"a row's columns are not counted", "tables.go", "if columns >= 0 && columns != len(r.Columns) {", "if false {", "", "TestGarbageEnds"},
 	{"a frame's length is believed", "internal/session/reader.go", "if n < 4 || n > maxFrame {", "if n > maxFrame {", "internal/session", "FuzzFrames|Frame"},
 	{"the end of a value is not checked", "internal/pgoutput/pgoutput.go", "size > uint64(len(b)-at)", "false", "internal/pgoutput", "Test|Fuzz"},
+
+	// Transactions in progress, and prepared ones.
+	{"a streamed transaction is confirmed before it is delivered", "inprogress.go", "	last, end := *m, *ev // playing overwrites them\n", "	last, end := *m, *ev\n	s.received(LSN(ev.End))\n", "", "TestTransactionsInProgress"},
+	{"an older description of a table wins", "tables.go", "if t.seq > f.relations[oid].seq {", "if false {", "", "TestTableDescribedSince"},
+	{"a streamed description is forgotten", "inprogress.go", "	f.keepNewer(before)\n", "	f.relations, f.last = before, nil\n", "", "TestTableDescribedIn"},
+	{"spools outlive their connection", "logical.go", "	f.spools.Reset()\n", "", "", "TestTransactionsInProgress"},
+	{"the connection is not attended to while a spool is played", "inprogress.go", "if n += len(rec.Data); n >= attendEvery {", "if n < 0 {", "", "TestLongPlay"},
+	{"a late prepared transaction stands where it was prepared", "twophase.go", "late := LSN(ev.LSN) < f.from", "late := false", "", "TestTwoPhaseIsSwitchedOn|TestTransactionsInProgress"},
+	{"blocks of what was acknowledged at PREPARE are delivered", "twophase.go", "if t == nil || !t.Prepared {", "if t == nil {", "", "TestTransactionsInProgress"},
+	{"ordinals depend on options", "twophase.go", "		f.at.add(nil) // ordinals do not depend on options\n", "", "", "TestOrdinals"},
+	{"a rolled-back prepared transaction is told again", "twophase.go", "return f.single(s, m)", "return s.deliver(m)", "", "TestTransactionsInProgress"},
+	{"two-phase on a slot comes unasked", "slot.go", "	if err := s.cfg.checkTwoPhase(slot, name, version); err != nil {\n		return 0, err\n	}\n", "	_ = version\n", "", "TestSlotWithTwoPhase"},
+	{"a version that is missing is found by the server", "reconnect.go", "	if err := s.cfg.checkVersion(c.Version()); err != nil {\n		return err\n	}\n", "", "", "TestProtocolVersions"},
+	{"a rolled-back savepoint is kept", "internal/txn/txn.go", "	return t.spool.cut(t.store, begin)\n", "	_ = begin\n	return nil\n", "internal/txn", "Test"},
+	{"a savepoint begins where it writes itself", "internal/txn/txn.go", "		begin = t.subs[n].begin\n", "", "internal/txn", "Test"},
+	{"XIDs do not wrap around", "internal/txn/txn.go", "int32(a-b) > 0", "a > b", "internal/txn", "Test"},
+	{"memory is not bounded", "internal/txn/store.go", "for s.memory > s.Limit {", "for false {", "internal/txn", "Test"},
+	{"a file is left behind", "internal/txn/spool.go", "if os.Remove(p.file.Name()) != nil {", "if false {", "internal/txn", "Test"},
+	{"both layouts of an abort are taken", "internal/pgoutput/pgoutput.go", "		if d.Parallel {\n", "		if len(d.b) > 9 {\n", "internal/pgoutput", "Test"},
 
 	// What can be seen.
 	{"never idle", "stream.go", "s.setState(StateIdle, nil)", "_ = 0", "", "TestIdleStreamConfirms|TestStats"},

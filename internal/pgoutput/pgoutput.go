@@ -1,5 +1,5 @@
-// Package pgoutput decodes the messages of PostgreSQL's output plugin pgoutput: bytes to events, and nothing else. It
-// knows no connection and keeps no state but scratch memory.
+// Package pgoutput decodes the messages of PostgreSQL's output plugin pgoutput, of protocol versions 1 to 4: bytes to
+// events, and nothing else. It knows no connection and keeps no state but scratch memory.
 //
 // The format is described in the PostgreSQL documentation, "Logical Replication Message Formats", and made by
 // src/backend/replication/logical/proto.c.
@@ -23,20 +23,40 @@ const (
 	Delete   = 'D'
 	Truncate = 'T'
 	Message  = 'M'
+
+	// Of transactions in progress, from version 2 on.
+	StreamStart  = 'S'
+	StreamStop   = 'E'
+	StreamAbort  = 'A'
+	StreamCommit = 'c'
+
+	// Of prepared transactions, from version 3 on.
+	BeginPrepare     = 'b'
+	Prepare          = 'P'
+	StreamPrepare    = 'p'
+	CommitPrepared   = 'K'
+	RollbackPrepared = 'r'
 )
 
 // Event is one decoded message. Only the fields named beside its types are set; its strings and slices own their memory.
+//
+// An end is a Commit or StreamCommit, or of a prepared transaction a BeginPrepare, Prepare, StreamPrepare, CommitPrepared
+// or RollbackPrepared.
 type Event struct {
 	Type byte
 
-	XID  uint32 // Begin
-	LSN  uint64 // Begin, Commit: of the commit record; Message: end of its record; Origin: the commit LSN there
-	End  uint64 // Commit: end of the transaction
-	Time int64  // Begin, Commit: commit time, microseconds since 2000-01-01 UTC
+	XID    uint32 // Begin, StreamStart, StreamAbort, ends but Commit: of the whole transaction
+	SubXID uint32 // StreamAbort: of what was rolled back; XID: all of it
+
+	// Begin, ends: of the record that commits or prepares it; RollbackPrepared: the end of the one that prepared it;
+	// StreamAbort: of its record, if Decoder.Parallel; Message: end of its record; Origin: the commit LSN there.
+	LSN  uint64
+	End  uint64 // ends: the end of their record
+	Time int64  // Begin, ends, StreamAbort if Decoder.Parallel: microseconds since 2000-01-01 UTC
 
 	OID     uint32 // Relation, Type, Insert, Update, Delete: pg_class.oid or pg_type.oid
 	Schema  string // Relation, Type
-	Name    string // Relation, Type, Origin; Message: prefix
+	Name    string // Relation, Type, Origin; Message: prefix; ends of prepared transactions: the GID
 	Columns []Col  // Relation
 	Ident   byte   // Relation: pg_class.relreplident
 
@@ -45,7 +65,7 @@ type Event struct {
 	Split uint32 // length of the old tuple's table at the end of Block; 0 without old tuple
 
 	Tables []uint32 // Truncate
-	Flags  byte     // Truncate: 1 CASCADE, 2 RESTART IDENTITY; Message: 1 transactional
+	Flags  byte     // Truncate: 1 CASCADE, 2 RESTART IDENTITY; Message: 1 transactional; StreamStart: 1 the first block
 
 	Content string // Message
 }
@@ -72,6 +92,10 @@ func (e *Error) Error() string {
 
 // Decoder decodes. Its zero value is ready. It is not safe for concurrent use.
 type Decoder struct {
+	// Parallel says that the stream was asked for with streaming=parallel: StreamAbort then has position and time. The
+	// option decides that, not the protocol's version (write_abort_info in src/backend/replication/pgoutput/pgoutput.c).
+	Parallel bool
+
 	ev      Event
 	table   []byte // scratch: offset tables
 	b       []byte
@@ -80,7 +104,8 @@ type Decoder struct {
 	where   int
 }
 
-// Decode decodes one message. The event is valid until the next call; b is not kept.
+// Decode decodes one message. The event is valid until the next call; b is not kept. A message that stands between
+// StreamStart and StreamStop is taken apart first, with [InBlock].
 func (d *Decoder) Decode(b []byte) (*Event, error) {
 	d.b, d.at, d.problem = b, 0, ""
 	ev := &d.ev
@@ -111,9 +136,7 @@ func (d *Decoder) Decode(b []byte) (*Event, error) {
 		ev.Flags, ev.LSN, ev.Name = d.byte(), d.uint64(), d.string()
 		ev.Content = string(d.bytes(int64(d.uint32())))
 	default:
-		if d.problem == "" {
-			d.fail(0, "unknown type")
-		}
+		d.transaction(ev)
 	}
 	if d.problem == "" && d.at != len(b) {
 		d.fail(d.at, "more bytes than expected")
@@ -122,6 +145,60 @@ func (d *Decoder) Decode(b []byte) (*Event, error) {
 		return nil, &Error{Type: ev.Type, Offset: d.where, Size: len(b), Reason: d.problem}
 	}
 	return ev, nil
+}
+
+// transaction reads the messages of transactions that are in progress or prepared.
+func (d *Decoder) transaction(ev *Event) {
+	switch ev.Type {
+	case StreamStart:
+		ev.XID, ev.Flags = d.uint32(), d.byte()
+	case StreamStop:
+	case StreamAbort:
+		ev.XID, ev.SubXID = d.uint32(), d.uint32()
+		if d.Parallel {
+			ev.LSN, ev.Time = d.uint64(), int64(d.uint64())
+		}
+	case StreamCommit:
+		ev.XID, ev.Flags = d.uint32(), d.byte()
+		ev.LSN, ev.End, ev.Time = d.uint64(), d.uint64(), int64(d.uint64())
+	case BeginPrepare:
+		d.prepared(ev)
+	case Prepare, StreamPrepare, CommitPrepared:
+		ev.Flags = d.byte()
+		d.prepared(ev)
+	case RollbackPrepared:
+		ev.Flags = d.byte()
+		ev.LSN, ev.End = d.uint64(), d.uint64()
+		d.uint64() // when it was prepared
+		ev.Time, ev.XID, ev.Name = int64(d.uint64()), d.uint32(), d.string()
+	default:
+		if d.problem == "" {
+			d.fail(0, "unknown type")
+		}
+	}
+}
+
+func (d *Decoder) prepared(ev *Event) {
+	ev.LSN, ev.End, ev.Time, ev.XID, ev.Name = d.uint64(), d.uint64(), int64(d.uint64()), d.uint32(), d.string()
+}
+
+// InBlock takes a message apart that stands between StreamStart and StreamStop: into the XID of the transaction or
+// subtransaction it belongs to, and the rest behind its type and that. The type and the rest are the message as it would be
+// in an ordinary transaction. Origin and StreamStop have no XID: it is 0.
+func InBlock(b []byte) (xid uint32, rest []byte, err error) {
+	if len(b) == 0 {
+		return 0, nil, &Error{Reason: "truncated"}
+	}
+	switch b[0] {
+	case Insert, Update, Delete, Truncate, Message, Relation, Type:
+		if len(b) < 5 {
+			return 0, nil, &Error{Type: b[0], Offset: 1, Size: len(b), Reason: "truncated"}
+		}
+		return binary.BigEndian.Uint32(b[1:]), b[5:], nil
+	case Origin, StreamStop:
+		return 0, b[1:], nil
+	}
+	return 0, nil, &Error{Type: b[0], Size: len(b), Reason: "not expected in a block of a transaction in progress"}
 }
 
 func (d *Decoder) relation(ev *Event) {

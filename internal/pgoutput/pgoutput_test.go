@@ -67,6 +67,21 @@ var messages = []struct {
 		Event{Type: Update, OID: 1, N: 2, Split: 12}},
 	{"delete by key", wire('D', i32(1), 'K', i16(2), 't', i32(1), "6", 'n'), Event{Type: Delete, OID: 1, N: 2, Split: 12}},
 	{"delete, whole old row", wire('D', i32(1), 'O', i16(1), 'b', i32(1), "\x06"), Event{Type: Delete, OID: 1, N: 1, Split: 8}},
+	{"stream start", wire('S', i32(700), '\x01'), Event{Type: StreamStart, XID: 700, Flags: 1}},
+	{"stream stop", wire('E'), Event{Type: StreamStop}},
+	{"stream abort", wire('A', i32(700), i32(702)), Event{Type: StreamAbort, XID: 700, SubXID: 702}},
+	{"stream commit", wire('c', i32(700), '\x00', i64(1), i64(2), i64(3)),
+		Event{Type: StreamCommit, XID: 700, LSN: 1, End: 2, Time: 3}},
+	{"begin prepare", wire('b', i64(1), i64(2), i64(3), i32(700), "gid\x00"),
+		Event{Type: BeginPrepare, LSN: 1, End: 2, Time: 3, XID: 700, Name: "gid"}},
+	{"prepare", wire('P', '\x00', i64(1), i64(2), i64(3), i32(700), "gid\x00"),
+		Event{Type: Prepare, LSN: 1, End: 2, Time: 3, XID: 700, Name: "gid"}},
+	{"stream prepare", wire('p', '\x00', i64(1), i64(2), i64(3), i32(700), "gid\x00"),
+		Event{Type: StreamPrepare, LSN: 1, End: 2, Time: 3, XID: 700, Name: "gid"}},
+	{"commit prepared", wire('K', '\x00', i64(1), i64(2), i64(3), i32(700), "gid\x00"),
+		Event{Type: CommitPrepared, LSN: 1, End: 2, Time: 3, XID: 700, Name: "gid"}},
+	{"rollback prepared", wire('r', '\x00', i64(1), i64(2), i64(3), i64(4), i32(700), "gid\x00"),
+		Event{Type: RollbackPrepared, LSN: 1, End: 2, Time: 4, XID: 700, Name: "gid"}},
 }
 
 func TestDecode(t *testing.T) {
@@ -81,6 +96,54 @@ func TestDecode(t *testing.T) {
 		ev.Block = ""
 		if !reflect.DeepEqual(ev, m.want) {
 			t.Errorf("%s:\n got %+v\nwant %+v", m.name, ev, m.want)
+		}
+	}
+}
+
+// The option, not the version, decides on the layout of StreamAbort: neither is taken for the other.
+func TestDecodeParallelAbort(t *testing.T) {
+	short, long := wire('A', i32(700), i32(702)), wire('A', i32(700), i32(702), i64(1), i64(2))
+	d := Decoder{Parallel: true}
+	ev, err := d.Decode(long)
+	if want := (Event{Type: StreamAbort, XID: 700, SubXID: 702, LSN: 1, Time: 2}); err != nil || !reflect.DeepEqual(*ev, want) {
+		t.Errorf("got %+v, %v", ev, err)
+	}
+	for n := range long {
+		if _, err := d.Decode(long[:n]); err == nil {
+			t.Errorf("%d bytes were enough", n)
+		}
+	}
+	if _, err := d.Decode(short); err == nil {
+		t.Error("parallel: the short form was taken")
+	}
+	if _, err := new(Decoder).Decode(long); err == nil {
+		t.Error("not parallel: the long form was taken")
+	}
+}
+
+// In a block a message is what it would be outside, but for the XID behind its type.
+func TestInBlock(t *testing.T) {
+	for _, m := range messages {
+		b, want := m.wire, uint32(0)
+		switch m.wire[0] {
+		case Insert, Update, Delete, Truncate, Message, Relation, Type:
+			want = 0x01020304
+			b = append([]byte{m.wire[0], 1, 2, 3, 4}, m.wire[1:]...)
+			for n := range 5 {
+				if _, _, err := InBlock(b[:n]); err == nil {
+					t.Errorf("%s: %d bytes were enough", m.name, n)
+				}
+			}
+		case Origin, StreamStop:
+		default:
+			if _, _, err := InBlock(b); err == nil {
+				t.Errorf("%s: was taken in a block", m.name)
+			}
+			continue
+		}
+		xid, rest, err := InBlock(b)
+		if err != nil || xid != want || string(rest) != string(m.wire[1:]) {
+			t.Errorf("%s: XID %d, %q, %v", m.name, xid, rest, err)
 		}
 	}
 }
@@ -242,29 +305,44 @@ func FuzzDecode(f *testing.F) {
 	for _, m := range messages {
 		f.Add(m.wire)
 	}
+	f.Add(wire('A', i32(700), i32(702), i64(1), i64(2)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var d Decoder
-		ev, err := d.Decode(b)
-		if err != nil {
-			var e *Error
-			if !errors.As(err, &e) || e.Offset < 0 || e.Offset > len(b) || e.Size != len(b) {
-				t.Fatalf("%#v", err)
+		for _, d := range []Decoder{{}, {Parallel: true}} {
+			ev, err := d.Decode(b)
+			if err != nil {
+				isPlaced(t, b, err)
+				continue
 			}
-			return
+			switch ev.Type {
+			case Insert, Update, Delete:
+				canBeRead(t, b, ev)
+			}
 		}
-		switch ev.Type {
-		case Insert, Update, Delete:
-			fresh, old := rows(ev)
-			size := 0
-			for _, c := range append(fresh, old...) {
-				if strings.IndexByte("NKOtnub", c.kind) < 0 {
-					t.Errorf("kind %q", c.kind)
-				}
-				size += len(c.value)
-			}
-			if size > 2*len(b) {
-				t.Errorf("%d bytes of values in a message of %d", size, len(b))
-			}
+		if _, rest, err := InBlock(b); err != nil {
+			isPlaced(t, b, err)
+		} else if len(rest) >= len(b) {
+			t.Errorf("%d bytes are left of %d", len(rest), len(b))
 		}
 	})
+}
+
+func isPlaced(t *testing.T, b []byte, err error) {
+	var e *Error
+	if !errors.As(err, &e) || e.Offset < 0 || e.Offset > len(b) || e.Size != len(b) {
+		t.Fatalf("%#v", err)
+	}
+}
+
+func canBeRead(t *testing.T, b []byte, ev *Event) {
+	fresh, old := rows(ev)
+	size := 0
+	for _, c := range append(fresh, old...) {
+		if strings.IndexByte("NKOtnub", c.kind) < 0 {
+			t.Errorf("kind %q", c.kind)
+		}
+		size += len(c.value)
+	}
+	if size > 2*len(b) {
+		t.Errorf("%d bytes of values in a message of %d", size, len(b))
+	}
 }
