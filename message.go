@@ -34,10 +34,14 @@ const (
 	Prepare          // PREPARE TRANSACTION, behind its changes (WithTransactions): End
 	CommitPrepared   // COMMIT PREPARED: End
 	RollbackPrepared // ROLLBACK PREPARED: End
+
+	// With SubscribePhysical.
+	WAL             // a piece of the log itself: LSN, Timeline, Payload, End
+	TimelineHistory // before the first WAL of a timeline but the first: Timeline, and the history file as Payload
 )
 
 var kindNames = [...]string{"invalid", "insert", "update", "delete", "truncate", "message", "begin", "commit", "raw",
-	"prepare", "commit prepared", "rollback prepared"}
+	"prepare", "commit prepared", "rollback prepared", "wal", "timeline history"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -63,7 +67,7 @@ type Message struct {
 	// monotonic (concurrent transactions interleave); Position is the key.
 	LSN LSN
 
-	// Tx is the transaction; nil for Raw and for a LogicalMessage that is not transactional.
+	// Tx is the transaction; nil for Raw, WAL, TimelineHistory, and for a LogicalMessage that is not transactional.
 	Tx *Tx
 
 	// Relation is the table; nil where no single table is concerned. The same pointer means the same definition.
@@ -73,7 +77,7 @@ type Message struct {
 	split uint32 // length of the old row's offset table at the end of data; 0: no old row
 	data  string // row block (see pgoutput.Block) or payload
 	ack   Receipt
-	ext   any // what only some kinds have: *truncation, string (prefix), LSN (end)
+	ext   any // what only some kinds have: *truncation, string (prefix), LSN (end), uint32 (timeline)
 }
 
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
@@ -123,7 +127,7 @@ type Source struct {
 	Slot     string
 }
 
-// Position returns the key of the message. ok is false where there is none: Raw, and the zero Message.
+// Position returns the key of the message. ok is false where there is none: Raw, WAL, TimelineHistory, and the zero Message.
 func (m Message) Position() (p Position, ok bool) {
 	switch {
 	case m.Tx != nil:
@@ -153,10 +157,11 @@ func (m Message) Old() Row {
 	return Row{m.Relation, m.data}
 }
 
-// Payload returns what a Raw message or a LogicalMessage carries, as it came: text, or bytes of any kind.
+// Payload returns what a Raw message, a LogicalMessage, WAL or a TimelineHistory carries, as it came: text, or bytes of any
+// kind.
 func (m Message) Payload() string {
 	switch m.Kind {
-	case Raw, LogicalMessage:
+	case Raw, LogicalMessage, WAL, TimelineHistory:
 		return m.data
 	}
 	return ""
@@ -169,10 +174,20 @@ func (m Message) Prefix() string {
 }
 
 // End returns the end LSN of a Commit, Prepare, CommitPrepared or RollbackPrepared: the position that is confirmed once
-// everything up to it is acknowledged. 0 otherwise; also of a Prepare that came late, together with its CommitPrepared.
+// everything up to it is acknowledged. Of WAL it is the position behind its last byte. 0 otherwise; also of a Prepare that
+// came late, together with its CommitPrepared.
 func (m Message) End() LSN {
+	if m.Kind == WAL {
+		return m.LSN + LSN(len(m.data))
+	}
 	lsn, _ := m.ext.(LSN)
 	return lsn
+}
+
+// Timeline returns the timeline that WAL belongs to, or that a TimelineHistory is of. 0 otherwise.
+func (m Message) Timeline() uint32 {
+	timeline, _ := m.ext.(uint32)
+	return timeline
 }
 
 // Truncated returns the tables that a Truncate has emptied, together, and its options. The slice must not be changed.

@@ -32,6 +32,12 @@ type config struct {
 	spoolDir                    string
 	spoolSet                    bool
 
+	physical      bool // see physical.go
+	wholeSegments bool
+	walFrom       LSN
+	walTimeline   uint32
+	failover      bool
+
 	messages, bytes int
 	maxUnacked      int
 
@@ -148,6 +154,11 @@ func WithSpool(memory int, dir string) Option {
 // cannot be streamed from without this option.
 func WithTwoPhase() Option { return func(c *config) { c.twoPhase = true } }
 
+// WithFailover makes a slot that is made (WithCreateSlot, CreateSlot) one of which standbys keep copies, with which a stream goes
+// on after a fail-over: PostgreSQL 17 or later; see "Logical Replication Failover" in its documentation for what is to be
+// set on the servers. A slot that exists is used as it is.
+func WithFailover() Option { return func(c *config) { c.failover = true } }
+
 // WithBinary has the server send values in their types' binary formats where there is one, overriding the default of text.
 // Row.Value, Scan and JSON give the same for both, but of the few types whose binary format is not known here (see Row.Value);
 // Row.Text gives what was sent. It saves the server and Scan some time with numbers, timestamps and bytea, and costs
@@ -241,6 +252,7 @@ func (c *config) validate(streaming bool) error {
 		}
 	}
 	problems = append(problems, c.protocolProblems()...)
+	problems = append(problems, c.physicalProblems()...)
 	if c.messages < 1 || c.bytes < 1 {
 		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)
 	}
@@ -271,6 +283,9 @@ func (c *config) validate(streaming bool) error {
 	}
 	if c.terminateOld && c.slot == "" {
 		wrong("WithTerminateOld needs WithSlot: a temporary slot is gone with its connection")
+	}
+	if c.failover && c.slot == "" {
+		wrong("WithFailover needs WithSlot: a temporary slot has no copies")
 	}
 	if c.waitForSlot && c.slot == "" {
 		wrong("WithWaitForSlot needs WithSlot: a temporary slot is nobody else's")

@@ -127,14 +127,31 @@ func (c *config) checkVersion(version int, text string) error {
 		return &Error{Kind: ErrServerVersion, What: "server version " + text + " is not supported", Advice: "PostgreSQL 14 or later is"}
 	}
 	var missing []string
-	for _, f := range asked(c.pgoutputArgs()) {
-		if version/10000 < f.server {
-			missing = append(missing, fmt.Sprintf("%s needs PostgreSQL %d or later", f.name, f.server))
+	if c.plugin == pgoutputPlugin {
+		for _, f := range asked(c.pgoutputArgs()) {
+			missing = needs(missing, version, f.name, f.server)
 		}
 	}
-	if missing == nil || c.plugin != pgoutputPlugin {
+	if c.failover {
+		missing = needs(missing, version, "failover", failoverServer)
+	}
+	return tooOld(missing, text)
+}
+
+// needs adds a feature to those that are missing if the server is older than it.
+func needs(missing []string, version int, feature string, major int) []string {
+	if version == 0 || version/10000 >= major {
+		return missing
+	}
+	return append(missing, fmt.Sprintf("%s needs PostgreSQL %d or later", feature, major))
+}
+
+// tooOld is the error of a server that lacks features; nil if none is missing.
+func tooOld(missing []string, text string) error {
+	if missing == nil {
 		return nil
 	}
+	text, _, _ = strings.Cut(text, " ")
 	return &Error{Kind: ErrServerVersion, What: strings.Join(missing, ", ") + "; this is " + text, Advice: "upgrade the server, or do without"}
 }
 

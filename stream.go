@@ -123,6 +123,11 @@ func Subscribe(ctx context.Context, connString string, opts ...Option) (*Stream,
 	if err := cfg.validate(true); err != nil {
 		return nil, err
 	}
+	return launch(ctx, cfg)
+}
+
+// launch makes a stream of a configuration that is valid.
+func launch(ctx context.Context, cfg *config) (*Stream, error) {
 	s := newStream(ctx, cfg)
 	first, err := s.begin()
 	if err != nil {
@@ -148,9 +153,12 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.gauge.ended = make(chan struct{})
 	s.gauge.since = time.Now()
 	s.types = newTypes()
-	if cfg.plugin == pgoutputPlugin {
+	switch {
+	case cfg.physical:
+		s.feed = &walFeed{wholeSegments: cfg.wholeSegments}
+	case cfg.plugin == pgoutputPlugin:
 		s.feed = newChanges(cfg)
-	} else {
+	default:
 		s.feed = &raw{ends: transactionEnds(cfg.plugin, cfg.pluginArgs)}
 	}
 	return s
@@ -220,6 +228,9 @@ func (s *Stream) run(c *connection) {
 	for {
 		err := s.streamError(s.stream(c))
 		if s.ctx.Err() == nil && !isPermanent(err) {
+			if err == errTimelineEnd {
+				s.leaveTimeline(c)
+			}
 			c.hangUp()
 			if c, err = s.reconnect(c, err); err == nil {
 				continue

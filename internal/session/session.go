@@ -27,6 +27,9 @@ type LSN = pglogrepl.LSN
 // CopyDone in place of data.
 var ErrServerStopped = errors.New("the server ended the stream")
 
+// ErrCopyDone is ErrServerStopped by CopyDone. A physical stream ends so at the end of its timeline: Finish then answers it.
+var ErrCopyDone = fmt.Errorf("%w with CopyDone", ErrServerStopped)
+
 // writeTimeout bounds the writing of a few bytes: it passes only on a connection that is dead.
 const writeTimeout = 10 * time.Second
 
@@ -48,20 +51,29 @@ type Conn struct {
 
 // Dial connects to the database of cfg for logical replication. It changes cfg.
 func Dial(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
-	c := &Conn{notice: func(*pgconn.Notice) {}}
-	if cfg.RuntimeParams == nil {
-		cfg.RuntimeParams = make(map[string]string)
-	}
 	// What the output plugins print depends on these. A start-up parameter overrides what the options parameter, the role
 	// and the database set (src/backend/utils/init/postinit.c, process_startup_options).
-	for k, v := range map[string]string{
+	return dial(ctx, cfg, map[string]string{
 		"replication":        "database",
 		"client_encoding":    "UTF8",
 		"DateStyle":          "ISO",
 		"IntervalStyle":      "postgres",
 		"bytea_output":       "hex",
 		"extra_float_digits": "1",
-	} {
+	})
+}
+
+// DialPhysical connects for physical replication: to no database, so that there is no SQL. It changes cfg.
+func DialPhysical(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
+	return dial(ctx, cfg, map[string]string{"replication": "true"})
+}
+
+func dial(ctx context.Context, cfg *pgconn.Config, params map[string]string) (*Conn, error) {
+	c := &Conn{notice: func(*pgconn.Notice) {}}
+	if cfg.RuntimeParams == nil {
+		cfg.RuntimeParams = make(map[string]string)
+	}
+	for k, v := range params {
 		for have := range cfg.RuntimeParams {
 			if strings.EqualFold(have, k) {
 				delete(cfg.RuntimeParams, have)
@@ -249,7 +261,9 @@ func (c *Conn) other(kind byte, body []byte) error {
 		return nil
 	case 'S':
 		return nil // a setting was changed in the server's configuration
-	case 'c', 'C', 'Z':
+	case 'c':
+		return ErrCopyDone
+	case 'C', 'Z':
 		c.serverDone = true
 		return ErrServerStopped
 	}
