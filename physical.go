@@ -124,13 +124,19 @@ func (f *walFeed) round(lsn LSN) LSN {
 	return lsn
 }
 
-// startPhysical makes the connection stream, which has been introduced to the server.
-func (s *Stream) startPhysical(ctx context.Context, c, lost *connection, system session.System) error {
+// startPhysical makes the connection stream.
+func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 	f := *s.feed.(*walFeed) // a copy, until the stream has begun
-	history, err := timelineHistory(ctx, c, system.Timeline)
-	if err == nil {
-		err = s.readSettings(ctx, c, &f)
+	// First whether it is in recovery, and then how far it is: a standby that is promoted between the two must not be taken
+	// for a primary that lacks WAL.
+	if err := s.readSettings(ctx, c, &f); err != nil {
+		return err
 	}
+	system, err := c.Identify(ctx)
+	if err != nil {
+		return failed("identify the system", err)
+	}
+	history, err := timelineHistory(ctx, c, system.Timeline)
 	if err == nil && s.cfg.slot != "" {
 		c.told, err = s.preparePhysicalSlot(ctx, c, lost)
 	}

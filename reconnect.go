@@ -206,12 +206,12 @@ func (s *Stream) start(c, lost *connection) error {
 	if err := s.cfg.checkVersion(c.Version()); err != nil {
 		return err
 	}
+	if s.cfg.physical {
+		return s.startPhysical(ctx, c, lost)
+	}
 	system, err := c.Identify(ctx)
 	if err != nil {
 		return failed("identify the system", err)
-	}
-	if s.cfg.physical {
-		return s.startPhysical(ctx, c, lost, system)
 	}
 	if err := s.readSession(ctx, c); err != nil {
 		return err
