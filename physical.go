@@ -127,8 +127,7 @@ func (f *walFeed) round(lsn LSN) LSN {
 // startPhysical makes the connection stream.
 func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 	f := *s.feed.(*walFeed) // a copy, until the stream has begun
-	// First whether it is in recovery, and then how far it is: a standby that is promoted between the two must not be taken
-	// for a primary that lacks WAL.
+	// Before Identify, as in start.
 	if err := s.readSettings(ctx, c, &f); err != nil {
 		return err
 	}

@@ -208,7 +208,7 @@ func TestPhysicalSynchronousStandby(t *testing.T) {
 	c := ownCluster(t, pgtest.WithSetting("synchronous_standby_names", "walchan"))
 	pgtest.Exec(t, c.DSN("options='-c synchronous_commit=local'"), "CREATE TABLE w (a int)")
 	s := physical(t, c)
-	pgtest.Wait(t, c.DSN(), "SELECT sync_state = 'sync' AND state = 'streaming' FROM pg_stat_replication")
+	pgtest.Wait(t, c.DSN(), "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming')")
 	for _, level := range []string{"on", "remote_apply"} {
 		committed := make(chan error)
 		go func() {

@@ -209,12 +209,14 @@ func (s *Stream) start(c, lost *connection) error {
 	if s.cfg.physical {
 		return s.startPhysical(ctx, c, lost)
 	}
+	// First whether it is in recovery, and then how far it is: a standby that is promoted between the two must not be taken
+	// for a primary that lacks WAL.
+	if err := s.readSession(ctx, c); err != nil {
+		return err
+	}
 	system, err := c.Identify(ctx)
 	if err != nil {
 		return failed("identify the system", err)
-	}
-	if err := s.readSession(ctx, c); err != nil {
-		return err
 	}
 	from, fork := LSN(0), LSN(0)
 	if lost != nil {
