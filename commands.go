@@ -1,6 +1,12 @@
 package walchan
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/walchan/walchan/internal/session"
+)
 
 // Conn is a replication connection for single commands, not for streaming: to a database (Connect) or to the whole cluster
 // (ConnectPhysical). One command runs at a time; it is for one goroutine. A command whose context ends leaves the connection
@@ -104,4 +110,28 @@ func (c *Conn) Exec(ctx context.Context, command string) ([][]string, error) {
 		return nil, failed("command refused", err)
 	}
 	return rows, nil
+}
+
+// show asks for a setting.
+func show(ctx context.Context, c *session.Conn, name string) (string, error) {
+	rows, err := c.Query(ctx, "SHOW "+quoteName(name))
+	if err == nil && (len(rows) != 1 || len(rows[0]) != 1) {
+		err = errors.New("unexpected answer")
+	}
+	if err != nil {
+		return "", failed("show "+name, err)
+	}
+	return rows[0][0], nil
+}
+
+// timelineHistory returns the content of a timeline's history file; "" of timeline 1, which has none.
+func timelineHistory(ctx context.Context, c *connection, timeline int32) (string, error) {
+	if timeline == 1 {
+		return "", nil
+	}
+	history, err := c.TimelineHistory(ctx, timeline)
+	if err != nil {
+		return "", failed(fmt.Sprintf("read the history of timeline %d", timeline), err)
+	}
+	return history, nil
 }

@@ -33,6 +33,10 @@ type Slot struct {
 	// that danger, for max_slot_wal_keep_size is not set, and when it has happened.
 	SafeWALSize *int64
 
+	// XMin and CatalogXMin are the oldest transactions whose dead rows VACUUM keeps for the slot, in all tables or in those of
+	// the catalogue; 0: none.
+	XMin, CatalogXMin uint32
+
 	TwoPhase           bool      // prepared transactions are decoded at PREPARE
 	InvalidationReason string    // "wal_removed", "rows_removed", "wal_level_insufficient", "idle_timeout"; "": none (from 17 on)
 	InactiveSince      time.Time // zero: it is active (from 17 on)
@@ -82,6 +86,8 @@ func parseSlot(row string) (Slot, error) {
 		Retained           int64     `json:"retained"`
 		WALStatus          string    `json:"wal_status"`
 		SafeWALSize        *int64    `json:"safe_wal_size"`
+		XMin               uint32    `json:"xmin,string"`
+		CatalogXMin        uint32    `json:"catalog_xmin,string"`
 		TwoPhase           bool      `json:"two_phase"`
 		InvalidationReason string    `json:"invalidation_reason"`
 		InactiveSince      time.Time `json:"inactive_since"`
@@ -97,7 +103,7 @@ func parseSlot(row string) (Slot, error) {
 		return lsn
 	}
 	slot := Slot{r.Name, r.Type, r.Plugin, r.Database, r.Temporary, r.Active, r.ActivePID, lsn(r.RestartLSN), lsn(r.ConfirmedFlush),
-		r.Retained, r.WALStatus, r.SafeWALSize, r.TwoPhase, r.InvalidationReason, r.InactiveSince, r.Failover, r.Synced, r.Conflicting}
+		r.Retained, r.WALStatus, r.SafeWALSize, r.XMin, r.CatalogXMin, r.TwoPhase, r.InvalidationReason, r.InactiveSince, r.Failover, r.Synced, r.Conflicting}
 	return slot, err
 }
 
