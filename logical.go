@@ -33,10 +33,11 @@ type changes struct {
 	txs          []Tx      // a slab: transactions are mostly small, and their messages keep them
 	msg          Message   // scratch
 
-	tx    *Tx // nil between transactions
-	begun bool
-	at    progress // in tx, as the server sends it
-	old   bool     // tx was delivered before, wholly
+	tx        *Tx // nil between transactions
+	begun     bool
+	committed int64    // when tx was, microseconds since 2000-01-01 UTC
+	at        progress // in tx, as the server sends it
+	old       bool     // tx was delivered before, wholly
 
 	done LSN      // end of the last complete entry that was delivered
 	part progress // what was delivered of the transaction that is not complete
@@ -84,7 +85,7 @@ func (f *changes) data(s *Stream, frame *session.Frame) error {
 		m.data, m.split = ev.Block, ev.Split
 		return f.change(s, m, frame.Data)
 	case pgoutput.Begin:
-		s.conn.Load().sendLag = time.Duration(frame.SentAt-ev.Time) * time.Microsecond
+		f.committed = ev.Time
 		return f.begin(ev)
 	case pgoutput.Commit:
 		return f.commit(s, m, ev)
@@ -144,6 +145,7 @@ func (f *changes) change(s *Stream, m *Message, b []byte) error {
 	if f.tx == nil {
 		return f.outside(m.Kind.String())
 	}
+	s.conn.Load().sendLag = time.Duration(m.sent-f.committed) * time.Microsecond
 	if f.old {
 		return nil
 	}
