@@ -258,6 +258,7 @@ func (s *Stream) stream(c *connection) error {
 // last change was delivered, without which a consumer that stops there would see the transaction again.
 func (s *Stream) takeIn(c *connection) {
 	s.attention.Store(true) // deliver refuses the next message
+	c.Gather(false)
 	err := c.Arm(time.Now().Add(coalesce))
 	for err == nil {
 		var ok bool
