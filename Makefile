@@ -8,12 +8,12 @@ PACKAGES = $$(go list -m -f '{{.Dir}}/...')
 DURATION := 1m
 SEED := $$(date +%s)
 
-# The tests that depend on the server's version: all that do not only test the tools.
-VERSIONED := . ./examples/... ./internal/pgtest
+# The tests that depend on the server's version.
+VERSIONED := . ./examples/...
 
 FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/session:FuzzFrames
 
-.PHONY: help demo test matrix chaos mutants fuzz fmt lint
+.PHONY: help demo test matrix chaos mutants fuzz bench fmt lint
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +47,10 @@ fuzz: ## fuzz what reads bytes from the network, each target for DURATION=1m
 	@for target in $(FUZZED); do \
 		go test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(DURATION) "$${target%:*}" || exit 1; \
 	done
+
+bench: ## measure throughput next to pg_recvlogical and others; see go doc ./internal/bench for what else it measures
+	@scripts/postgres
+	go run ./internal/bench throughput
 
 fmt: ## format all files
 	gofmt -w .

@@ -51,7 +51,7 @@ func parseProblem(err error) string {
 	for _, problem := range []string{"sslmode is invalid", "invalid port", "port numbers", "failed to parse as URL", "failed to parse as keyword/value",
 		"invalid connect_timeout", "failed to read service", "failed to configure TLS", "target_session_attrs", "channel_binding", "require_auth"} {
 		if strings.Contains(err.Error(), problem) {
-			return problem + "; see \"Connection Strings\" in the PostgreSQL documentation"
+			return problem + "; in a URL special characters of the password are percent-encoded; see \"Connection Strings\" in the PostgreSQL documentation"
 		}
 	}
 	return "it cannot be parsed; see \"Connection Strings\" in the PostgreSQL documentation"

@@ -22,7 +22,7 @@ const (
 	probeAfter   = 3 * time.Second        // without having caught up, the server is asked whether it is stopping
 	grace        = 2 * time.Second        // for acknowledgements, before a stopping server is let go
 	awaitTimeout = 10 * time.Second       // for what is asked of the server beside the stream
-	pingsOfStop  = 3                      // early requests for a reply at one position, that say the server is stopping
+	pingsOfStop  = 3                      // early requests for a reply, behind the first at a position, that say the server is stopping
 )
 
 // connection is one connection of a stream, with what the server was told over it and what is known of its health. It

@@ -164,7 +164,7 @@ func ExampleError() {
 	case errors.Is(err, walchan.ErrSlotMissing):
 		fmt.Println("create it, and copy what the tables have now")
 	case errors.As(err, &e):
-		fmt.Println(e.What, "-", e.Advice)
+		fmt.Println(err) // what, why, and what to do
 	}
 }
 

@@ -191,10 +191,8 @@ func (f *changes) commit(s *Stream, m *Message, ev *pgoutput.Event) error {
 	case !f.old && f.at.ordinal < f.part.ordinal:
 		return f.again(s)
 	}
-	if f.transactions && !f.old {
-		if err := f.announce(s, m); err != nil {
-			return err
-		}
+	// Servers before version 15 send transactions without changes, too: they are not delivered.
+	if f.begun && !f.old {
 		m.Kind, m.ext, m.LSN = Commit, LSN(ev.End), LSN(ev.LSN)
 		f.at.add(nil)
 		if err := f.pass(s, m); err != nil {

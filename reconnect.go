@@ -234,7 +234,8 @@ func (s *Stream) start(c, lost *connection) error {
 	}
 	c.timeline, s.known = system.Timeline, c.told
 	c.from, c.confirmed, c.received = from, from, from
-	c.since, c.toldAt, c.probedAt, c.caughtUp = now, now, now, now
+	c.since, c.probedAt, c.caughtUp = now, now, now
+	c.toldAt = time.Time{} // a status at once: a COMMIT may be waiting for one that was lost with the last connection
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {

@@ -22,6 +22,9 @@ func play(c *fakewal.Conn, log []fakewal.Tx, n int) error {
 
 func broken(log []fakewal.Tx, n int) fakewal.Script {
 	return func(c *fakewal.Conn) error {
+		if _, err := c.ReadStatus(); err != nil { // the first one comes unasked
+			return err
+		}
 		if err := play(c, log, n); err != nil {
 			return err
 		}
@@ -151,6 +154,9 @@ func TestMessageAtTheCommitOfTheNextTransaction(t *testing.T) {
 		nothingMore(t, s)
 		s.Close()
 	}, func(c *fakewal.Conn) error {
+		if _, err := c.ReadStatus(); err != nil {
+			return err
+		}
 		if err := c.Play(message); err != nil {
 			return err
 		}

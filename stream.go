@@ -49,7 +49,7 @@
 //
 // # Stopping
 //
-// The context given to Subscribe governs the stream's life. When it ends, nothing more is read; what is in the buffer still
+// The context given to Subscribe governs the stream's life. When it ends, nothing more is put into the buffer; what is in it still
 // comes out, then C is closed. Meanwhile the stream waits until everything delivered is acknowledged, at most for the
 // drain timeout, tells the server the last position and ends the connection. Close does not wait for acknowledgements.
 // After a permanent error C is closed behind what is in the buffer, and Err says what happened.
@@ -169,7 +169,7 @@ func (s *Stream) Ack(m Message) { m.ack.Ack() }
 // batch. It is wrong where several goroutines receive.
 func (s *Stream) AckThrough(m Message) { m.ack.AckThrough() }
 
-// Flush returns once a status with everything acknowledged before the call is written to the connection, which happens by
+// Flush returns once a status with all that may be confirmed by then (see Ack) is written to the connection, which happens by
 // itself within a millisecond or so. While the stream is reconnecting it waits. It does not wait for the server to take it
 // in: its answer would queue behind data; Close does. The error is ctx's, or ErrClosed.
 func (s *Stream) Flush(ctx context.Context) error {
@@ -185,7 +185,8 @@ func (s *Stream) Flush(ctx context.Context) error {
 	}
 }
 
-// Err returns nil while C is open and after a stop that was asked for, the permanent error otherwise.
+// Err returns nil while the stream lives and after a stop that was asked for, the permanent error otherwise: ask it when C is
+// closed.
 func (s *Stream) Err() error {
 	select {
 	case <-s.gauge.ended:

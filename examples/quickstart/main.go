@@ -8,7 +8,7 @@
 //
 //	go run ./examples/quickstart -dsn postgres://localhost/mydb -table orders,customers
 //
-// Unless it is told a slot and a publication it makes its own and leaves nothing behind.
+// Unless it is told a slot and a publication it makes its own, and drops them when it ends (but not when it is killed).
 package main
 
 import (
@@ -50,7 +50,7 @@ func main() {
 	flag.Parse()
 
 	// SIGPIPE too: when the reader has seen enough (quickstart | head), writing fails, and we end as after Ctrl-C.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	if err := run(ctx, f); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
