@@ -1,0 +1,21 @@
+package session
+
+import (
+	"net"
+	"syscall"
+)
+
+// setLowWater sets how many bytes must have come for a read that waits to be woken (socket(7), SO_RCVLOWAT; epoll knows it
+// for TCP). A read that need not wait still returns what there is.
+func setLowWater(nc net.Conn, bytes int) {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = t.NetConn() // from under TLS
+	}
+	if t, ok := nc.(*net.TCPConn); ok {
+		if raw, err := t.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) {
+				syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, bytes)
+			})
+		}
+	}
+}
