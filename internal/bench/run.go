@@ -33,7 +33,8 @@ type run struct {
 	work    *prepared
 	dsn     string
 	slot    string
-	profile string // file for a CPU profile, where the contender makes one; "": none
+	extra   []string // arguments for the contenders written in Go
+	profile string   // file for a CPU profile, where the contender makes one; "": none
 }
 
 // venue is where contenders run: a server, or what looks like one.
@@ -121,6 +122,7 @@ func self(name string) func(context.Context, *run) *exec.Cmd {
 		if r.profile != "" {
 			args = append(args, "-profile", r.profile)
 		}
+		args = append(args, r.extra...)
 		return exec.CommandContext(ctx, exe, append(args, name)...)
 	}
 }
