@@ -46,10 +46,7 @@ func connect(ctx context.Context, connString string, physical bool, opts []Optio
 }
 
 // Close ends the connection, and with it the temporary slots that were made on it.
-func (c *Conn) Close() error {
-	c.c.Close()
-	return nil
-}
+func (c *Conn) Close() { c.c.Close() }
 
 // System is what a server says of itself (IDENTIFY_SYSTEM).
 type System struct {

@@ -167,7 +167,7 @@ func TestNewSlotSnapshot(t *testing.T) {
 	}
 
 	exec = func(sql string) ([][]string, error) { return c.Exec(t.Context(), sql) }
-	if _, err := exec("BEGIN ISOLATION LEVEL REPEATABLE READ"); err != nil {
+	if _, err := exec("BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.CreateSlot(t.Context(), walchan.NewSlot{Name: db.Name + "_u", Temporary: true, Snapshot: walchan.SnapshotUse}); err != nil {

@@ -31,7 +31,7 @@ type SlotSnapshot uint8
 const (
 	SnapshotNone   SlotSnapshot = iota // none
 	SnapshotExport                     // for others, by CreatedSlot.Snapshot (SET TRANSACTION SNAPSHOT), until the connection's next command
-	SnapshotUse                        // for the connection's own transaction, which Conn.Exec has begun (BEGIN ISOLATION LEVEL REPEATABLE READ)
+	SnapshotUse                        // for the connection's own transaction, which Conn.Exec has begun (BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ)
 )
 
 // CreatedSlot is a slot that was made.
@@ -105,12 +105,10 @@ func (n *NewSlot) command() string {
 	}
 	b.WriteString(" LOGICAL " + quoteName(n.plugin()))
 	if n.Failover {
-		b.WriteString([]string{" (FAILOVER, SNAPSHOT 'nothing'", " (FAILOVER, SNAPSHOT 'export'", " (FAILOVER, SNAPSHOT 'use'"}[n.Snapshot])
-		b.WriteString([]string{")", ", TWO_PHASE)"}[btoi(n.TwoPhase)])
+		fmt.Fprintf(&b, " (FAILOVER, SNAPSHOT '%s'%s)", []string{"nothing", "export", "use"}[n.Snapshot], []string{"", ", TWO_PHASE"}[btoi(n.TwoPhase)])
 		return b.String()
 	}
-	b.WriteString([]string{" NOEXPORT_SNAPSHOT", " EXPORT_SNAPSHOT", " USE_SNAPSHOT"}[n.Snapshot])
-	b.WriteString([]string{"", " TWO_PHASE"}[btoi(n.TwoPhase)])
+	b.WriteString([]string{" NOEXPORT_SNAPSHOT", " EXPORT_SNAPSHOT", " USE_SNAPSHOT"}[n.Snapshot] + []string{"", " TWO_PHASE"}[btoi(n.TwoPhase)])
 	return b.String()
 }
 
