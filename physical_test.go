@@ -162,8 +162,8 @@ func TestPhysicalConfirmsWhatIsAcknowledged(t *testing.T) {
 	for a.end < flushed(t, c) {
 		a.take() // not acknowledged
 	}
-	pgtest.Wait(t, c.DSN(), "SELECT write_lsn = pg_current_wal_flush_lsn() FROM pg_stat_replication")
-	if lsn := pgtest.Query(t, c.DSN(), "SELECT restart_lsn FROM pg_replication_slots"); parseLSN(t, lsn) > a.end || pgtest.Query(t, c.DSN(), "SELECT flush_lsn <= '"+end.String()+"' FROM pg_stat_replication") != "t" {
+	pgtest.Wait(t, c.DSN(), "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE write_lsn = pg_current_wal_flush_lsn())")
+	if lsn := pgtest.Query(t, c.DSN(), "SELECT restart_lsn FROM pg_replication_slots"); parseLSN(t, lsn) > a.end || pgtest.Query(t, c.DSN(), "SELECT bool_and(flush_lsn <= '"+end.String()+"') FROM pg_stat_replication") != "t" {
 		t.Errorf("%s was confirmed, and %s acknowledged", lsn, end)
 	}
 	mustClose(t, s)
@@ -180,6 +180,9 @@ func TestPhysicalConfirmsWhatIsAcknowledged(t *testing.T) {
 			t.Errorf("%v, want %s", m, want)
 		}
 		mustClose(t, s)
+		if lsn := pgtest.Query(t, c.DSN(), "SELECT restart_lsn FROM pg_replication_slots"); lsn != want.String() {
+			t.Errorf("without an acknowledgement %s was confirmed, and %s was where it began", lsn, want)
+		}
 	}
 	s = physical(t, c, walchan.WithWALFrom(end, 1), walchan.WithWholeSegments())
 	if m := next(t, s); m.LSN != end-end%segmentSize {
@@ -198,8 +201,8 @@ func TestPhysicalBeginsNow(t *testing.T) {
 	if m.Kind != walchan.WAL || m.LSN < now || m.LSN > flushed(t, c) || m.Tx != nil || m.SentAt().IsZero() || !strings.HasPrefix(m.String(), "wal at ") {
 		t.Errorf("%v, at %s", m, now)
 	}
-	if _, ok := m.Position(); ok {
-		t.Error("it has a Position")
+	if _, ok := m.Position(); ok || s.Source().Slot != "" {
+		t.Errorf("it has a Position, or a slot: %+v", s.Source())
 	}
 }
 
@@ -393,7 +396,9 @@ func TestPhysicalDiverged(t *testing.T) {
 func TestPhysicalErrors(t *testing.T) {
 	c := ownCluster(t, pgtest.WithSetting("max_slot_wal_keep_size", "1MB"), pgtest.WithSetting("wal_keep_size", "0"), pgtest.WithSetting("checkpoint_timeout", "1h"))
 	try := func(opts ...walchan.Option) error {
-		s, err := walchan.SubscribePhysical(t.Context(), c.DSN(), append([]walchan.Option{walchan.WithLogger(logTo(t))}, opts...)...)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		s, err := walchan.SubscribePhysical(ctx, c.DSN(), append([]walchan.Option{walchan.WithLogger(logTo(t))}, opts...)...)
 		if err == nil {
 			defer s.Close()
 			for range s.C() {
