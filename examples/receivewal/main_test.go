@@ -157,7 +157,7 @@ func compare(t *testing.T, c *pgtest.Cluster, dir, upTo string) []string {
 	}
 	a := &archive{size: segmentByte}
 	all := files(t, dir)
-	next := walchan.LSN(0)
+	next, unfinished := walchan.LSN(0), "" // a partial segment behind which nothing of its timeline may come
 	for _, file := range names(all) {
 		timeline, begin, whole, ok := a.parseName(file)
 		if !ok {
@@ -165,6 +165,12 @@ func compare(t *testing.T, c *pgtest.Cluster, dir, upTo string) []string {
 		}
 		if next != 0 && begin != next && begin != next-segmentByte { // the latter where a timeline ends
 			t.Errorf("%s: %s is missing", file, a.segmentName(timeline, next))
+		}
+		if unfinished != "" && unfinished[:8] == file[:8] {
+			t.Errorf("%s has a successor", unfinished)
+		}
+		if unfinished = ""; !whole {
+			unfinished = file
 		}
 		next = begin + segmentByte
 		want, err := os.ReadFile(filepath.Join(c.DataDir(), "pg_wal", a.segmentName(timeline, begin)))
