@@ -123,8 +123,8 @@ func (p Position) String() string { return fmt.Sprintf("%s:%d", p.Commit, p.Ordi
 // Position means nothing.
 type Source struct {
 	SystemID string // identifies the cluster; a copy made by pg_basebackup has the same
-	Database string
-	Slot     string
+	Database string // "" of a physical stream
+	Slot     string // "" of a physical stream without one
 }
 
 // Position returns the key of the message. ok is false where there is none: Raw, WAL, TimelineHistory, and the zero Message.

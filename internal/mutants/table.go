@@ -57,7 +57,7 @@ var mutants = append([]mutant{
 	{"a standby's missing slot ends the stream", "slot.go", "	case slot == nil && lost != nil && c.standby && !lost.standby:", "	case false:", "", "TestStandbyThatIsNotYetPromoted"},
 	{"our own old walsender is not terminated", "slot.go", "if s.cfg.terminateOld && slot.activePID == lost.PID() {", "if false {", "", "TestOwnOldWalsender"},
 	{"a waiting process gives up", "reconnect.go", "err == nil || !s.cfg.waitForSlot ||", "true ||", "", "TestSecondProcessWaits"},
-	{"a temporary slot is made anew", "reconnect.go", "	if s.cfg.slot == \"\" {\n		return nil, &Error{Kind: ErrSlotLost", "	if false {\n		return nil, &Error{Kind: ErrSlotLost", "", "TestPermanentErrorOfATemporarySlot"},
+	{"a temporary slot is made anew", "reconnect.go", "	if s.cfg.slot == \"\" && !s.cfg.physical {\n		return nil, &Error{Kind: ErrSlotLost", "	if false {\n		return nil, &Error{Kind: ErrSlotLost", "", "TestPermanentErrorOfATemporarySlot"},
 	{"test_decoding: what was delivered is delivered again", "raw.go", "	case was.messages < f.now.messages:", "	default:", "", "TestOnceWhereverTheConnectionBreaksWithTestDecoding"},
 
 	// What comes from the network.
