@@ -39,6 +39,7 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 	*s.feed.(*walFeed) = f
 	system.Timeline = f.timeline
 	s.started(c, lost, system, f.at)
+	c.confirmed = s.ledger.advance() // it goes on behind what was delivered, acknowledged or not
 	return nil
 }
 

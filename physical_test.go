@@ -162,6 +162,9 @@ func TestPhysicalConfirmsWhatIsAcknowledged(t *testing.T) {
 	for a.end < flushed(t, c) {
 		a.take() // not acknowledged
 	}
+	pgtest.Exec(t, c.DSN(), "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
+	await(t, s, "it is connected again", func() bool { return s.Stats().Reconnects > 0 })
+	flush(t, s)
 	pgtest.Wait(t, c.DSN(), "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE write_lsn = pg_current_wal_flush_lsn())")
 	if lsn := pgtest.Query(t, c.DSN(), "SELECT restart_lsn FROM pg_replication_slots"); parseLSN(t, lsn) > a.end || pgtest.Query(t, c.DSN(), "SELECT bool_and(flush_lsn <= '"+end.String()+"') FROM pg_stat_replication") != "t" {
 		t.Errorf("%s was confirmed, and %s acknowledged", lsn, end)
