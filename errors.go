@@ -237,7 +237,7 @@ func failed(what string, err error) *Error {
 func (s *Stream) streamError(err error) error {
 	pg := pgError(err)
 	switch {
-	case err == errStopped || err == errAgain || isOurs(err):
+	case err == errStopped || err == errAgain || err == errEnded || isOurs(err):
 		return err
 	case errors.Is(err, session.ErrServerStopped):
 		return &Error{Kind: ErrServerDown, What: "connection lost", Err: err, Advice: "wait until it is up again"}

@@ -27,6 +27,9 @@ type config struct {
 	pluginArgs   map[string]string
 	transactions bool
 
+	from, until LSN // see span.go; 0: not given
+	untilNow    bool
+
 	streaming, twoPhase, binary bool // see protocol.go
 	spoolMemory                 int
 	spoolDir                    string
@@ -241,6 +244,7 @@ func (c *config) validate(streaming bool) error {
 		}
 	}
 	problems = append(problems, c.protocolProblems()...)
+	problems = append(problems, c.spanProblems()...)
 	if c.messages < 1 || c.bytes < 1 {
 		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)
 	}

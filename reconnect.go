@@ -216,6 +216,11 @@ func (s *Stream) start(c, lost *connection) error {
 	if from, err = s.prepareSlot(ctx, c, lost, system.Database); err != nil {
 		return err
 	}
+	if lost == nil {
+		if from, err = s.cfg.beginning(from, system.Flushed); err != nil {
+			return err
+		}
+	}
 	if fork > 0 && from > fork {
 		// Confirmed beyond the fork without anything delivered there (checkSystem): the new timeline has other WAL behind it.
 		s.ledger.rewind(fork)
@@ -230,7 +235,7 @@ func (s *Stream) start(c, lost *connection) error {
 	}
 	now := time.Now()
 	if lost == nil {
-		c.told = from
+		c.told, s.until = from, s.cfg.ending(system.Flushed)
 	}
 	c.timeline, s.known = system.Timeline, c.told
 	c.from, c.confirmed, c.received = from, from, from
