@@ -31,6 +31,7 @@ type config struct {
 	untilNow    bool
 
 	streaming, twoPhase, binary bool // see protocol.go
+	origin                      string
 	spoolMemory                 int
 	spoolDir                    string
 	spoolSet                    bool
@@ -157,6 +158,12 @@ func WithTwoPhase() Option { return func(c *config) { c.twoPhase = true } }
 // some with others.
 func WithBinary() Option { return func(c *config) { c.binary = true } }
 
+// WithOrigin has the server leave out what it has itself received by replication (origin "none"), overriding the default of
+// sending all ("any"): for two databases that follow one another, where a change would go round in circles. Replicated is
+// what was written in a session with a replication origin (pg_replication_origin_session_setup; a subscription has one); of
+// what is sent Tx.Origin has its name. PostgreSQL 16 or later does that.
+func WithOrigin(origin string) Option { return func(c *config) { c.origin = origin } }
+
 // WithBuffer bounds what lies between the server and the consumer, overriding the default of 64 messages and 8 MiB,
 // whichever is reached first. One message may exceed the bytes. More messages do not make it faster.
 func WithBuffer(messages, bytes int) Option {
@@ -186,7 +193,7 @@ func WithDrainTimeout(d time.Duration) Option { return func(c *config) { c.drain
 func WithRetry(f func() backoff.BackOff) Option { return func(c *config) { c.retry = f } }
 
 // WithConnect calls f before each connection with a copy of its configuration, to change it: a password that rotates, a
-// DialFunc. An error counts as a failed attempt.
+// DialFunc, an OnNotice for the server's notices, which are logged otherwise. An error counts as a failed attempt.
 func WithConnect(f func(context.Context, *pgconn.Config) error) Option {
 	return func(c *config) { c.connect = f }
 }
