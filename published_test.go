@@ -82,8 +82,9 @@ func TestColumnLists(t *testing.T) {
 		t.Errorf("relation is %+v", r)
 	}
 	// Two lists for one table are refused by the server, when it comes to that.
-	db.Exec(t, "CREATE PUBLICATION other FOR TABLE c (id, w)", "INSERT INTO c VALUES ('s', 3, 'v', 'w')")
+	ackAll(s, ms)
 	mustClose(t, s)
+	db.Exec(t, "CREATE PUBLICATION other FOR TABLE c (id, w)", "INSERT INTO c VALUES ('s', 3, 'v', 'w')")
 	s = subscribe(t, db, walchan.WithPublication("other"))
 	for m := range s.C() {
 		s.Ack(m)
@@ -215,7 +216,7 @@ func TestPartitionsViaTheirRoot(t *testing.T) {
 		"CREATE PUBLICATION root FOR TABLE r WITH (publish_via_partition_root)", "ALTER PUBLICATION p SET TABLE r")
 	copies(t, db, db.Name+"_root")
 	db.Exec(t, "INSERT INTO r VALUES (1, 'x'), (11, 'y')", "UPDATE r SET b = 'z' WHERE a = 1", "UPDATE r SET a = 12 WHERE a = 1",
-		"DELETE FROM r WHERE a = 11", "TRUNCATE r", "ALTER TABLE r DETACH PARTITION r1", "INSERT INTO r1 VALUES ('alone', 3)", "INSERT INTO r VALUES (13)")
+		"DELETE FROM r WHERE a = 11", "TRUNCATE r", "INSERT INTO r VALUES (13)")
 	wantShown(t, subscribe(t, db), "insert r1 → x, 1", "insert r21 → 11, y", "update r1 → z, 1", "delete r1 <not sent>, 1", "insert r21 → 12, z",
 		"delete r21 11, <not sent>", "truncate r1 r21 cascade false restart false", "insert r21 → 13, <null>")
 	s := subscribe(t, db, walchan.WithSlot(db.Name+"_root"), walchan.WithPluginOption("publication_names", "root"))
