@@ -250,7 +250,7 @@ func (c *config) validate(streaming bool) error {
 			wrong("the output plugin's option %q: not a name of 1 to 63 bytes, or a value with a zero byte", k)
 		}
 	}
-	problems = append(problems, c.protocolProblems()...)
+	problems = append(problems, c.protocolProblems(streaming)...)
 	problems = append(problems, c.spanProblems()...)
 	if c.messages < 1 || c.bytes < 1 {
 		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)

@@ -80,16 +80,17 @@ func isOn(value string) bool {
 
 // isTwoPhase says whether transactions are asked for when they are prepared.
 func (c *config) isTwoPhase() bool {
-	return c.plugin == pgoutputPlugin && isOn(c.pgoutputArgs()["two_phase"])
+	return c.twoPhase || c.plugin == pgoutputPlugin && isOn(c.pgoutputArgs()["two_phase"])
 }
 
 // protocolProblems names the options that exclude one another.
-func (c *config) protocolProblems() (problems []string) {
+func (c *config) protocolProblems(streaming bool) (problems []string) {
 	wrong := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	for _, s := range switches {
 		value, given := c.pluginArgs[s.arg]
 		switch {
 		case !s.isOn(c):
+		case s.arg == "two_phase" && !streaming: // a slot of any plugin can have it
 		case c.plugin != pgoutputPlugin:
 			wrong("%s belongs to pgoutput, not to the plugin %s", s.name, c.plugin)
 		case given && !isOn(value):
