@@ -105,7 +105,7 @@ func WithPlugin(name string, args map[string]string) Option {
 }
 
 // WithPluginOption adds one option of the output plugin to START_REPLICATION, overriding what walchan says of it: the way to
-// an option that has no function here.
+// an option that has no function here. Of an empty value nothing is sent but the name, which some plugins take for "on".
 func WithPluginOption(name, value string) Option {
 	return func(c *config) { c.pluginArgs[name] = value }
 }
@@ -328,7 +328,9 @@ func (c *config) startCommand(slot string, from LSN) string {
 	for i, k := range slices.Sorted(maps.Keys(args)) {
 		b.WriteString([]string{", ", " ("}[btoi(i == 0)])
 		b.WriteString(quoteName(k))
-		b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
+		if args[k] != "" {
+			b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
+		}
 	}
 	if len(args) > 0 {
 		b.WriteByte(')')

@@ -261,6 +261,12 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 	if err != nil {
 		return failed("read wal_sender_timeout", err)
 	}
+	if c.Encoding() == "SQL_ASCII" {
+		// The server then knows no encoding to convert from, and refuses values that do not happen to be UTF-8.
+		if _, err := c.Query(ctx, "SET client_encoding = 'SQL_ASCII'"); err != nil {
+			return failed("set the encoding", err)
+		}
+	}
 	c.senderTimeout, c.standby, c.backendStart = parseGUCTime(rows[0][0]), rows[0][1] == "t", rows[0][2]
 	c.interval, c.timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
 	if c.interval == 0 {

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
 )
@@ -100,11 +101,8 @@ func parseFlags(args []string, output io.Writer) (f flags, err error) {
 	on(&f.noLoop, "end when the connection is lost, instead of trying again", "n", "no-loop")
 	on(&f.verbose, "tell what happens", "v", "verbose")
 	f.options = map[string]string{}
-	value("`option` of the output plugin: name=value, or name to switch it on", func(s string) error {
-		name, value, given := strings.Cut(s, "=")
-		if !given {
-			value = "on"
-		}
+	value("`option` of the output plugin: name or name=value", func(s string) error {
+		name, value, _ := strings.Cut(s, "=")
 		f.options[name] = value
 		return nil
 	}, "o", "option")
@@ -191,7 +189,7 @@ func pluginOf(ctx context.Context, f flags) (string, error) {
 
 func (f flags) subscription(plugin string) []walchan.Option {
 	opts := []walchan.Option{walchan.WithSlot(f.slot), walchan.WithPlugin(plugin, f.options),
-		walchan.WithStatusInterval(time.Duration(f.statusSecs) * time.Second)}
+		walchan.WithStatusInterval(time.Duration(f.statusSecs) * time.Second), walchan.WithConnect(qualifyNames)}
 	if f.startpos != 0 {
 		opts = append(opts, walchan.WithFrom(f.startpos))
 	}
@@ -200,11 +198,20 @@ func (f flags) subscription(plugin string) []walchan.Option {
 	}
 	if f.noLoop {
 		opts = append(opts, walchan.WithRetry(func() backoff.BackOff { return &backoff.StopBackOff{} }))
+	} else {
+		opts = append(opts, walchan.WithWaitForSlot()) // the server may not know yet that our predecessor was killed
 	}
 	if !f.verbose {
 		opts = append(opts, walchan.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))))
 	}
 	return opts
+}
+
+// qualifyNames has the plugin write the names of types with their schema, as PostgreSQL's own programs do
+// (ALWAYS_SECURE_SEARCH_PATH_SQL in src/bin/pg_basebackup/streamutil.c).
+func qualifyNames(_ context.Context, cfg *pgconn.Config) error {
+	cfg.RuntimeParams["search_path"] = ""
+	return nil
 }
 
 // manyMessages are made safe before the interval is over: the stream stops at a million that are not acknowledged.
