@@ -48,11 +48,12 @@ fuzz: ## fuzz what reads bytes from the network, each target for DURATION=1m
 		go test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(DURATION) "$${target%:*}" || exit 1; \
 	done
 
-bench: ## measure throughput, the client alone and latency, next to others (an hour; with OUT=docs/bench the pages are written)
+bench: ## measure throughput, the client alone, latency and memory, next to others (an hour; with OUT=docs/bench the pages are written)
 	@scripts/postgres
 	go run ./internal/bench throughput $(if $(OUT),-out $(OUT))
 	go run ./internal/bench client $(if $(OUT),-out $(OUT))
 	go run ./internal/bench latency $(if $(OUT),-out $(OUT))
+	go run ./internal/bench memory $(if $(OUT),-out $(OUT))
 
 bench-growth: ## measure how cost grows with transactions, columns, rows, tables, unacknowledged messages and streams
 	@scripts/postgres

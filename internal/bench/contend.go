@@ -24,14 +24,19 @@ type receiver struct {
 	dsn, slot   string
 	commit, end pglogrepl.LSN // of the last transaction
 	hold        int           // messages that are not acknowledged until as many others have come
+	pause       time.Duration // after pauseAt messages
 	messages    int
+	idle        int64 // resident memory before the first message, bytes
 }
+
+const pauseAt = 100_000
 
 // tally is what a contender written here prints when it has received everything.
 type tally struct {
 	Messages int    `json:"messages"`
 	Mallocs  uint64 `json:"mallocs"`
 	Bytes    uint64 `json:"bytes"` // allocated
+	Idle     int64  `json:"idle"`  // resident memory before the first message, bytes; 0: not known
 }
 
 // contend is one run of a contender written in Go, in a process of its own.
@@ -42,6 +47,7 @@ func contend(ctx context.Context, flags *flag.FlagSet, args []string) (err error
 	flags.Func("commit", "LSN of the last transaction's commit record", func(s string) error { return r.commit.Scan(s) })
 	flags.Func("end", "end of the last transaction", func(s string) error { return r.end.Scan(s) })
 	flags.IntVar(&r.hold, "hold", 0, "how many messages to leave unacknowledged (walchan)")
+	flags.DurationVar(&r.pause, "pause", 0, "how long to stop receiving in the middle (walchan)")
 	streams := flags.Int("streams", 1, "how many streams, of slots run0, run1 …, if more than one")
 	profile := flags.String("profile", "", "file for a CPU profile")
 	flags.Parse(args)
@@ -71,7 +77,7 @@ func contend(ctx context.Context, flags *flag.FlagSet, args []string) (err error
 		return err
 	}
 	runtime.ReadMemStats(&after)
-	return json.NewEncoder(os.Stdout).Encode(tally{r.messages, after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc})
+	return json.NewEncoder(os.Stdout).Encode(tally{r.messages, after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc, r.idle})
 }
 
 // each has n receivers at work together.
@@ -108,8 +114,11 @@ func contendWalchan(ctx context.Context, r *receiver, scan bool) error {
 	defer s.Close()
 	var row five
 	held := make([]walchan.Receipt, r.hold) // a ring
+	r.idle = residentMemory(os.Getpid(), "VmRSS:")
 	for m := range s.C() {
-		r.messages++
+		if r.messages++; r.messages == pauseAt {
+			time.Sleep(r.pause)
+		}
 		if scan && m.Relation.Name == "work" {
 			if err := m.New().Scan(&row); err != nil {
 				return err

@@ -3,6 +3,7 @@
 //	go run ./internal/bench throughput   # a real server, several kinds of work, TCP, Unix sockets and TLS
 //	go run ./internal/bench client       # a fake server that only copies bytes
 //	go run ./internal/bench latency      # from commit to consumer
+//	go run ./internal/bench memory       # of a large transaction, when the consumer stops for a minute
 //	go run ./internal/bench growth       # how walchan's cost grows: `make bench-growth`
 //
 // Each has -help. A first impression in a minute: throughput -scale 0.05 -rounds 2 -works mix.
@@ -26,6 +27,7 @@ var commands = map[string]func(context.Context, *flag.FlagSet, []string) error{
 	"client":     client,
 	"growth":     growth,
 	"latency":    latency,
+	"memory":     memory,
 	"late":       late,
 	"contend":    contend,
 }

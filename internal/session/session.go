@@ -5,12 +5,14 @@ package session
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,6 +77,18 @@ func Dial(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
 		c.in = &reader{src: r} // one for each host that is tried; the last is the connection's
 		return pgproto3.NewFrontend(c.in, w)
 	}
+	var below *ahead // of each host that is tried, like the reader
+	if usesTLS(cfg) {
+		dial := cfg.DialFunc
+		cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			nc, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			below = readAhead(nc)
+			return below, nil
+		}
+	}
 	if cfg.OnNotice != nil {
 		c.notice = func(n *pgconn.Notice) { cfg.OnNotice(c.pg, n) }
 	}
@@ -83,7 +97,14 @@ func Dial(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
 		return nil, err
 	}
 	c.pg, c.net = pg, pg.Conn()
+	if _, ok := c.net.(*tls.Conn); ok {
+		c.in.more = below.holdsRecord
+	}
 	return c, nil
+}
+
+func usesTLS(cfg *pgconn.Config) bool {
+	return cfg.TLSConfig != nil || slices.ContainsFunc(cfg.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.TLSConfig != nil })
 }
 
 // PID returns the process ID of the walsender.
@@ -262,15 +283,20 @@ func (c *Conn) other(kind byte, body []byte) error {
 }
 
 // Fill reads once from the server, and returns os.ErrDeadlineExceeded at the deadline or when interrupted.
-func (c *Conn) Fill() error { return c.in.fill() }
+func (c *Conn) Fill() error {
+	if c.gathers && c.isUnix() {
+		nap()
+	}
+	return c.in.fill()
+}
 
-// heap is how many bytes are worth being woken for while messages are let pile up: a hundred small ones, and far less than
-// the kernel takes, which counts six times as much for them.
+// heap is how many bytes are worth being woken for while messages are let pile up: some hundred small ones. As many small
+// segments fill the window of a TCP connection, and behind a full window the server's kernel puts many messages into one.
 const heap = 64 << 10
 
-// Gather has Fill wait until many bytes have come, or until the deadline, when it would return at the first. What was there
-// before the deadline is read by the Fill after it. It works for TCP on Linux, with TLS or without, and elsewhere Fill stays as
-// it is.
+// Gather has Fill wait until many bytes have come, or until the deadline, where it would return at the first. What was there
+// before the deadline is read by the Fill after it. On a Unix socket, for which the kernel cannot do that, Fill takes a nap of a
+// fifth of a millisecond before it reads. All that is for Linux; elsewhere Fill stays as it is.
 func (c *Conn) Gather(on bool) {
 	if on == c.gathers {
 		return
@@ -281,6 +307,11 @@ func (c *Conn) Gather(on bool) {
 	} else {
 		setLowWater(c.net, 1)
 	}
+}
+
+func (c *Conn) isUnix() bool {
+	_, ok := c.net.(*net.UnixConn)
+	return ok
 }
 
 // Arm sets the deadline of Fill.
