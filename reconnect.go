@@ -235,7 +235,7 @@ func (s *Stream) start(c, lost *connection) error {
 	}
 	now := time.Now()
 	if lost == nil {
-		c.told, s.until = from, s.cfg.ending(system.Flushed)
+		c.told = from
 	}
 	c.timeline, s.known = system.Timeline, c.told
 	c.from, c.confirmed, c.received = from, from, from
@@ -245,7 +245,7 @@ func (s *Stream) start(c, lost *connection) error {
 	s.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
 		s.source.SystemID, s.source.Database = system.ID, system.Database
-		s.ledger.confirmed = from
+		s.ledger.confirmed, s.until = from, s.cfg.ending(system.Flushed)
 		return nil
 	}
 	return s.checkMoved(ctx, c)
