@@ -238,7 +238,7 @@ func failed(what string, err error) *Error {
 func (s *Stream) streamError(err error) error {
 	pg := pgError(err)
 	switch {
-	case err == errStopped || err == errAgain || isOurs(err):
+	case err == errStopped || err == errAgain || err == errEnded || isOurs(err):
 		return err
 	case s.cfg.physical && errors.Is(err, session.ErrCopyDone):
 		return errTimelineEnd

@@ -157,8 +157,8 @@ func (m Message) Old() Row {
 	return Row{m.Relation, m.data}
 }
 
-// Payload returns what a Raw message, a LogicalMessage, WAL or a TimelineHistory carries, as it came: text, or bytes of any
-// kind.
+// Payload returns what a Raw message, a LogicalMessage, WAL or a TimelineHistory carries, as it came: text in the encoding of
+// the database, or bytes of any kind. (All else comes as UTF-8, whatever that encoding is, unless it is SQL_ASCII, which is none.)
 func (m Message) Payload() string {
 	switch m.Kind {
 	case Raw, LogicalMessage, WAL, TimelineHistory:

@@ -27,7 +27,11 @@ type config struct {
 	pluginArgs   map[string]string
 	transactions bool
 
+	from, until LSN // see span.go; 0: not given
+	untilNow    bool
+
 	streaming, twoPhase, binary bool // see protocol.go
+	origin                      string
 	spoolMemory                 int
 	spoolDir                    string
 	spoolSet                    bool
@@ -107,7 +111,7 @@ func WithPlugin(name string, args map[string]string) Option {
 }
 
 // WithPluginOption adds one option of the output plugin to START_REPLICATION, overriding what walchan says of it: the way to
-// an option that has no function here.
+// an option that has no function here. Of an empty value nothing is sent but the name, which some plugins take for "on".
 func WithPluginOption(name, value string) Option {
 	return func(c *config) { c.pluginArgs[name] = value }
 }
@@ -165,6 +169,12 @@ func WithFailover() Option { return func(c *config) { c.failover = true } }
 // some with others.
 func WithBinary() Option { return func(c *config) { c.binary = true } }
 
+// WithOrigin has the server leave out what it has itself received by replication (origin "none"), overriding the default of
+// sending all ("any"): for two databases that follow one another, where a change would go round in circles. Replicated is
+// what was written in a session with a replication origin (pg_replication_origin_session_setup; a subscription has one); of
+// what is sent Tx.Origin has its name. PostgreSQL 16 or later does that.
+func WithOrigin(origin string) Option { return func(c *config) { c.origin = origin } }
+
 // WithBuffer bounds what lies between the server and the consumer, overriding the default of 64 messages and 8 MiB,
 // whichever is reached first. One message may exceed the bytes. More messages do not make it faster.
 func WithBuffer(messages, bytes int) Option {
@@ -194,7 +204,7 @@ func WithDrainTimeout(d time.Duration) Option { return func(c *config) { c.drain
 func WithRetry(f func() backoff.BackOff) Option { return func(c *config) { c.retry = f } }
 
 // WithConnect calls f before each connection with a copy of its configuration, to change it: a password that rotates, a
-// DialFunc. An error counts as a failed attempt.
+// DialFunc, an OnNotice for the server's notices, which are logged otherwise. An error counts as a failed attempt.
 func WithConnect(f func(context.Context, *pgconn.Config) error) Option {
 	return func(c *config) { c.connect = f }
 }
@@ -251,8 +261,9 @@ func (c *config) validate(streaming bool) error {
 			wrong("the output plugin's option %q: not a name of 1 to 63 bytes, or a value with a zero byte", k)
 		}
 	}
-	problems = append(problems, c.protocolProblems()...)
+	problems = append(problems, c.protocolProblems(streaming)...)
 	problems = append(problems, c.physicalProblems()...)
+	problems = append(problems, c.spanProblems()...)
 	if c.messages < 1 || c.bytes < 1 {
 		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)
 	}
@@ -332,7 +343,9 @@ func (c *config) startCommand(slot string, from LSN) string {
 	for i, k := range slices.Sorted(maps.Keys(args)) {
 		b.WriteString([]string{", ", " ("}[btoi(i == 0)])
 		b.WriteString(quoteName(k))
-		b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
+		if args[k] != "" {
+			b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
+		}
 	}
 	if len(args) > 0 {
 		b.WriteByte(')')

@@ -230,6 +230,11 @@ func (s *Stream) start(c, lost *connection) error {
 	if from, err = s.prepareSlot(ctx, c, lost, system.Database); err != nil {
 		return err
 	}
+	if lost == nil {
+		if from, err = s.cfg.beginning(from, system.Flushed); err != nil {
+			return err
+		}
+	}
 	if fork > 0 && from > fork {
 		// Confirmed beyond the fork without anything delivered there (checkSystem): the new timeline has other WAL behind it.
 		s.ledger.rewind(fork)
@@ -263,7 +268,7 @@ func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 	s.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
 		s.source.SystemID, s.source.Database = system.ID, system.Database
-		s.ledger.confirmed = from
+		s.ledger.confirmed, s.until = from, s.cfg.ending(system.Flushed)
 	}
 }
 
@@ -276,6 +281,12 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 	}
 	if err != nil {
 		return failed("read wal_sender_timeout", err)
+	}
+	if c.Encoding() == "SQL_ASCII" {
+		// The server then knows no encoding to convert from, and refuses values that do not happen to be UTF-8.
+		if _, err := c.Query(ctx, "SET client_encoding = 'SQL_ASCII'"); err != nil {
+			return failed("set the encoding", err)
+		}
 	}
 	c.standby, c.backendStart = rows[0][1] == "t", rows[0][2]
 	s.setTimers(c, parseGUCTime(rows[0][0]))

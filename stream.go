@@ -96,6 +96,7 @@ type Stream struct {
 	timer *time.Timer
 	sizes sizes // bytes of the messages in c
 	feed  feed  // from the server's frames to messages
+	until LSN   // where the stream ends
 	state StreamState
 	known LSN // what the server is known to have as confirmed
 
@@ -146,6 +147,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 		done:   make(chan struct{}),
 		wakeup: make(chan struct{}, 1),
 		timer:  time.NewTimer(time.Hour),
+		until:  never,
 	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.sizes = sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)}
@@ -251,7 +253,7 @@ func (s *Stream) stream(c *connection) error {
 		s.publish(c)
 	}()
 	s.setState(StateStreaming, nil)
-	for {
+	for c.received < s.until {
 		ok, err := c.Next(&c.frame)
 		switch {
 		case err != nil:
@@ -270,6 +272,7 @@ func (s *Stream) stream(c *connection) error {
 			return err
 		}
 	}
+	return errEnded
 }
 
 // takeIn takes in, at a stop, what comes within a moment and needs no delivery: above all the commit of the transaction whose
@@ -501,13 +504,14 @@ func (s *Stream) interrupt() {
 
 // end is the end of the stream: it closes the channel, waits for what is in hand, and says good-bye to the server.
 func (s *Stream) end(c *connection, err error) {
-	if s.ctx.Err() == nil {
+	stopped := errors.Is(err, errStopped) || err == errEnded
+	if s.ctx.Err() == nil && !stopped {
 		s.err = err
 		s.setState(StateClosed, err)
 	}
 	close(s.gauge.ended)
 	close(s.c)
-	if c != nil && errors.Is(err, errStopped) {
+	if c != nil && stopped {
 		err = s.drain(c)
 	}
 	s.ledger.close()
@@ -516,13 +520,20 @@ func (s *Stream) end(c *connection, err error) {
 	s.setState(StateClosed, s.err)
 }
 
-// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close, or until the server
-// is to be let go.
+// drain waits until everything delivered is acknowledged, at most for the drain timeout since the stream was told to stop, or
+// until Close, or until the server is to be let go.
 func (s *Stream) drain(c *connection) error {
 	s.setState(StateDraining, nil)
-	end := time.Now().Add(s.cfg.drainTimeout)
+	var told time.Time // to stop; zero: was not, but has come to its end
 	for {
 		now := time.Now()
+		if told.IsZero() && s.ctx.Err() != nil {
+			told = now
+		}
+		end := now.Add(time.Hour)
+		if !told.IsZero() {
+			end = told.Add(s.cfg.drainTimeout)
+		}
 		s.attention.Store(false)
 		next, err := s.report(c, now)
 		if err != nil {

@@ -114,7 +114,7 @@ var mutants = append([]mutant{
 	{"Close waits for acknowledgements", "stream.go", "	s.closing.Store(true)\n", "", "", "TestCloseConfirmsWhatIsAcknowledged|TestStopByCloseDuringTheDrain"},
 	{"Close does not say what is unconfirmed", "stream.go", "	if last <= s.known {", "	if true {", "", "TestCloseWithoutConnectionSays|TestCloseOfAServer"},
 	{"a drain holds a stopping server up", "stream.go", "		leave, err := c.shutdown(s, now)\n		if err != nil {\n			return nil", "		leave, err := end, error(nil)\n		if err != nil {\n			return nil", "", "TestShutdownIsNotHeldUpByADrain"},
-	{"Err after a stop that was asked for", "stream.go", "	if s.ctx.Err() == nil {\n		s.err = err", "	if true {\n		s.err = err", "", "TestStop"},
+	{"Err after a stop that was asked for", "stream.go", "	if s.ctx.Err() == nil && !stopped {\n		s.err = err", "	if true {\n		s.err = err", "", "TestStop"},
 	{"Flush returns before the status", "stream.go", "	next, err := c.report(s.ledger.advance(), now, flushes > 0)\n", "	s.flushes.release(flushes)\n	flushes = 0\n	next, err := c.report(s.ledger.advance(), now, false)\n", "", "TestFlushReturnsWhenTheStatusIsWritten"},
 	{"the age of a message counts from before the read", "stream.go", "			s.ledger.tick(c.heardAt) // the read may have lasted\n", "", "", "TestStatsOldestAge"},
 	{"a stop leaves the commit unread", "stream.go", "				s.takeIn(c)\n", "", "", "TestStopTakesIn"},

@@ -131,6 +131,9 @@ func (c *Conn) Version() (int, string) {
 	return ParseVersion(s), s
 }
 
+// Encoding returns the encoding of the database.
+func (c *Conn) Encoding() string { return c.pg.ParameterStatus("server_encoding") }
+
 // ParseVersion turns server_version ("15.4 (Debian …)", "17beta1") into server_version_num; 0 if it is none.
 func ParseVersion(s string) int {
 	s, _, _ = strings.Cut(s, " ")
