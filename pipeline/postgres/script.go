@@ -118,37 +118,40 @@ func (s *script) remove(t *changes) {
 	}
 }
 
-// move adds an update of the key. A whole row that is not there is inserted, as by other updates.
+// move adds an update of the key. The row may have its new key already, for a foreign key of the target may cascade. A whole
+// row that is not there is inserted, as by other updates.
 func (s *script) move(p *plan, old, row walchan.Row) {
-	c, before := change{row: row}, change{row: old}
 	st := statement{table: p.name, expect: 1}
-	param := func(from *change, i int) string {
-		state, v := from.at(p, i)
+	param := func(row walchan.Row, c column) string {
 		var b []byte
-		if state == walchan.Text {
-			b = []byte(v)
-			if b == nil {
-				b = []byte{}
-			}
+		if row.State(c.source) == walchan.Text {
+			b = append([]byte{}, row.Text(c.source)...)
 		}
 		st.params = append(st.params, b)
-		return fmt.Sprintf("$%d::text::%s", len(st.params), p.columns[i].typ)
+		return fmt.Sprintf("$%d::text::%s", len(st.params), c.typ)
 	}
-	var names, values, set, match []string
-	for i, col := range p.columns {
-		if state, _ := c.at(p, i); state == walchan.Unchanged {
+	var names, values, set, before, after []string
+	for _, c := range p.columns {
+		if row.State(c.source) == walchan.Unchanged {
 			continue
 		}
-		v := param(&c, i)
-		names, values = append(names, col.name), append(values, v)
-		if !col.fixed {
-			set = append(set, col.name+" = "+v)
+		v := param(row, c)
+		names, values = append(names, c.name), append(values, v)
+		if !c.fixed {
+			set = append(set, c.name+" = "+v)
 		}
 	}
 	for _, k := range p.key {
-		match = append(match, p.columns[k].name+" = "+param(&before, k))
+		c := p.columns[k]
+		before = append(before, c.name+" = "+param(old, c))
+		now := row
+		if row.State(c.source) == walchan.Unchanged {
+			now = old
+		}
+		after = append(after, c.name+" = "+param(now, c))
 	}
-	st.sql = "UPDATE " + p.name + " SET " + strings.Join(set, ", ") + " WHERE " + strings.Join(match, " AND ")
+	st.sql = "UPDATE " + p.name + " SET " + strings.Join(set, ", ") +
+		" WHERE " + strings.Join(before, " AND ") + " OR " + strings.Join(after, " AND ")
 	if len(names) == len(p.columns) {
 		st.sql = "WITH moved AS (" + st.sql + " RETURNING 1) INSERT INTO " + p.name + " (" + strings.Join(names, ", ") + ") OVERRIDING SYSTEM VALUE SELECT " +
 			strings.Join(values, ", ") + " WHERE NOT EXISTS (SELECT FROM moved)"
