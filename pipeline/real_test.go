@@ -66,8 +66,11 @@ func storeRows(t *testing.T, db pgtest.DB, r *rand.Rand, how int, stored map[int
 	var event atomic.Bool
 	timer := time.AfterFunc(time.Duration(r.IntN(100))*time.Millisecond, func() {
 		event.Store(true)
-		if how == 0 || how == 2 {
+		switch how {
+		case 0, 2:
 			cancel()
+		case 1:
+			time.AfterFunc(50*time.Millisecond, cancel) // nothing may be left to break at
 		}
 	})
 	defer timer.Stop()
