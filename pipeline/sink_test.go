@@ -71,6 +71,10 @@ func TestRetryEnds(t *testing.T) {
 		if err := pipeline.Retry(failing(refused), pipeline.RetryPolicy{Logger: quiet}).Write(t.Context(), nil); err != refused || attempts != 1 {
 			t.Errorf("refused, after %d attempts: %v", attempts, err)
 		}
+		permanent := fmt.Errorf("write: %w", backoff.Permanent(errBroken))
+		if err := pipeline.Retry(failing(permanent), pipeline.RetryPolicy{Logger: quiet}).Write(t.Context(), nil); err != permanent || attempts != 1 {
+			t.Errorf("permanent, after %d attempts: %v", attempts, err)
+		}
 		hopeless := func(err error) bool { return err == errBroken }
 		if err := pipeline.Retry(failing(errBroken), pipeline.RetryPolicy{Permanent: hopeless, Logger: quiet}).Write(t.Context(), nil); err != errBroken || attempts != 1 {
 			t.Errorf("permanent, after %d attempts: %v", attempts, err)

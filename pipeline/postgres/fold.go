@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/walchan/walchan"
@@ -161,8 +160,6 @@ func (p *plan) keyOf(row walchan.Row) (string, error) {
 	}
 	return string(b), nil
 }
-
-var errBinary = errors.New("the values are in binary format: leave out walchan.WithBinary")
 
 // check finds values that cannot be passed on.
 func (p *plan) check(row walchan.Row) error {

@@ -43,7 +43,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -120,7 +119,8 @@ func (s *Sink) Close() error {
 }
 
 // Write applies the batch in one transaction. A change that the target's constraints or types refuse is a
-// *pipeline.RefusedError. After any other error the batch may be written again: a lost connection is made anew.
+// *pipeline.RefusedError. After any other error the batch may be written again: a lost connection is made anew. Errors that are
+// the stream's options, or ErrSource, are backoff's PermanentError.
 func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 	if s.conn == nil || s.conn.IsClosed() {
 		if err := s.connect(ctx); err != nil {
@@ -153,7 +153,7 @@ func (s *Sink) apply(ctx context.Context, batch []walchan.Message, oneByOne bool
 		if err := s.add(ctx, fold, m); err != nil {
 			return itemError(i, err)
 		}
-		if ok {
+		if ok && p.Compare(last) > 0 {
 			last = p
 		}
 	}
@@ -174,7 +174,7 @@ func (s *Sink) apply(ctx context.Context, batch []walchan.Message, oneByOne bool
 // add folds one message in.
 func (s *Sink) add(ctx context.Context, f *fold, m walchan.Message) error {
 	if m.Tx != nil && m.Tx.GID != "" {
-		return errors.New("the transaction is prepared, not committed: leave out walchan.WithTwoPhase")
+		return errPrepared
 	}
 	if m.Kind == walchan.Truncate {
 		var plans []*plan

@@ -322,6 +322,37 @@ func TestTargetAltered(t *testing.T) {
 	}
 }
 
+// Options of the stream that do not go with the sink stop it, and are not tried again.
+func TestStreamWithOtherOptions(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		option walchan.Option
+		sql    string
+	}{
+		"WithBinary":   {walchan.WithBinary(), "INSERT INTO t VALUES (1)"},
+		"WithTwoPhase": {walchan.WithTwoPhase(), "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'of sink'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, target := pgtest.Database(t), pgtest.Database(t)
+			if name == "WithTwoPhase" && db.Version() < 15 {
+				t.Skip("PostgreSQL 15 has it")
+			}
+			db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+			target.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)")
+			stream, err := walchan.Subscribe(t.Context(), db.DSN(), walchan.WithPublication("p"), walchan.WithLogger(quiet), test.option)
+			if err != nil {
+				t.Fatal(err)
+			}
+			db.Exec(t, test.sql)
+			g := pipeline.New(t.Context(), stream, time.Minute)
+			pipeline.Into(g, pipeline.Batch(g, g.Source(), pipeline.Limit{}), pipeline.Retry(open(t, target), soon))
+			if err := g.Wait(); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("Wait: %v", err)
+			}
+		})
+	}
+}
+
 func TestOpenWithoutServer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
