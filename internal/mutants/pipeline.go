@@ -34,6 +34,7 @@ func init() {
 		{"pipeline: unchanged TOAST is not taken from the change before", sink + "/fold.go", "			s, v = before.at(p, i)\n", "			_ = before\n", sink, "TestTargetEqualsTheSource/unchanged"},
 		{"pipeline: a key that changes leaves the old row", sink + "/fold.go", "			moved = before != key\n", "			_ = before\n", sink, "TestTargetEqualsTheSource/key"},
 		{"pipeline: truncate out of place", sink + "/fold.go", "	f.flush()\n	f.script.truncate(plans, restart)", "	f.script.truncate(plans, restart)", sink, "TestTargetEqualsTheSource/truncate"},
+		{"pipeline: an altered table's changes out of order", sink + "/fold.go", "		f.flush()\n		ok = false\n", "		ok = false\n", sink, "TestTableAltered"},
 		{"pipeline: no second try one by one", sink + "/sink.go", "	if isRefusal(err) {\n", "	if false {\n", sink, "TestTargetEqualsTheSource/unique|TestRefusedChange"},
 		{"pipeline: the target's type cuts values off", sink + "/plan.go", "format_type(a.atttypid, -1)", "format_type(a.atttypid, NULL)", sink, "TestTargetEqualsTheSource/types"},
 	}...)

@@ -50,9 +50,7 @@ func TestRestartsOfTheTarget(t *testing.T) {
 		if err := target.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := conn.Exec(ctx, randomTransaction(traffic)); err != nil { // which the target has not
-			t.Fatal(err)
-		}
+		p.source.Exec(t, "INSERT INTO journal VALUES ('while it is down')")
 		for failed := counted.Stats().Errors; counted.Stats().Errors == failed && ctx.Err() == nil; {
 			time.Sleep(time.Millisecond)
 		}

@@ -127,12 +127,15 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 			return err
 		}
 	}
+	if len(s.plans) > 1000 {
+		clear(s.plans) // relations come anew with every connection of the stream
+	}
 	err := s.apply(ctx, batch, false)
 	if isRefusal(err) {
 		err = s.apply(ctx, batch, true) // one by one shows which, if it is refused then
 	}
 	if err != nil {
-		s.plans = map[*walchan.Relation]*plan{} // the target's tables may be altered before the next attempt
+		clear(s.plans) // the target's tables may be altered before the next attempt
 	}
 	return err
 }

@@ -298,6 +298,21 @@ func TestRefusedChange(t *testing.T) {
 	}
 }
 
+// Changes keep their order where the table is altered among them.
+func TestTableAlteredWithinABatch(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE items (id int PRIMARY KEY, v text, w text)")
+	altered := walchantest.NewTable("items", "id int primary key", "v text", "w text")
+	msgs := walchantest.Messages(items.Insert(1, "a"), items.Insert(2, "b"), items.Delete(1), altered.Insert(1, "new", "new"), altered.Delete(2))
+	if err := open(t, db).Write(t.Context(), msgs); err != nil {
+		t.Fatal(err)
+	}
+	if got := db.Query(t, "SELECT string_agg(i::text, ' ') FROM items i"); got != "(1,new,new)" {
+		t.Errorf("rows %s", got)
+	}
+}
+
 // What somebody can mend in the target is waited for.
 func TestTargetAltered(t *testing.T) {
 	t.Parallel()
