@@ -167,6 +167,9 @@ func (m Message) Payload() string {
 	return ""
 }
 
+// Size returns how many bytes of row data or payload the message holds: for bounding batches and transactions.
+func (m Message) Size() int { return len(m.data) }
+
 // Prefix returns the prefix of a LogicalMessage.
 func (m Message) Prefix() string {
 	s, _ := m.ext.(string)

@@ -1,0 +1,119 @@
+package postgres_test
+
+import (
+	"context"
+	"flag"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
+	"github.com/walchan/walchan/pipeline"
+	"github.com/walchan/walchan/pipeline/postgres"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(replicaSource) != "" {
+		replicateUntilKilled()
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+var (
+	quiet = slog.New(slog.DiscardHandler)
+	soon  = pipeline.RetryPolicy{Logger: quiet, BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(10 * time.Millisecond) }}
+)
+
+// pair is a source and its replica.
+type pair struct{ source, target pgtest.DB }
+
+// newPair makes two databases with the same tables, a publication p of all of them, and a slot named after the source.
+func newPair(t testing.TB, tables ...string) pair {
+	t.Helper()
+	p := pair{pgtest.Database(t), pgtest.Database(t)}
+	p.source.Exec(t, tables...)
+	p.target.Exec(t, tables...)
+	p.source.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+p.source.Name+"', 'pgoutput')")
+	return p
+}
+
+func subscribe(ctx context.Context, source, slot string) (*walchan.Stream, error) {
+	return walchan.Subscribe(ctx, source, walchan.WithSlot(slot), walchan.WithPublication("p"), walchan.WithTransactions(), walchan.WithLogger(quiet))
+}
+
+// finish says to catchUp that nothing follows.
+const finish = "SELECT pg_logical_emit_message(true, 'finish', '')"
+
+// catchUp applies all that was written so far.
+func (p pair) catchUp(t testing.TB, opts ...postgres.Option) {
+	t.Helper()
+	p.source.Exec(t, finish)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	stream, err := subscribe(ctx, p.source.DSN(), p.source.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink, err := postgres.Open(ctx, p.target.DSN(), stream.Source(), append([]postgres.Option{postgres.WithLogger(quiet)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	if err := replicate(ctx, stream, sink); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replicate applies what the stream delivers, until the message finish.
+func replicate(ctx context.Context, stream *walchan.Stream, sink pipeline.Sink[walchan.Message]) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g := pipeline.New(ctx, stream, time.Minute)
+	last := pipeline.Filter(g, pipeline.Transactions(g, g.Source(), pipeline.Limit{}), func(tx []walchan.Message) bool {
+		for _, m := range tx {
+			if m.Prefix() == "finish" {
+				cancel()
+			}
+		}
+		return true
+	})
+	pipeline.Into(g, pipeline.Concat(g, pipeline.Batch(g, last, pipeline.Limit{Items: 50})), sink)
+	return g.Wait()
+}
+
+// same fails the test unless a table is the same in both.
+func (p pair) same(t testing.TB, table string) {
+	t.Helper()
+	sql := "SELECT count(*) || E' rows\\n' || coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM " + table + " t"
+	if want, got := p.source.Query(t, sql), p.target.Query(t, sql); got != want {
+		t.Errorf("%s in the target is\n%.2000s\nin the source\n%.2000s", table, got, want)
+	}
+}
+
+func connect(t testing.TB, dsn string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+// seeded returns random numbers whose seed is printed, and can be given.
+func seeded(t *testing.T) *rand.Rand {
+	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
+	if err != nil {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}

@@ -1,0 +1,132 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/walchan/walchan"
+)
+
+// Encoder appends v in some format to b. What writes into files ends it with a line break, unless it has one, and writes
+// nothing where nothing was appended. An error refuses the item (RefusedError). JSON is one; package encode has others.
+type Encoder[T any] func(b []byte, v T) ([]byte, error)
+
+// JSON is the Encoder of messages as JSON objects:
+//
+//	{"kind":"update","schema":"public","table":"orders","position":"0/16C39F0:2","xid":689,"time":"2026-01-02T03:04:05.6Z","old":{"id":1},"new":{"id":2}}
+//
+// Rows are as Row.AppendJSON has them, and stand where the server sends them. A truncate has "tables", a logical message
+// "prefix" and "payload".
+func JSON(b []byte, m walchan.Message) ([]byte, error) {
+	b = appendField(b, '{', "kind", m.Kind.String())
+	if m.Relation != nil {
+		b = appendField(b, ',', "schema", m.Relation.Schema)
+		b = appendField(b, ',', "table", m.Relation.Name)
+	}
+	if tables, _, _ := m.Truncated(); tables != nil {
+		names := make([]string, len(tables))
+		for i, t := range tables {
+			names[i] = t.String()
+		}
+		b = appendField(b, ',', "tables", names)
+	}
+	if p, ok := m.Position(); ok {
+		b = appendField(b, ',', "position", p.String())
+	}
+	if m.Tx != nil {
+		b = appendField(b, ',', "xid", m.Tx.XID)
+		b = appendField(b, ',', "time", m.Tx.CommitTime.Format(time.RFC3339Nano))
+	}
+	if m.Kind == walchan.LogicalMessage {
+		b = appendField(b, ',', "prefix", m.Prefix())
+	}
+	if p := m.Payload(); p != "" {
+		b = appendField(b, ',', "payload", p)
+	}
+	var err error
+	if old := m.Old(); old.Len() > 0 {
+		if b, err = old.AppendJSON(append(b, `,"old":`...)); err != nil {
+			return b, err
+		}
+	}
+	if row := m.New(); row.Len() > 0 {
+		if b, err = row.AppendJSON(append(b, `,"new":`...)); err != nil {
+			return b, err
+		}
+	}
+	return append(b, '}'), nil
+}
+
+func appendField(b []byte, before byte, name string, v any) []byte {
+	value, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // strings and numbers can be encoded
+	}
+	b = append(append(append(b, before, '"'), name...), '"', ':')
+	return append(b, value...)
+}
+
+// appendLines appends a batch.
+func appendLines[T any](b []byte, encode Encoder[T], batch []T) ([]byte, error) {
+	for i, v := range batch {
+		start := len(b)
+		var err error
+		if b, err = encode(b, v); err != nil {
+			return b, &RefusedError{Item: i, Err: fmt.Errorf("encode: %w", err)}
+		}
+		if len(b) > start && b[len(b)-1] != '\n' {
+			b = append(b, '\n')
+		}
+	}
+	return b, nil
+}
+
+// Writer is a Sink that writes lines to an io.Writer.
+type Writer[T any] struct {
+	w      io.Writer
+	sync   func() error
+	encode Encoder[T]
+	buf    []byte
+}
+
+// NewWriter returns a Sink that writes each batch to w at once, and has it synced if w has a method Sync, as an *os.File has.
+// After an error a part of the batch may have been written, and will be there twice if it is written again: Files does
+// better. What w is, is the caller's to close.
+func NewWriter[T any](w io.Writer, encode Encoder[T]) *Writer[T] {
+	s := &Writer[T]{w: w, encode: encode, sync: func() error { return nil }}
+	if f, ok := w.(interface{ Sync() error }); ok && !isStream(w) {
+		s.sync = f.Sync
+	}
+	return s
+}
+
+// isStream says whether w is a pipe or a terminal, which cannot be synced.
+func isStream(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && !info.Mode().IsRegular()
+}
+
+// Write writes a line for each item of the batch.
+func (s *Writer[T]) Write(_ context.Context, batch []T) (err error) {
+	if s.buf, err = appendLines(s.buf[:0], s.encode, batch); err != nil {
+		return err
+	}
+	if len(s.buf) == 0 {
+		return nil
+	}
+	if _, err := s.w.Write(s.buf); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	if err := s.sync(); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	return nil
+}
