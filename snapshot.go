@@ -34,6 +34,9 @@ type Snapshot struct {
 	// Attempt is 1 at first. Each time the snapshot is lost with its connection the next SnapshotBegin has a higher one: then the
 	// rows start over, and all that were delivered since the first SnapshotBegin are void. Some of them may not exist any more.
 	Attempt int
+
+	// Among says that the rows come among the changes: see Stream.ReadRows.
+	Among bool
 }
 
 // Snapshot returns what a SnapshotBegin or SnapshotEnd is about; nil otherwise. It must not be changed.
@@ -452,6 +455,8 @@ type source struct {
 	columns []string // as in SELECT
 	text    []bool   // of these, which are text although binary is asked for
 	where   string   // the publication's condition and ours
+
+	generated bool // see published
 
 	estimatedRows, estimatedBytes int64
 	rows, bytes                   atomic.Int64

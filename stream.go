@@ -88,6 +88,7 @@ type Stream struct {
 	gauge   gauge
 	source  Source // set by the first connection
 	types   *types
+	reading atomic.Pointer[tableReading] // the call of ReadRows that is at work
 
 	err      error // set before c is closed
 	closeErr error // set before done is closed: what Close returns
