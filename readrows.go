@@ -300,6 +300,7 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 	if !x.stream.reading.CompareAndSwap(nil, x) {
 		return invalid("ReadRows is at work already: one table at a time")
 	}
+	x.stream.gauge.read.Store(src)
 	return nil
 }
 

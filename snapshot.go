@@ -442,11 +442,18 @@ func (p *snapshot) progress() []TableProgress {
 	if p == nil {
 		return nil
 	}
-	all := make([]TableProgress, len(p.tables))
-	for i, t := range p.tables {
-		all[i] = TableProgress{t.rel.String(), t.rows.Load(), t.estimatedRows, t.bytes.Load(), t.estimatedBytes, t.left.Load() == 0}
+	var all []TableProgress
+	for _, t := range p.tables {
+		all = append(all, t.progress()...)
 	}
 	return all
+}
+
+func (t *source) progress() []TableProgress {
+	if t == nil {
+		return nil
+	}
+	return []TableProgress{{t.rel.String(), t.rows.Load(), t.estimatedRows, t.bytes.Load(), t.estimatedBytes, t.left.Load() == 0}}
 }
 
 // source is a table whose rows are read.

@@ -134,6 +134,7 @@ func Subscribe(ctx context.Context, connString string, opts ...Option) (*Stream,
 		return nil, err
 	}
 	context.AfterFunc(s.ctx, s.interrupt)
+	s.conn.Store(first)
 	go s.run(first)
 	return s, nil
 }
