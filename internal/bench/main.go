@@ -20,6 +20,8 @@ var commands = map[string]func(context.Context, *flag.FlagSet, []string) error{
 	"latency":    latency,
 	"late":       late,
 	"contend":    contend,
+	"snapshot":   snapshot,
+	"copy":       copyTable,
 }
 
 func main() {
