@@ -15,7 +15,7 @@ var mutants = append([]mutant{
 	{"a kept receipt keeps all later ones", "ack.go", "l.first, old.next = old.next, nil", "l.first = old.next", "", "TestLedgerLetsGo"},
 	{"AckThrough counts as Ack", "ack.go", "	l.head = min(max(l.head, l.through.Load()), l.seq)\n", "", "", "TestAckThrough|TestLedgerIsItsModel"},
 	{"a mark one message too late", "ack.go", "l.marks[i].seq <= l.head", "l.marks[i].seq < l.head", "", "TestLedgerIsItsModel"},
-	{"no last look before the sleep", "ack.go", "if !c.isAcked(n-1) && l.through.Load() < n {", "if true {", "", "TestLedgerLosesNoWakeUp"},
+	{"no last look before the sleep", "ack.go", "if !c.isAcked(n-1) && l.through.Load() < n {", "if true {", "", "TestLedgerWatchesOrHasSeen"},
 	{"every acknowledgement wakes the owner", "ack.go", "	case from < watched && watched <= through:", "	default:", "", "TestLedgerWakesOnceATransaction"},
 	{"an acknowledgement wakes nobody", "ack.go", "		l.wake()\n", "", "", "TestStatusFollows|TestLedgerWakesOnce"},
 	{"the watched message wakes nobody", "ack.go", "		l.watch.Store(n)\n", "", "", "TestLedgerLosesNoWakeUp|TestLedgerWakes"},
