@@ -43,6 +43,13 @@
 // Nothing is confirmed that was not acknowledged. An idle stream confirms what the server says it has passed, so that a
 // quiet table in a busy database holds no WAL.
 //
+// # Existing rows
+//
+// With WithSnapshot a stream begins with the rows that exist: SnapshotBegin, a Read for each, SnapshotEnd, and then the changes,
+// without a gap or an overlap. The slot comes to exist once all of these are acknowledged. When the connection breaks before,
+// the rows start over with another SnapshotBegin. During a snapshot nothing is confirmed. ReadRows delivers the rows of a table
+// among the changes.
+//
 // # Back-pressure
 //
 // A slow consumer stops the reading of the socket and nothing else: the server goes on being told that we live. The

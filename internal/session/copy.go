@@ -39,7 +39,11 @@ func (c *Conn) PG() *pgconn.PgConn { return c.pg }
 // hours, and a firewall between not forget it.
 func (c *Conn) KeepAlive() {
 	conn := c.net
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+	for { // TLS, and what reads below it
+		t, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		conn = t.NetConn()
 	}
 	if t, ok := conn.(*net.TCPConn); ok {
