@@ -90,7 +90,8 @@ func (w *copier) read(ctx context.Context, p *part) error {
 			return nil
 		}
 		w.close()
-		if isLost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown); !isLost || ctx.Err() != nil {
+		isLost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown) || errors.Is(err, ErrTooManyClients)
+		if !isLost || ctx.Err() != nil {
 			return err
 		}
 		delay := delays.NextBackOff()

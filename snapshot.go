@@ -146,7 +146,8 @@ func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session
 		switch {
 		case err != nil:
 			return false, err
-		case slot != nil && (s.snapshots.attempt == 0 && s.cfg.createSlot || slot.confirmed == s.snapshots.kept):
+		case slot != nil && s.snapshots.attempt == 0 && s.cfg.createSlot,
+			slot != nil && s.snapshots.kept != 0 && slot.confirmed == s.snapshots.kept: // it was kept, and the answer was lost
 			s.snapshots.due = false
 			return false, nil
 		case slot != nil:
