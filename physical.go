@@ -54,7 +54,7 @@ func (c *config) physicalProblems() (problems []string) {
 		options, kind = []given{{"WithPublication", len(c.publications) > 0}, {"WithPlugin", c.plugin != pgoutputPlugin},
 			{"WithPluginOption", c.plugin == pgoutputPlugin && len(c.pluginArgs) > 0}, {"WithTransactions", c.transactions}, {"WithStreaming", c.streaming},
 			{"WithTwoPhase", c.twoPhase}, {"WithBinary", c.binary}, {"WithSpool", c.spoolSet}, {"WithFailover", c.failover},
-			{"WithFrom", c.from != 0}, {"WithUntil", c.until != 0 || c.untilNow}, {"WithOrigin", c.origin != ""},
+			{"WithFrom", c.from != 0}, {"WithUntil", c.until != 0 || c.untilNow}, {"WithOrigin", c.origin != ""}, {"WithSnapshot", c.snapshot.wanted},
 			{"WithTerminateOld", c.terminateOld}}, "logical"
 	}
 	var wrong []string

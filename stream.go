@@ -43,6 +43,13 @@
 // Nothing is confirmed that was not acknowledged. An idle stream confirms what the server says it has passed, so that a
 // quiet table in a busy database holds no WAL.
 //
+// # Existing rows
+//
+// With WithSnapshot a stream begins with the rows that exist: SnapshotBegin, a Read for each, SnapshotEnd, and then the changes,
+// without a gap or an overlap. The slot comes to exist once all of these are acknowledged. When the connection breaks before,
+// the rows start over with another SnapshotBegin. During a snapshot nothing is confirmed. ReadRows delivers the rows of a table
+// among the changes.
+//
 // # Back-pressure
 //
 // A slow consumer stops the reading of the socket and nothing else: the server goes on being told that we live. The
@@ -88,6 +95,7 @@ type Stream struct {
 	gauge   gauge
 	source  Source // set by the first connection
 	types   *types
+	reading atomic.Pointer[tableReading] // the call of ReadRows that is at work
 
 	err      error // set before c is closed
 	closeErr error // set before done is closed: what Close returns
@@ -101,6 +109,9 @@ type Stream struct {
 	known LSN // what the server is known to have as confirmed
 
 	outage outage
+
+	snapshots snapshots
+	flowing   StreamState // while messages come: StateStreaming or StateSnapshot
 
 	forgotten forgotten
 }
@@ -136,6 +147,7 @@ func launch(ctx context.Context, cfg *config) (*Stream, error) {
 		return nil, err
 	}
 	context.AfterFunc(s.ctx, s.interrupt)
+	s.conn.Store(first)
 	go s.run(first)
 	return s, nil
 }
@@ -155,6 +167,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.gauge.ended = make(chan struct{})
 	s.gauge.since = time.Now()
 	s.types = newTypes()
+	s.snapshots.due, s.flowing = cfg.snapshot.wanted, StateStreaming
 	switch {
 	case cfg.physical:
 		s.feed = &walFeed{wholeSegments: cfg.wholeSegments}
@@ -247,6 +260,11 @@ func (s *Stream) run(c *connection) {
 // stop.
 func (s *Stream) stream(c *connection) error {
 	s.conn.Store(c)
+	if c.snapshot != nil {
+		if err := s.takeSnapshot(c); err != nil {
+			return err
+		}
+	}
 	s.feed.connected(c.from)
 	defer func() {
 		s.feed.disconnected()
@@ -449,6 +467,9 @@ func (s *Stream) attend(c *connection, now time.Time) (time.Time, error) {
 	if s.ctx.Err() != nil {
 		return now, errStopped
 	}
+	if c.snapshot != nil {
+		return c.snapshot.attend(s, c, now)
+	}
 	next, err := s.report(c, now)
 	if err != nil {
 		return now, err
@@ -523,6 +544,9 @@ func (s *Stream) end(c *connection, err error) {
 // drain waits until everything delivered is acknowledged, at most for the drain timeout since the stream was told to stop, or
 // until Close, or until the server is to be let go.
 func (s *Stream) drain(c *connection) error {
+	if c.snapshot != nil {
+		return c.snapshot.drain(s, c)
+	}
 	s.setState(StateDraining, nil)
 	var told time.Time // to stop; zero: was not, but has come to its end
 	for {

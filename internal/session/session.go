@@ -55,16 +55,7 @@ type Conn struct {
 
 // Dial connects to the database of cfg for logical replication. It changes cfg.
 func Dial(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
-	// What the output plugins print depends on these. A start-up parameter overrides what the options parameter, the role
-	// and the database set (src/backend/utils/init/postinit.c, process_startup_options).
-	return dial(ctx, cfg, map[string]string{
-		"replication":        "database",
-		"client_encoding":    "UTF8",
-		"DateStyle":          "ISO",
-		"IntervalStyle":      "postgres",
-		"bytea_output":       "hex",
-		"extra_float_digits": "1",
-	})
+	return dial(ctx, cfg, printing(map[string]string{"replication": "database"}))
 }
 
 // DialPhysical connects for physical replication: to no database, so that there is no SQL. It changes cfg.
