@@ -96,9 +96,6 @@ func appendTuple(b []byte, name string, r walchan.Row) ([]byte, error) {
 	if r.Identity() == walchan.NoIdentity {
 		return b, nil
 	}
-	if err := check(r); err != nil {
-		return b, err
-	}
 	return r.AppendJSON(append(b, name...))
 }
 

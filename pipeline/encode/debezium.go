@@ -78,9 +78,6 @@ func appendEnvelopeRow(b []byte, r walchan.Row) ([]byte, error) {
 	if r.Identity() == walchan.NoIdentity {
 		return append(b, "null"...), nil
 	}
-	if err := check(r); err != nil {
-		return b, err
-	}
 	b, err := r.AppendJSON(b)
 	if err != nil {
 		return b, err

@@ -13,14 +13,12 @@
 //
 // Rows are what row_to_json makes of them (see walchan.Row.AppendJSON for the few exceptions), in the order of the columns.
 //
-// A row with a value that is not UTF-8, as a database with the encoding SQL_ASCII may have, is an error: a
-// *walchan.ColumnError with ErrEncoding. After an error b is what it was.
+// A value that cannot be encoded is an error that names its column, a *walchan.ColumnError. After an error b is what it was.
 package encode
 
 import (
 	"errors"
 	"fmt"
-	"unicode/utf8"
 
 	"github.com/walchan/walchan"
 )
@@ -29,25 +27,12 @@ var (
 	// ErrKind is found in the error of a message of a kind that the format has no form for.
 	ErrKind = errors.New("the format has no form for this kind of message")
 
-	// ErrEncoding is found in the error of a row with a value that is not UTF-8.
-	ErrEncoding = errors.New("the value is not UTF-8")
-
 	// ErrBinary is found in the error of a row with a value in binary format (walchan.WithBinary), where the format wants its text.
 	ErrBinary = errors.New("the value came in binary format")
 )
 
 func unsupported(format string, m walchan.Message) error {
 	return fmt.Errorf("%s: %w: %s", format, ErrKind, m)
-}
-
-// check finds the first value that is not UTF-8: as JSON it would be another.
-func check(r walchan.Row) error {
-	for i := range r.Len() {
-		if s, v := r.State(i), r.Text(i); s == walchan.Text && !utf8.ValidString(v) {
-			return columnError(r, i, ErrEncoding)
-		}
-	}
-	return nil
 }
 
 func columnError(r walchan.Row, i int, err error) error {

@@ -50,9 +50,6 @@ func appendKey(b []byte, r walchan.Row) (_ []byte, err error) {
 	if rel == nil || !hasKey(rel) {
 		return b, nil
 	}
-	if err := check(r); err != nil {
-		return b, err
-	}
 	b = append(b, '{')
 	for i := range rel.Columns {
 		if !rel.Columns[i].Key {
