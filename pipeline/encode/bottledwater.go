@@ -15,7 +15,8 @@ import (
 //	{ "command": "COMMIT", "xid": 688, "dbname": "postgres" }
 //
 // BEGIN and COMMIT come with walchan.WithTransactions. "key" has the names of the replica identity's columns, and is left out
-// where there are none; "oldtuple" stands only where the server sends an old row, or its key.
+// where there are none; "oldtuple" stands only where the server sends an old row, or its key. A row of a snapshot
+// (walchan.WithSnapshot) is an INSERT with "xid" 0 and no "wal_pos".
 //
 // Beyond bottledwater, which did not know of it, a TRUNCATE has its "command" and no tuple. There is no form for logical
 // messages and two-phase commit: ErrKind.
@@ -30,7 +31,9 @@ func (e Bottledwater) Append(b []byte, m walchan.Message) ([]byte, error) {
 		return append(e.appendHead(b, "BEGIN", m), " }"...), nil
 	case walchan.Commit:
 		return append(e.appendHead(b, "COMMIT", m), " }"...), nil
-	case walchan.Insert:
+	case walchan.SnapshotBegin, walchan.SnapshotEnd:
+		return b, nil
+	case walchan.Insert, walchan.Read:
 		return e.appendChange(b, "INSERT", m)
 	case walchan.Update:
 		return e.appendChange(b, "UPDATE", m)

@@ -23,7 +23,7 @@ const Unavailable = "__debezium_unavailable_value"
 // tombstone: see Tombstone and OldKey. What is left out of the envelope is what the connector's settings decide: values are
 // those of row_to_json (timestamps in ISO 8601, numeric as numbers).
 //
-// Begin and Commit are nothing. There is no form for two-phase commit: ErrKind.
+// Begin and Commit are nothing, and so are the marks around a snapshot. There is no form for two-phase commit: ErrKind.
 type Debezium struct {
 	Version  string // source.version: of what, is yours to say
 	Name     string // source.name: the prefix of the topics
@@ -33,8 +33,10 @@ type Debezium struct {
 // Append appends the envelope.
 func (e Debezium) Append(b []byte, m walchan.Message) ([]byte, error) {
 	switch m.Kind {
-	case walchan.Begin, walchan.Commit:
+	case walchan.Begin, walchan.Commit, walchan.SnapshotBegin, walchan.SnapshotEnd:
 		return b, nil
+	case walchan.Read:
+		return e.appendChange(b, 'r', m)
 	case walchan.Insert:
 		return e.appendChange(b, 'c', m)
 	case walchan.Update:

@@ -29,6 +29,9 @@ var (
 
 	// ErrBinary is found in the error of a row with a value in binary format (walchan.WithBinary), where the format wants its text.
 	ErrBinary = errors.New("the value came in binary format")
+
+	// ErrInfinity is found in the error of a row with a date or timestamp that is infinity, or -infinity, which Avro does not have.
+	ErrInfinity = errors.New("the value is infinity")
 )
 
 func unsupported(format string, m walchan.Message) error {

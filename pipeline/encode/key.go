@@ -12,7 +12,7 @@ import (
 // The replica identity FULL makes the whole row the key; the server then does not say which columns are the primary key's.
 func Key(b []byte, m walchan.Message) ([]byte, error) {
 	switch m.Kind {
-	case walchan.Insert, walchan.Update:
+	case walchan.Insert, walchan.Update, walchan.Read:
 		return appendKey(b, m.New())
 	case walchan.Delete:
 		return appendKey(b, m.Old())

@@ -23,7 +23,7 @@ import (
 // are generated are not. Types in the schema public are called as by the search_path that PostgreSQL has by default, and
 // those of other schemas with the schema.
 //
-// There is no form for two-phase commit (ErrKind), nor for values in binary format (ErrBinary).
+// A row of a snapshot, which that plugin does not know of, is an insert. There is no form for two-phase commit (ErrKind), nor for values in binary format (ErrBinary).
 type Wal2JSON struct {
 	IncludeXIDs bool // "xid", as by the option include-xids
 }
@@ -35,7 +35,9 @@ func (e Wal2JSON) Append(b []byte, m walchan.Message) ([]byte, error) {
 		return append(e.appendHead(b, 'B', m), '}'), nil
 	case walchan.Commit:
 		return append(e.appendHead(b, 'C', m), '}'), nil
-	case walchan.Insert:
+	case walchan.SnapshotBegin, walchan.SnapshotEnd:
+		return b, nil
+	case walchan.Insert, walchan.Read:
 		return e.appendChange(b, 'I', m)
 	case walchan.Update:
 		return e.appendChange(b, 'U', m)
