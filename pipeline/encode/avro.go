@@ -32,7 +32,7 @@ import (
 //
 // In names what Avro does not allow is replaced by "_"; the field's attribute "column" then has the column's name.
 //
-// What Avro's type does not have is an error, a *walchan.ColumnError: infinity among dates and timestamps (ErrInfinity), and
+// What Avro's type does not have is an error, a *walchan.ColumnError: infinity among dates and timestamps (ErrRange), and
 // values in binary format (ErrBinary). Values that are Unchanged or NotSent are null: Unchanged has the names of the former.
 type Avro struct {
 	Schema    string // of rows, as JSON
@@ -195,9 +195,11 @@ func appendAvroTime(b []byte, r walchan.Row, i int) ([]byte, error) {
 		if r.Relation().Columns[i].TypeOID == pgtype.DateOID {
 			return binary.AppendVarint(b, floorDiv(v.Unix(), 24*60*60)), nil
 		}
-		return binary.AppendVarint(b, v.UnixMicro()), nil
+		if v.Year() <= 292_000 {
+			return binary.AppendVarint(b, v.UnixMicro()), nil
+		}
 	}
-	return b, ErrInfinity
+	return b, ErrRange
 }
 
 func floorDiv(a, b int64) int64 {

@@ -30,8 +30,9 @@ var (
 	// ErrBinary is found in the error of a row with a value in binary format (walchan.WithBinary), where the format wants its text.
 	ErrBinary = errors.New("the value came in binary format")
 
-	// ErrInfinity is found in the error of a row with a date or timestamp that is infinity, or -infinity, which Avro does not have.
-	ErrInfinity = errors.New("the value is infinity")
+	// ErrRange is found in the error of a row with a date or timestamp that Avro's types do not have: infinity, -infinity, and
+	// timestamps later than the year 292,000.
+	ErrRange = errors.New("the type in Avro has no such value")
 )
 
 func unsupported(format string, m walchan.Message) error {
