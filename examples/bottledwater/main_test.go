@@ -84,10 +84,11 @@ func (p *program) fail(t *testing.T, names ...string) {
 	}
 }
 
-// streams waits until the slot streams.
+// streams waits until the slot streams: it is active before, while it is made.
 func streams(t *testing.T, db pgtest.DB) {
 	t.Helper()
-	db.Wait(t, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = '"+db.Name+"' AND active")
+	db.Wait(t, "SELECT count(*) = 1 FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid "+
+		"WHERE slot_name = '"+db.Name+"' AND state = 'streaming'")
 }
 
 // confirmed waits until all that was done is confirmed, which means: written.
