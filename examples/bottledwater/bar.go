@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,16 +26,16 @@ func newBar(f *os.File) *bar {
 	return &bar{w: f}
 }
 
-func (b *bar) show(s walchan.Stats) {
-	if b == nil || len(s.Snapshot) == 0 || time.Since(b.shownAt) < 100*time.Millisecond && b.shown {
-		return
-	}
-	if s.State != walchan.StateSnapshot && s.State != walchan.StateBlocked {
+// show shows it, ten times a second at most.
+func (b *bar) show(tables []walchan.TableProgress) {
+	switch {
+	case b == nil || len(tables) == 0:
+	case !slices.ContainsFunc(tables, func(t walchan.TableProgress) bool { return !t.Done }):
 		b.end()
-		return
+	case !b.shown || time.Since(b.shownAt) >= 100*time.Millisecond:
+		fmt.Fprint(b.w, "\r\x1b[K", progress(tables))
+		b.shownAt, b.shown = time.Now(), true
 	}
-	fmt.Fprint(b.w, "\r\x1b[K", progress(s.Snapshot))
-	b.shownAt, b.shown = time.Now(), true
 }
 
 // end leaves the terminal as it was.

@@ -110,12 +110,18 @@ type tableSchemas struct {
 	row, key []byte // key is nil if there is none
 }
 
-// table returns the schemas of a table. When they are new a record tells of them.
+// table returns the schemas of a table. When they are new a record tells of them; the server describes tables again now and
+// then, also without a difference.
 func (c *container) table(rel *walchan.Relation) (*tableSchemas, error) {
-	if t := c.tables[rel.OID]; t != nil && t.relation == rel {
-		return t, nil
+	old := c.tables[rel.OID]
+	if old != nil && old.relation == rel {
+		return old, nil
 	}
 	t := &tableSchemas{Avro: encode.NewAvro(rel), relation: rel}
+	if old != nil && old.Schema == t.Schema && old.KeySchema == t.KeySchema && old.relation.String() == rel.String() {
+		old.relation = rel
+		return old, nil
+	}
 	r := change{Command: "TABLE", Database: c.database, Name: &rel.Name, Schema: &rel.Schema, TupleSchema: &t.Schema}
 	var err error
 	if t.row, err = singleObject(t.Schema); err != nil {

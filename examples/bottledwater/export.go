@@ -49,7 +49,7 @@ func (x *exporter) run(s *walchan.Stream) error {
 				if err := x.settle(s); err != nil {
 					return err
 				}
-				x.bar.show(s.Stats())
+				x.bar.show(s.Stats().Snapshot)
 				continue
 			}
 			began = time.Now()
@@ -64,7 +64,7 @@ func (x *exporter) run(s *walchan.Stream) error {
 			if err := x.write(s); err != nil {
 				return err
 			}
-			x.bar.show(s.Stats())
+			x.bar.show(s.Stats().Snapshot)
 			began = time.Now()
 		}
 	}
