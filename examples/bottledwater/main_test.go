@@ -37,7 +37,7 @@ type program struct {
 
 func command(t *testing.T, args ...string) *program {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	p := &program{Cmd: exec.CommandContext(ctx, os.Args[0], args...)}
 	p.Env = append(os.Environ(), "BOTTLEDWATER_TEST_RUN=1")
 	p.Stderr, p.Stdout = &p.stderr, &p.stdout
