@@ -473,6 +473,7 @@ func TestMistakes(t *testing.T) {
 		want []string
 	}{
 		{[]string{"-format", "xml", "-on-error", "stop"}, []string{"-format xml: not one of json, avro", "-on-error stop", "-dsn"}},
+		{[]string{"-dsn", "host=127.0.0.1 port=1 password=secret"}, []string{"127.0.0.1:1", "check host and port"}},
 		{[]string{"-dsn", db.DSN(), "-initial-snapshot", "-skip-snapshot"}, []string{"which?"}},
 		{[]string{"-dsn", db.DSN(), "-slot", "nix"}, []string{`"nix"`, "-create-slot"}},
 		{[]string{"-dsn", db.DSN(), "-slot", "nix", "-create-slot", "-o", "/nowhere/out"}, []string{"/nowhere/out"}},
