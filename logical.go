@@ -113,6 +113,9 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 			return err
 		}
 		m.data, m.split = ev.Block, ev.Split
+		if x := s.reading.Load(); x != nil && f.tx != nil {
+			x.note(m, f.tx.XID)
+		}
 		return f.change(s, m, frame.Data)
 	case pgoutput.Begin:
 		f.committed = ev.Time
@@ -124,9 +127,18 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 			return err
 		}
 		m.Kind = Truncate
+		if x := s.reading.Load(); x != nil && f.tx != nil {
+			x.note(m, f.tx.XID)
+		}
 		return f.change(s, m, frame.Data)
 	case pgoutput.Message:
 		m.Kind, m.ext, m.data, m.LSN = LogicalMessage, ev.Name, ev.Content, LSN(ev.LSN)
+		if ev.Name == readRowsPrefix {
+			if x := s.reading.Load(); x != nil {
+				return x.mark(s, m)
+			}
+			return nil
+		}
 		if ev.Flags&1 != 0 {
 			return f.change(s, m, frame.Data)
 		}

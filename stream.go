@@ -88,6 +88,7 @@ type Stream struct {
 	gauge   gauge
 	source  Source // set by the first connection
 	types   *types
+	reading atomic.Pointer[tableReading] // the call of ReadRows that is at work
 
 	err      error // set before c is closed
 	closeErr error // set before done is closed: what Close returns
@@ -133,6 +134,7 @@ func Subscribe(ctx context.Context, connString string, opts ...Option) (*Stream,
 		return nil, err
 	}
 	context.AfterFunc(s.ctx, s.interrupt)
+	s.conn.Store(first)
 	go s.run(first)
 	return s, nil
 }

@@ -30,6 +30,8 @@ var commands = map[string]func(context.Context, *flag.FlagSet, []string) error{
 	"memory":     memory,
 	"late":       late,
 	"contend":    contend,
+	"snapshot":   snapshot,
+	"copy":       copyTable,
 }
 
 func main() {
