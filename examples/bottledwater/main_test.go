@@ -190,7 +190,7 @@ func TestKilled(t *testing.T) {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.Database(t)
-			db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 100000) g")
+			db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 50000) g")
 			file := filepath.Join(t.TempDir(), "out")
 			args := []string{"-create-slot", "-initial-snapshot", "-o", file, "-format", format}
 			p := start(t, db, args...)
@@ -203,8 +203,8 @@ func TestKilled(t *testing.T) {
 			p = start(t, db, args...)
 			streams(t, db)
 			size := grows(t, file, 0)
-			next := 100_001
-			for range 5 {
+			next := 50_001
+			for range 4 {
 				for range 50 {
 					db.Exec(t, fmt.Sprintf("INSERT INTO t SELECT g, repeat('y', 500) FROM generate_series(%d, %d) g", next, next+19))
 					next += 20
@@ -269,7 +269,7 @@ func equalsTable(t *testing.T, ids []string, n int) {
 	seen := map[string]int{}
 	for i, id := range ids {
 		seen[id]++
-		if i < 100_000 && seen[id] > 1 {
+		if i < 50_000 && seen[id] > 1 {
 			t.Fatalf("row %s of the snapshot twice", id)
 		}
 	}
