@@ -226,6 +226,46 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// A snapshot whose connection is lost starts over, in an empty file; on the standard output with a word about it.
+func TestSnapshotStartsOver(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 50000) g")
+	file := filepath.Join(t.TempDir(), "out")
+	p := start(t, db, "-initial-snapshot", "-o", file, "-format", "avro")
+	grows(t, file+partialSuffix, 1<<20)
+	const lost = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE database = current_database() AND temporary"
+	if n := db.Query(t, lost); n != "1" {
+		t.Fatalf("%s connections were lost: the snapshot was over sooner", n)
+	}
+	streams(t, db)
+	grows(t, file, 0)
+	p.stop(t)
+	if ids := contents(t, "avro", file); len(ids) != 50_000 {
+		t.Errorf("%d rows", len(ids))
+	} else {
+		equalsTable(t, ids, 50_000)
+	}
+
+	db.Exec(t, "SELECT pg_drop_replication_slot('"+db.Name+"')")
+	p = command(t, "-dsn", db.DSN(), "-slot", db.Name, "-initial-snapshot", "-format", "avro")
+	r, w := io.Pipe()
+	p.Stdout = w
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	db.Query(t, lost)
+	go io.Copy(io.Discard, r)
+	streams(t, db)
+	p.Process.Signal(os.Interrupt)
+	if err := p.Wait(); err != nil || !strings.Contains(p.stderr.String(), "forget those before") {
+		t.Errorf("%v: %s", err, &p.stderr)
+	}
+}
+
 // tear leaves at the end of the file what a crash can.
 func tear(t *testing.T, file string) {
 	t.Helper()

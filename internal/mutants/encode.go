@@ -18,6 +18,7 @@ func init() {
 		{"a row is skipped silently", "examples/bottledwater/export.go", "		note(\"skipped: %s: %v\", msg, err)\n", "", "examples/bottledwater", "TestOnError"},
 		{"what was torn stays", "examples/bottledwater/output.go", "	if end < size {", "	if false {", "examples/bottledwater", "TestKilled"},
 		{"half a snapshot has the file's name", "examples/bottledwater/output.go", "o.partial = snapshot && !slotExists", "o.partial = false", "examples/bottledwater", "TestKilled|TestMistakes"},
+		{"a snapshot that starts over keeps what was", "examples/bottledwater/output.go", "	if err := o.file.Truncate(0); err != nil {\n		return false, err\n	}\n	_, err := o.file.Seek(0, io.SeekStart)\n	return true, err\n", "	return false, nil\n", "examples/bottledwater", "TestSnapshotStartsOver"},
 		{"the time zone is the server's", "examples/bottledwater/run.go", `cfg.RuntimeParams["timezone"] = "UTC"`, "", "examples/bottledwater", "TestSnapshotThenChanges"},
 		{"tables without a key are let through later", "examples/bottledwater/export.go", "!x.allowUnkeyed && !keyed", "false && !keyed", "examples/bottledwater", "TestUnkeyed"},
 		{"the schema of an altered table is not told", "examples/bottledwater/container.go", "old != nil && old.relation == rel", "old != nil", "examples/bottledwater", "TestAvro"},
