@@ -9,7 +9,7 @@ DURATION := 1m
 SEED := $$(date +%s)
 
 # The tests that depend on the server's version.
-VERSIONED := . ./examples/...
+VERSIONED := . ./examples/... ./pipeline/postgres
 
 FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/session:FuzzFrames
 
