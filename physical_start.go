@@ -25,6 +25,9 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 	if err != nil {
 		return failed("identify the system", err)
 	}
+	if lost == nil {
+		s.source.SystemID = system.ID
+	}
 	if s.cfg.slot != "" {
 		if c.told, err = s.preparePhysicalSlot(ctx, c, lost); err != nil {
 			return err
