@@ -253,11 +253,11 @@ func TestNotices(t *testing.T) {
 		mustClose(t, s)
 		text := logged.String()
 		logged.Reset()
-		if is := strings.Contains(text, `msg="notice from the server"`) && strings.Contains(text, "severity=DEBUG"); is == hook {
+		if is := strings.Contains(text, `msg="notice from the server"`) && strings.Contains(text, "severity=LOG"); is == hook {
 			t.Errorf("with a hook %t: logged is\n%s", hook, text)
 		}
 	}
-	if !slices.ContainsFunc(heard, func(n string) bool { return strings.HasPrefix(n, "DEBUG") }) {
+	if !slices.ContainsFunc(heard, func(n string) bool { return strings.HasPrefix(n, "LOG starting logical decoding") }) {
 		t.Errorf("heard is %q", heard)
 	}
 }

@@ -21,8 +21,8 @@ func WithFrom(lsn LSN) Option { return func(c *config) { c.from = lsn } }
 // returns behind its COMMIT, it is the last one. If the server has not come so far the stream waits for it.
 //
 // With another output plugin than pgoutput what counts is each message's own LSN: the last message is the one at lsn, or
-// the one before the first that lies behind it, which may be in the middle of a transaction that was committed later. That
-// transaction is not confirmed.
+// the one before the first that lies behind it. So a part of a transaction that was committed later may be delivered; it is
+// not confirmed.
 //
 // At the end C is closed and Err returns nil, as after a stop. But the stream then waits for the outstanding
 // acknowledgements without a limit, until its context is cancelled, which begins the drain timeout, or Close is called.

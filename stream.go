@@ -179,8 +179,8 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	return s
 }
 
-// C returns the channel of messages. The stream closes it, once: behind the last message after a stop or a permanent
-// error; ask Err then. Any number of goroutines may receive; each message goes to one of them. There is no way to hand a
+// C returns the channel of messages. The stream closes it, once: behind the last message after a stop, at its end
+// (WithUntil), or after a permanent error; ask Err then. Any number of goroutines may receive; each message goes to one of them. There is no way to hand a
 // message back: to see it again, Close and Subscribe.
 func (s *Stream) C() <-chan Message { return s.c }
 
@@ -210,8 +210,8 @@ func (s *Stream) Flush(ctx context.Context) error {
 	}
 }
 
-// Err returns nil while the stream lives and after a stop that was asked for, the permanent error otherwise: ask it when C is
-// closed.
+// Err returns nil while the stream lives, after a stop that was asked for and at its end (WithUntil), the permanent error
+// otherwise: ask it when C is closed.
 func (s *Stream) Err() error {
 	select {
 	case <-s.gauge.ended:

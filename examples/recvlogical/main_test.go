@@ -170,7 +170,10 @@ func compare(t *testing.T, c *pgtest.Cluster, database string) {
 			cut := cuts[rand.IntN(len(cuts))]
 			pgtest.Exec(t, dsn, fmt.Sprintf("SELECT pg_copy_logical_replication_slot('%s', 'x_pg')", slot(i, "cut")), fmt.Sprintf("SELECT pg_copy_logical_replication_slot('%s', 'x_go')", slot(i, "cut")))
 			want, got := bothOutputs(t, c, append(args, "--endpos", cut), "x_pg", "x_go")
-			same(t, "until "+cut, got, want)
+			// Of a transaction that is committed behind the end either may have a part: it ends as well when the server says that it is there.
+			if pg, ours := whole(want), whole(got); pg != ours || !strings.HasPrefix(want, got) && !strings.HasPrefix(got, want) {
+				same(t, "until "+cut, got, want)
+			}
 			for _, s := range []string{"x_pg", "x_go"} {
 				must(t, c, "-d", dsn, "--slot", s, "--drop-slot")
 			}
@@ -189,6 +192,9 @@ func bothOutputs(t *testing.T, c *pgtest.Cluster, args []string, pgSlot, slot st
 	}
 	return string(b), must(t, c, append(args, "--slot", slot, "-f", "-")...)
 }
+
+// whole counts the transactions that are complete.
+func whole(output string) int { return strings.Count(output, "\nCOMMIT ") }
 
 func lsns(t *testing.T, dsn, slot string) []string {
 	return strings.Fields(pgtest.Query(t, dsn, "SELECT string_agg(DISTINCT lsn::text, ' ') FROM pg_logical_slot_peek_changes('"+slot+"', NULL, NULL)"))
