@@ -26,7 +26,7 @@ var mutants = append([]mutant{
 	{"an acknowledgement does not wake the reader", "stream.go", "			c.Interrupt()\n", "			_ = c\n", "", "TestStatusFollowsAnAcknowledgement"},
 	{"a sleep that is not announced", "stream.go", "	s.asleep.Store(how)\n", "	s.asleep.Store(awake)\n", "", "TestStatusFollowsAnAcknowledgement"},
 	{"a sleep announced after the look", "stream.go", "	s.asleep.Store(how)\n	if s.ledger.watchFor(want) && !s.attention.Load() {", "	ok := s.ledger.watchFor(want) && !s.attention.Load()\n	s.asleep.Store(how)\n	if ok {", "", "TestSleepIsAnnounced"},
-	{"the deadline of a read set after the announcement", "stream.go", "		if err := c.Arm(earliest(next, alive)); err != nil {\n			return err\n		}\n		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n", "		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n		if err := c.Arm(earliest(next, alive)); err != nil {\n			return err\n		}\n", "", "TestStatusMissesNoAck"},
+	{"the deadline of a read set after the announcement", "stream.go", "		c.Gather(gather)\n		if err := c.Arm(until); err != nil {\n			return err\n		}\n		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n", "		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n		c.Gather(gather)\n		if err := c.Arm(until); err != nil {\n			return err\n		}\n", "", "TestStatusMissesNoAck"},
 	{"never answer the server", "connection.go", "	c.wantsReply = true\n", "", "", "TestStoppingServerIsLetGo|TestLiveness"},
 
 	// Liveness.
