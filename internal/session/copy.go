@@ -52,7 +52,25 @@ func (c *Conn) KeepAlive() {
 }
 
 // Check returns an error if the connection is known to be broken. It sends nothing, and must not be called while it streams.
-func (c *Conn) Check() error { return c.pg.CheckConn() }
+func (c *Conn) Check() error {
+	// A deadline in the past would not look at all.
+	if err := c.net.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		return err
+	}
+	defer c.net.SetReadDeadline(time.Time{})
+	if err := c.in.fill(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	for {
+		kind, body, ok, err := c.in.frame()
+		if !ok || err != nil {
+			return err
+		}
+		if err := c.other(kind, body); err != nil {
+			return err
+		}
+	}
+}
 
 // Copy runs a COPY … TO STDOUT and calls data with what each CopyData carries, which is valid until it returns, and pause
 // before it waits for more. An error of these, and the end of ctx, leave the connection unusable: close it.
