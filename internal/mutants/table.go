@@ -62,7 +62,7 @@ var mutants = append([]mutant{
 
 	// What comes from the network.
 	{"a malformed message is skipped", "logical.go", "	ev, err := f.decoder.Decode(frame.Data)\n	if err != nil {\n", "	ev, err := f.decoder.Decode(frame.Data)\n	if err != nil {\n		return nil\n", "", "TestGarbageEnds"},
-	{"a row's columns are not counted", "tables.go", "if columns >= 0 && columns != len(r.Columns) {", "if false {", "", "TestGarbageEnds"},
+	{"a row's columns are not counted", "tables.go", "if columns >= 0 && columns != len(r.Columns) {", "if false {", "", "TestRowOfAnotherWidth"},
 	{"a frame's length is believed", "internal/session/reader.go", "if n < 4 || n > maxFrame {", "if n > maxFrame {", "internal/session", "FuzzFrames|Frame"},
 	{"the end of a value is not checked", "internal/pgoutput/pgoutput.go", "size > uint64(len(b)-at)", "false", "internal/pgoutput", "Test|Fuzz"},
 
@@ -73,7 +73,7 @@ var mutants = append([]mutant{
 	{"spools outlive their connection", "logical.go", "	f.spools.Reset()\n", "", "", "TestTransactionsInProgress"},
 	{"the connection is not attended to while a spool is played", "inprogress.go", "if n += len(rec.Data); n >= attendEvery {", "if n < 0 {", "", "TestLongPlay"},
 	{"a late prepared transaction stands where it was prepared", "twophase.go", "late := LSN(ev.LSN) < f.from", "late := false", "", "TestTwoPhaseIsSwitchedOn|TestTransactionsInProgress"},
-	{"blocks of what was acknowledged at PREPARE are delivered", "twophase.go", "if t == nil || !t.Prepared {", "if t == nil {", "", "TestTransactionsInProgress"},
+	{"blocks of what was acknowledged at PREPARE are delivered", "twophase.go", "if t == nil || !t.Prepared {", "if t == nil {", "", "TestAcknowledgedAtPrepareAndSentInBlocks"},
 	{"ordinals depend on options", "twophase.go", "		f.at.add(nil) // ordinals do not depend on options\n", "", "", "TestOrdinals"},
 	{"a rolled-back prepared transaction is told again", "twophase.go", "return f.single(s, m)", "return s.deliver(m)", "", "TestTransactionsInProgress"},
 	{"two-phase on a slot comes unasked", "slot.go", "	if err := s.cfg.checkTwoPhase(slot, name, version); err != nil {\n		return 0, err\n	}\n", "	_ = version\n", "", "TestSlotWithTwoPhase"},
@@ -102,7 +102,7 @@ var mutants = append([]mutant{
 	{"lag in time is not shown", "stats.go", "time.Duration(g.sendLag.Load()) + b.age", "0", "", "TestStats|TestTimers|TestLag"},
 	{"the age of the oldest message is not shown", "ack.go", "				b.age = ", "				_ = ", "", "TestStats|TestLedger"},
 	{"unacknowledged messages are not counted", "ack.go", "			b.unacked++\n", "", "", "TestLedger|TestStats"},
-	{"a forgotten message is not logged", "stats.go", "b.overtaken && b.age >= forgottenAfter", "false", "", "TestStatsOfAForgotten"},
+	{"a forgotten message is not logged", "stats.go", "b.overtaken && b.age >= forgottenAfter", "false", "", "TestForgottenMessageIsLogged"},
 	{"late acknowledgements are not counted", "ack.go", "		l.late.Add(1)\n", "", "", "TestLedgerCounts|TestCloseMakes"},
 	{"the hook is not called", "stats.go", "	s.cfg.onState(s.Stats())\n", "", "", "TestReconnectsForEver|TestSilent"},
 	// What the user is told, and when.
