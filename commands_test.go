@@ -222,6 +222,15 @@ func TestFailoverSlot(t *testing.T) {
 		t.Errorf("%+v", slot)
 	}
 	mustClose(t, s)
+
+	after := db.Name + "_snapshot"
+	s = mustSubscribe(t, db.DSN(), on(after, walchan.WithFailover(), walchan.WithSnapshot())...)
+	ackAll(s, take(t, s, 2))
+	await(t, s, "the slot", func() bool { return slotNamed(t, db.DSN(), after) != nil })
+	mustClose(t, s)
+	if slot := slotNamed(t, db.DSN(), after); slot == nil || !slot.Failover {
+		t.Errorf("behind a snapshot: %+v", slot)
+	}
 }
 
 // A role that may connect for physical replication only can stream.

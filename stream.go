@@ -276,6 +276,7 @@ func (s *Stream) stream(c *connection) error {
 		switch {
 		case err != nil:
 		case !ok:
+			c.frame.Data = nil // or it would keep a large buffer that is let go
 			if err = s.receive(c); err == errStopped {
 				s.takeIn(c)
 			}
