@@ -80,8 +80,9 @@ func (c *Conn) Copy(ctx context.Context, sql string, data func([]byte) error, pa
 	if err := c.pg.Frontend().Flush(); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { c.net.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, c.Interrupt)
 	defer stop()
+	defer c.Gather(false)
 	var refused error
 	for {
 		kind, body, ok, err := c.in.frame()
@@ -92,10 +93,7 @@ func (c *Conn) Copy(ctx context.Context, sql string, data func([]byte) error, pa
 			if err := pause(); err != nil {
 				return err
 			}
-			if err := c.in.fill(); err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
+			if err := c.fillMuch(ctx); err != nil {
 				return err
 			}
 		case kind == 'd':
@@ -115,4 +113,26 @@ func (c *Conn) Copy(ctx context.Context, sql string, data func([]byte) error, pa
 			return refused
 		}
 	}
+}
+
+// fillMuch reads once, when many bytes have come or after a moment, whatever there is.
+func (c *Conn) fillMuch(ctx context.Context) error {
+	const moment = 3 * time.Millisecond
+	var err error
+	for _, deadline := range []time.Time{time.Now().Add(moment), {}} {
+		c.Gather(!deadline.IsZero())
+		if err := c.Arm(deadline); err != nil {
+			return err
+		}
+		if ctx.Err() != nil { // Arm may have undone its Interrupt
+			return context.Cause(ctx)
+		}
+		if err = c.Fill(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
 }
