@@ -62,9 +62,12 @@ bench-growth: ## measure how cost grows with transactions, columns, rows, tables
 fmt: ## format all files
 	gofmt -w .
 
-lint: ## check the format, go vet for Linux, Windows and macOS, staticcheck
+lint: ## check the format, go vet for Linux, Windows and macOS, staticcheck, and that each module builds by itself
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "make fmt would change:" $$unformatted; exit 1; }
 	GOOS=linux go vet $(PACKAGES)
 	GOOS=windows go vet $(PACKAGES)
 	GOOS=darwin go vet $(PACKAGES)
 	go run $(STATICCHECK) $(PACKAGES)
+	@for mod in $$(git ls-files '*go.mod'); do \
+		(cd "$$(dirname "$$mod")" && GOWORK=off go build ./...) || exit 1; \
+	done
