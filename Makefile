@@ -69,5 +69,5 @@ lint: ## check the format, go vet for Linux, Windows and macOS, staticcheck, and
 	GOOS=darwin go vet $(PACKAGES)
 	go run $(STATICCHECK) $(PACKAGES)
 	@for mod in $$(git ls-files '*go.mod'); do \
-		(cd "$$(dirname "$$mod")" && GOWORK=off go build ./...) || exit 1; \
+		(cd "$$(dirname "$$mod")" && GOWORK=off go build -o /dev/null ./...) || exit 1; \
 	done
