@@ -85,9 +85,6 @@ func (c *Conn) CreateSlot(ctx context.Context, slot NewSlot) (CreatedSlot, error
 	if c.physical && !slot.Physical {
 		return CreatedSlot{}, invalid("a physical connection makes no logical slots: use Connect")
 	}
-	if err := slot.checkVersion(c.c.Conn); err != nil {
-		return CreatedSlot{}, err
-	}
 	return createSlot(ctx, c.c.Conn, slot)
 }
 

@@ -113,6 +113,9 @@ func (n *NewSlot) command() string {
 }
 
 func createSlot(ctx context.Context, c *session.Conn, n NewSlot) (CreatedSlot, error) {
+	if err := n.checkVersion(c); err != nil {
+		return CreatedSlot{}, err
+	}
 	rows, err := c.Query(ctx, n.command())
 	if err != nil {
 		return CreatedSlot{}, createError(ctx, c, n.Name, n.plugin(), err)
