@@ -129,6 +129,13 @@ func (l *ledger) advance() LSN {
 	return l.confirmed
 }
 
+// begin says where what is delivered from now on begins: all before it is confirmed.
+func (l *ledger) begin(lsn LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.confirmed = lsn
+}
+
 // rewind lowers what may be confirmed to lsn, for a server whose timeline has forked there.
 func (l *ledger) rewind(lsn LSN) {
 	l.mu.Lock()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/walchan/walchan/internal/pgjson"
 )
 
 var errBinary = errors.New("malformed binary value")
@@ -65,7 +67,7 @@ func (k *known) appendJSONBinary(b []byte, t *typ, s string) ([]byte, error) {
 		if t.composite.fits(compositeLen(pgtype.BinaryFormatCode, bytesOf(s))) {
 			return k.appendCompositeBinary(b, t.composite, s)
 		}
-		return appendString(b, string(appendHex(nil, s))), nil
+		return pgjson.AppendString(b, string(appendHex(nil, s))), nil
 	}
 	var scratch [64]byte
 	text, err := k.appendText(scratch[:0], t.pg, s)

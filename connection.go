@@ -31,7 +31,10 @@ type connection struct {
 	address string         // it was made to
 	from    LSN            // where the stream begins
 	made    bool           // the slot was made for it
-	frame   session.Frame
+
+	snapshot *snapshot // to be taken before its stream begins; nil: none
+
+	frame session.Frame
 
 	since        time.Time
 	timeline     int32
@@ -189,8 +192,13 @@ func (c *connection) checkBusy(ctx context.Context) error {
 	return nil
 }
 
-// dialOrdinary makes an ordinary connection to the server of this one: of several hosts only the one that was reached.
+// dialOrdinary makes an ordinary connection to the server of this one.
 func (c *connection) dialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
+	return pgconn.ConnectConfig(ctx, c.ordinaryConfig())
+}
+
+// ordinaryConfig is for an ordinary connection to the server of this one: of several hosts only to the one that was reached.
+func (c *connection) ordinaryConfig() *pgconn.Config {
 	cfg := c.config.Copy()
 	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -199,7 +207,7 @@ func (c *connection) dialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
 		}
 		return c.config.DialFunc(ctx, network, address)
 	}
-	return pgconn.ConnectConfig(ctx, cfg)
+	return cfg
 }
 
 // keepalive takes in the keepalive in c.frame.
@@ -292,6 +300,9 @@ func (c *connection) hangUp() {
 	if c.probing != nil {
 		c.stopProbe()
 		<-c.probing
+	}
+	if c.snapshot != nil {
+		c.snapshot.close()
 	}
 	c.Close()
 }

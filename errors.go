@@ -39,7 +39,9 @@ var (
 
 	ErrPublicationMissing = permanent("publication does not exist")
 	ErrPublication        = permanent("publication cannot be what it is asked to be")
-	ErrTableMissing       = permanent("table does not exist")
+	ErrTableMissing       = permanent("table does not exist, or is not published")
+	ErrTableKey           = permanent("table has nothing that identifies its rows")
+	ErrTableRead          = permanent("rows of a table cannot be read") // a condition fails on one, or a value cannot be printed
 	ErrPluginMissing      = permanent("output plugin is not installed")
 	ErrPluginOption       = permanent("output plugin refuses an option")
 

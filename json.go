@@ -3,6 +3,8 @@ package walchan
 import (
 	"strings"
 	"unicode/utf8"
+
+	"github.com/walchan/walchan/internal/pgjson"
 )
 
 // AppendJSON appends the row as one JSON object on one line, as row_to_json makes it:
@@ -29,7 +31,7 @@ func (r Row) AppendJSON(b []byte) ([]byte, error) {
 	}
 	l, start := r.rel.layout(), len(b)
 	b = append(b, '{')
-	for i, t := range l.types {
+	for i := range l.types {
 		state, v := r.column(i)
 		if state == Unchanged || state == NotSent {
 			continue
@@ -38,19 +40,39 @@ func (r Row) AppendJSON(b []byte) ([]byte, error) {
 			b = append(b, ',')
 		}
 		b = append(b, l.keys[i]...)
-		switch state {
-		case Null:
-			b = append(b, "null"...)
-		case Text:
-			b = appendJSONText(b, t, v)
-		case Binary:
-			var err error
-			if b, err = l.known.appendJSONBinary(b, t, v); err != nil {
-				return b[:start], r.columnError(i, "the value is not one of the type", err)
-			}
+		var err error
+		if b, err = r.appendJSONColumn(b, l, i, state, v); err != nil {
+			return b[:start], err
 		}
 	}
 	return append(b, '}'), nil
+}
+
+// AppendJSONAt appends the value of column i as AppendJSON does within the row. It panics if there is no such column.
+//
+// The error is a *ColumnError: ErrUnchanged or ErrNotSent where there is no value, or that of AppendJSON; b is then returned
+// as it was.
+func (r Row) AppendJSONAt(b []byte, i int) ([]byte, error) {
+	state, v := r.column(i)
+	if state == Unchanged || state == NotSent {
+		return b, r.missing(i, state)
+	}
+	return r.appendJSONColumn(b, r.rel.layout(), i, state, v)
+}
+
+func (r Row) appendJSONColumn(b []byte, l *layout, i int, state State, v string) ([]byte, error) {
+	switch state {
+	case Null:
+		return append(b, "null"...), nil
+	case Text:
+		return appendJSONText(b, l.types[i], v), nil
+	}
+	start := len(b)
+	b, err := l.known.appendJSONBinary(b, l.types[i], v)
+	if err != nil {
+		return b[:start], r.columnError(i, "the value is not one of the type", err)
+	}
+	return b, nil
 }
 
 // MarshalJSON implements json.Marshaler with AppendJSON.
@@ -87,7 +109,7 @@ func appendJSONText(b []byte, t *typ, s string) []byte {
 			return b
 		}
 	}
-	return appendString(b[:start], s)
+	return pgjson.AppendString(b[:start], s)
 }
 
 // isNumber reports whether s is a number in JSON's syntax.
@@ -168,41 +190,6 @@ func appendRaw(b []byte, s string) []byte {
 	}
 	return b
 }
-
-// escapes has what stands behind the backslash for bytes that need one; 'u' for \u00xx.
-var escapes = func() (t [256]byte) {
-	for c := range 0x20 {
-		t[c] = 'u'
-	}
-	t['\b'], t['\f'], t['\n'], t['\r'], t['\t'] = 'b', 'f', 'n', 'r', 't'
-	t['"'], t['\\'] = '"', '\\'
-	return t
-}()
-
-// appendString appends s as a JSON string, escaped as PostgreSQL's escape_json does it.
-func appendString(b []byte, s string) []byte {
-	if !utf8.ValidString(s) {
-		s = strings.ToValidUTF8(s, "\uFFFD")
-	}
-	b = append(b, '"')
-	start := 0
-	for i := range len(s) {
-		e := escapes[s[i]]
-		if e == 0 {
-			continue
-		}
-		b = append(b, s[start:i]...)
-		start = i + 1
-		b = append(b, '\\', e)
-		if e == 'u' {
-			b = append(b, '0', '0', hexDigits[s[i]>>4], hexDigits[s[i]&15])
-		}
-	}
-	b = append(b, s[start:]...)
-	return append(b, '"')
-}
-
-const hexDigits = "0123456789abcdef"
 
 func appendArray(b []byte, t *typ, s string) ([]byte, bool) {
 	if s != "" && s[0] == '[' { // lower bounds: "[0:1]={1,2}"

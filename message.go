@@ -34,10 +34,15 @@ const (
 	Prepare          // PREPARE TRANSACTION, behind its changes (WithTransactions): End
 	CommitPrepared   // COMMIT PREPARED: End
 	RollbackPrepared // ROLLBACK PREPARED: End
+
+	// With WithSnapshot.
+	SnapshotBegin // the rows that exist follow, or start over: Snapshot
+	Read          // a row that exists: New
+	SnapshotEnd   // all have come: Snapshot
 )
 
 var kindNames = [...]string{"invalid", "insert", "update", "delete", "truncate", "message", "begin", "commit", "raw",
-	"prepare", "commit prepared", "rollback prepared"}
+	"prepare", "commit prepared", "rollback prepared", "snapshot begin", "read", "snapshot end"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -60,10 +65,10 @@ type Message struct {
 	Ordinal uint32
 
 	// LSN is the position of the record itself: for logs. It is neither unique (the rows of one COPY share it) nor
-	// monotonic (concurrent transactions interleave); Position is the key.
+	// monotonic (concurrent transactions interleave); Position is the key. Of a snapshot it is where the changes begin.
 	LSN LSN
 
-	// Tx is the transaction; nil for Raw and for a LogicalMessage that is not transactional.
+	// Tx is the transaction; nil for Raw, for those of a snapshot, and for a LogicalMessage that is not transactional.
 	Tx *Tx
 
 	// Relation is the table; nil where no single table is concerned. The same pointer means the same definition.
@@ -73,7 +78,7 @@ type Message struct {
 	split uint32 // length of the old row's offset table at the end of data; 0: no old row
 	data  string // row block (see pgoutput.Block) or payload
 	ack   Receipt
-	ext   any // what only some kinds have: *truncation, string (prefix), LSN (end)
+	ext   any // what only some kinds have: *truncation, string (prefix), LSN (end), *Snapshot
 }
 
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
@@ -123,7 +128,8 @@ type Source struct {
 	Slot     string
 }
 
-// Position returns the key of the message. ok is false where there is none: Raw, and the zero Message.
+// Position returns the key of the message. ok is false where there is none: Raw, those of a snapshot, and the
+// zero Message.
 func (m Message) Position() (p Position, ok bool) {
 	switch {
 	case m.Tx != nil:
@@ -135,9 +141,9 @@ func (m Message) Position() (p Position, ok bool) {
 	return Position{}, false
 }
 
-// New returns the row after an Insert or Update, the zero Row otherwise.
+// New returns the row after an Insert or Update, or that of a Read, the zero Row otherwise.
 func (m Message) New() Row {
-	if m.Kind != Insert && m.Kind != Update {
+	if m.Kind != Insert && m.Kind != Update && m.Kind != Read {
 		return Row{}
 	}
 	return Row{m.Relation, m.data[:len(m.data)-int(m.split)]}

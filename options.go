@@ -32,6 +32,8 @@ type config struct {
 	spoolDir                    string
 	spoolSet                    bool
 
+	snapshot snapshotConfig
+
 	messages, bytes int
 	maxUnacked      int
 
@@ -59,6 +61,7 @@ func newConfig(opts []Option) *config {
 		bytes:        8 << 20,
 		spoolMemory:  64 << 20,
 		maxUnacked:   1 << 20,
+		snapshot:     snapshotConfig{jobs: 2},
 		drainTimeout: 10 * time.Second,
 		closeTimeout: 5 * time.Second,
 		retry:        defaultRetry,
@@ -241,6 +244,7 @@ func (c *config) validate(streaming bool) error {
 		}
 	}
 	problems = append(problems, c.protocolProblems()...)
+	problems = append(problems, c.snapshotProblems()...)
 	if c.messages < 1 || c.bytes < 1 {
 		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)
 	}

@@ -205,13 +205,20 @@ func (s *Stream) start(c, lost *connection) error {
 		return err
 	}
 	from, fork := LSN(0), LSN(0)
-	if lost != nil {
+	if lost == nil {
+		s.source.SystemID, s.source.Database = system.ID, system.Database
+	} else {
 		if fork, err = s.checkSystem(ctx, c, lost, system); err != nil {
 			return err
 		}
 	}
 	if err := checkPublications(ctx, c.Conn, s.cfg.publications); err != nil {
 		return err
+	}
+	if s.snapshots.due {
+		if begun, err := s.openSnapshot(ctx, c, system); begun || err != nil {
+			return err
+		}
 	}
 	if from, err = s.prepareSlot(ctx, c, lost, system.Database); err != nil {
 		return err
@@ -221,6 +228,11 @@ func (s *Stream) start(c, lost *connection) error {
 		s.ledger.rewind(fork)
 		from = fork
 	}
+	return s.launch(ctx, c, lost, system, from)
+}
+
+// launch has the server stream from a position.
+func (s *Stream) launch(ctx context.Context, c, lost *connection, system session.System, from LSN) error {
 	if err := c.Start(ctx, s.cfg.startCommand(s.source.Slot, from)); err != nil {
 		err = s.startError(ctx, c, err)
 		if c.made {
@@ -239,8 +251,7 @@ func (s *Stream) start(c, lost *connection) error {
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
-		s.source.SystemID, s.source.Database = system.ID, system.Database
-		s.ledger.confirmed = from
+		s.ledger.begin(from)
 		return nil
 	}
 	return s.checkMoved(ctx, c)

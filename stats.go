@@ -19,10 +19,11 @@ const (
 	StateRetrying                      // disconnected: Stats.Err says why, Stats.Attempt how often it was tried
 	StateDraining                      // stopped: waiting for acknowledgements
 	StateClosed                        // ended: Stats.Err is the permanent error, nil after a stop
+	StateSnapshot                      // the rows of a snapshot are coming, or waiting for their acknowledgement
 )
 
 func (s StreamState) String() string {
-	return [...]string{"connecting", "streaming", "idle", "blocked", "unacked", "retrying", "draining", "closed"}[s]
+	return [...]string{"connecting", "streaming", "idle", "blocked", "unacked", "retrying", "draining", "closed", "snapshot"}[s]
 }
 
 // Stats is what a stream knows of itself. A position is 0 until it is known.
@@ -53,6 +54,8 @@ type Stats struct {
 
 	Reconnects uint64
 	LateAcks   uint64 // acknowledgements after the stream has stopped, which did nothing
+
+	Snapshot []TableProgress // of WithSnapshot, a table each; also when it is complete
 }
 
 // gauge holds what the owner publishes for Stats.
@@ -67,6 +70,7 @@ type gauge struct {
 
 	received, confirmed, walEnd atomic.Uint64
 	sendLag                     atomic.Int64 // nanoseconds
+	snapshot                    atomic.Pointer[snapshot]
 	spooled                     atomic.Int64
 
 	ended chan struct{} // closed once Stream.err is set
@@ -74,6 +78,9 @@ type gauge struct {
 
 // setState publishes what the owner is doing, and tells the hook.
 func (s *Stream) setState(state StreamState, err error) {
+	if state == StateStreaming {
+		state = s.flowing
+	}
 	if s.state == state && state != StateRetrying {
 		return
 	}
@@ -104,6 +111,7 @@ func (s *Stream) Stats() Stats {
 		OldestAge:    b.age,
 		Spooled:      s.gauge.spooled.Load(),
 		LateAcks:     s.ledger.late.Load(),
+		Snapshot:     g.snapshot.Load().progress(),
 	}
 	if end := max(LSN(g.walEnd.Load()), st.Received); end > st.Confirmed {
 		st.LagBytes = uint64(end - st.Confirmed)

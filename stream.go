@@ -101,6 +101,9 @@ type Stream struct {
 
 	outage outage
 
+	snapshots snapshots
+	flowing   StreamState // while messages come: StateStreaming or StateSnapshot
+
 	forgotten forgotten
 }
 
@@ -148,6 +151,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.gauge.ended = make(chan struct{})
 	s.gauge.since = time.Now()
 	s.types = newTypes()
+	s.snapshots.due, s.flowing = cfg.snapshot.wanted, StateStreaming
 	if cfg.plugin == pgoutputPlugin {
 		s.feed = newChanges(cfg)
 	} else {
@@ -234,6 +238,11 @@ func (s *Stream) run(c *connection) {
 // stop.
 func (s *Stream) stream(c *connection) error {
 	s.conn.Store(c)
+	if c.snapshot != nil {
+		if err := s.takeSnapshot(c); err != nil {
+			return err
+		}
+	}
 	s.feed.connected(c.from)
 	defer func() {
 		s.feed.disconnected()
@@ -424,6 +433,9 @@ func (s *Stream) attend(c *connection, now time.Time) (time.Time, error) {
 	if s.ctx.Err() != nil {
 		return now, errStopped
 	}
+	if c.snapshot != nil {
+		return c.snapshot.attend(s, c, now)
+	}
 	next, err := s.report(c, now)
 	if err != nil {
 		return now, err
@@ -497,6 +509,9 @@ func (s *Stream) end(c *connection, err error) {
 // drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close, or until the server
 // is to be let go.
 func (s *Stream) drain(c *connection) error {
+	if c.snapshot != nil {
+		return c.snapshot.drain(s, c)
+	}
 	s.setState(StateDraining, nil)
 	end := time.Now().Add(s.cfg.drainTimeout)
 	for {

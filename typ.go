@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/walchan/walchan/internal/pgjson"
 )
 
 // known is what is known of types at one time. It is immutable.
@@ -167,7 +169,7 @@ func (k *known) addComposite(t *typ, s spec, specs map[uint32]spec) {
 	c := &composite{ever: s.ever}
 	codec := &compositeCodec{composite: c}
 	for _, a := range s.attrs {
-		f := field{key: string(append(appendString(nil, a.name), ':')), typ: k.add(a.oid, specs)}
+		f := field{key: string(append(pgjson.AppendString(nil, a.name), ':')), typ: k.add(a.oid, specs)}
 		c.fields = append(c.fields, f)
 		codec.Fields = append(codec.Fields, pgtype.CompositeCodecField{Name: a.name, Type: f.typ.pg})
 	}

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/walchan/walchan/internal/pgjson"
 )
 
 // Why there is no value. They are found with errors.Is in the errors of Row's methods.
@@ -156,7 +158,7 @@ func newLayout(rel *Relation, k *known) *layout {
 	l := &layout{known: k, types: make([]*typ, len(rel.Columns)), keys: make([]string, len(rel.Columns))}
 	for i := range rel.Columns {
 		l.types[i] = k.typ(rel.Columns[i].TypeOID)
-		l.keys[i] = string(append(appendString(nil, rel.Columns[i].Name), ':'))
+		l.keys[i] = string(append(pgjson.AppendString(nil, rel.Columns[i].Name), ':'))
 	}
 	return l
 }

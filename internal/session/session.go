@@ -48,20 +48,15 @@ type Conn struct {
 
 // Dial connects to the database of cfg for logical replication. It changes cfg.
 func Dial(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
+	return dial(ctx, cfg, printing(map[string]string{"replication": "database"}))
+}
+
+func dial(ctx context.Context, cfg *pgconn.Config, params map[string]string) (*Conn, error) {
 	c := &Conn{notice: func(*pgconn.Notice) {}}
 	if cfg.RuntimeParams == nil {
 		cfg.RuntimeParams = make(map[string]string)
 	}
-	// What the output plugins print depends on these. A start-up parameter overrides what the options parameter, the role
-	// and the database set (src/backend/utils/init/postinit.c, process_startup_options).
-	for k, v := range map[string]string{
-		"replication":        "database",
-		"client_encoding":    "UTF8",
-		"DateStyle":          "ISO",
-		"IntervalStyle":      "postgres",
-		"bytea_output":       "hex",
-		"extra_float_digits": "1",
-	} {
+	for k, v := range params {
 		for have := range cfg.RuntimeParams {
 			if strings.EqualFold(have, k) {
 				delete(cfg.RuntimeParams, have)

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan"
+)
+
+// ourPublication is the one that is made unless one is named.
+const ourPublication = "bottledwater"
+
+func run(ctx context.Context, f flags) (err error) {
+	if err := f.check(); err != nil {
+		return err
+	}
+	tables, database, err := look(ctx, f)
+	if err != nil {
+		return err
+	}
+	if f.schemaOnly {
+		for _, t := range tables {
+			fmt.Printf("%s\n", t.AppendJSON(nil))
+		}
+		return nil
+	}
+	if err := checkKeys(tables, f.allowUnkeyed); err != nil {
+		return err
+	}
+	noteCasts(tables)
+
+	out, err := openOutput(ctx, f)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.close()) }()
+	form, err := newFormat(f.format, database, out)
+	if err != nil {
+		return err
+	}
+	stream, err := subscribe(ctx, f)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	x := &exporter{out: out, format: form, skip: f.onError == "log", allowUnkeyed: f.allowUnkeyed, bar: newBar(os.Stderr)}
+	return x.run(stream)
+}
+
+func subscribe(ctx context.Context, f flags) (*walchan.Stream, error) {
+	name, err := ensurePublication(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	opts := []walchan.Option{
+		walchan.WithSlot(f.slot), walchan.WithPublication(name), walchan.WithConnect(inUTC),
+	}
+	if f.createSlot {
+		opts = append(opts, walchan.WithCreateSlot())
+	}
+	if f.snapshot {
+		opts = append(opts, walchan.WithSnapshot(), walchan.WithSnapshotJobs(f.jobs))
+	}
+	if f.format != "debezium" {
+		opts = append(opts, walchan.WithTransactions())
+	}
+	if f.format == "json" || f.format == "avro" { // which do not know of logical messages
+		opts = append(opts, walchan.WithPluginOption("messages", "false"))
+	}
+	stream, err := walchan.Subscribe(ctx, f.dsn, opts...)
+	if errors.Is(err, walchan.ErrSlotMissing) {
+		err = fmt.Errorf("%w (here: -create-slot, and -initial-snapshot for the rows that exist)", err)
+	}
+	return stream, err
+}
+
+// ensurePublication makes the publication, unless one is named.
+func ensurePublication(ctx context.Context, f flags) (string, error) {
+	switch {
+	case f.publication != "":
+		return f.publication, nil
+	case len(f.tables) > 0:
+		return ourPublication, walchan.EnsurePublication(ctx, f.dsn, ourPublication, f.tables...)
+	}
+	return ourPublication, walchan.EnsurePublicationForAllTables(ctx, f.dsn, ourPublication)
+}
+
+// inUTC has timestamps come in UTC, whatever the server's or the role's time zone, unless the connection string has another.
+func inUTC(_ context.Context, cfg *pgconn.Config) error {
+	for name := range cfg.RuntimeParams {
+		if strings.EqualFold(name, "timezone") {
+			return nil
+		}
+	}
+	cfg.RuntimeParams["timezone"] = "UTC"
+	return nil
+}
+
+// checkKeys names the tables without a key, unless they are allowed.
+func checkKeys(tables []table, allowed bool) error {
+	var unkeyed []string
+	for _, t := range tables {
+		if !t.keyed {
+			unkeyed = append(unkeyed, t.quoted)
+		}
+	}
+	switch {
+	case len(unkeyed) == 0:
+	case allowed:
+		note("while they are published the server refuses to UPDATE and DELETE in tables without a key: %s", strings.Join(unkeyed, ", "))
+	default:
+		return fmt.Errorf("%w: %s; give them a primary key or a REPLICA IDENTITY, choose others (-tables), or allow them (-allow-unkeyed)",
+			errUnkeyed, strings.Join(unkeyed, ", "))
+	}
+	return nil
+}
+
+var errUnkeyed = errors.New("tables without a key")
+
+// noteCasts names the columns whose values row_to_json would hand to somebody's function.
+func noteCasts(tables []table) {
+	var columns []string
+	for _, t := range tables {
+		for _, c := range t.casts {
+			columns = append(columns, t.quoted+"."+c)
+		}
+	}
+	if len(columns) > 0 {
+		note("these columns are strings, though their types have casts to json: %s", strings.Join(columns, ", "))
+	}
+}

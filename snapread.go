@@ -1,0 +1,212 @@
+package walchan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/session"
+)
+
+// part is what one COPY reads: a table, or a range of its pages.
+type part struct {
+	table *source
+	sql   string
+	rows  int64 // handed over so far
+}
+
+// batch is rows on their way to the owner.
+type batch struct {
+	part   *part
+	rows   []string // row blocks
+	bytes  int64    // as COPY has sent them
+	readAt time.Time
+	last   bool // of its part
+}
+
+// A batch ends when it is as large, or when there is nothing more to read for the moment. As many as twice the workers wait for
+// the owner, beside those that the workers fill.
+const (
+	batchRows  = 256
+	batchBytes = 64 << 10
+)
+
+// copiers are the workers that read the rows of a snapshot. They end when all parts are read, at the first failure, or with their
+// context.
+type copiers struct {
+	stream   *Stream
+	conn     *connection
+	snapshot *snapshot
+	taken    atomic.Int32
+	batches  chan batch // never closed
+	failed   chan error // 1; the first failure
+}
+
+func (r *copiers) work(ctx context.Context) {
+	w := &copier{copiers: r}
+	defer w.close()
+	for ctx.Err() == nil {
+		n := int(r.taken.Add(1)) - 1
+		if n >= len(r.snapshot.parts) {
+			return
+		}
+		if err := w.read(ctx, r.snapshot.parts[n]); err != nil {
+			if ctx.Err() == nil {
+				select {
+				case r.failed <- err:
+				default:
+				}
+			}
+			return
+		}
+	}
+}
+
+// copier is one of them.
+type copier struct {
+	*copiers
+	conn *session.Conn // nil: none
+}
+
+func (w *copier) close() {
+	if w.conn != nil {
+		w.conn.Close()
+		w.conn = nil
+	}
+}
+
+// read reads a part. If the connection breaks it goes on over another one: a snapshot shows the same rows in the same order.
+// The owner notices when the snapshot is gone.
+func (w *copier) read(ctx context.Context, p *part) error {
+	delays := w.stream.cfg.retry()
+	delays.Reset()
+	for {
+		err := w.try(ctx, p)
+		if err == nil {
+			return nil
+		}
+		w.close()
+		if isLost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown); !isLost || ctx.Err() != nil {
+			return err
+		}
+		delay := delays.NextBackOff()
+		if delay < 0 {
+			return err
+		}
+		w.stream.cfg.log.Info("a connection that reads rows of a snapshot is lost, trying again", "slot", w.stream.source.Slot,
+			"table", p.table.rel.String(), "delay", delay.Round(time.Millisecond), "error", err)
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *copier) try(ctx context.Context, p *part) (err error) {
+	if w.conn == nil {
+		if w.conn, err = w.copiers.conn.share(ctx, w.snapshot.name); err != nil {
+			return err
+		}
+		// Rows come in the order in which they lie in the table, each time the same.
+		if _, err := w.conn.Query(ctx, "SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; "+
+			"SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"); err != nil {
+			return failed("set how rows are read", err)
+		}
+	}
+	rows := pgoutput.CopyRows{Columns: len(p.table.columns), Text: p.table.text}
+	b := batch{part: p}
+	skip := p.rows
+	hand := func() error {
+		if len(b.rows) == 0 && !b.last {
+			return nil
+		}
+		b.readAt = time.Now()
+		select {
+		case w.batches <- b:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		p.rows += int64(len(b.rows))
+		b = batch{part: p, rows: make([]string, 0, batchRows)}
+		return nil
+	}
+	add := func(row string) error {
+		if skip > 0 {
+			skip--
+			b.bytes = 0
+			return nil
+		}
+		b.rows = append(b.rows, row)
+		if len(b.rows) == batchRows || b.bytes >= batchBytes {
+			return hand()
+		}
+		return nil
+	}
+	data := func(line []byte) error {
+		b.bytes += int64(len(line))
+		row, err := rows.Line(line)
+		if err != nil {
+			return malformed(w.snapshot.from, err)
+		}
+		return add(row)
+	}
+	if w.stream.cfg.binary {
+		data = func(block []byte) error {
+			b.bytes += int64(len(block))
+			if err := rows.Binary(block, add); err != nil && ctx.Err() == nil {
+				return malformed(w.snapshot.from, err)
+			}
+			return ctx.Err()
+		}
+	}
+	if err := w.conn.Copy(ctx, p.sql, data, hand); err != nil {
+		return readError(p.table.rel, err)
+	}
+	b.last = true
+	return hand()
+}
+
+func readError(rel *Relation, err error) error {
+	if isOurs(err) {
+		return err
+	}
+	e := failed(fmt.Sprintf("read the rows of %s", rel), err)
+	if pg := pgError(err); pg != nil && quotesData(pg) {
+		e.Err = withheld{pg}
+		if strings.HasPrefix(pg.Code, "22") {
+			e.Kind, e.Advice = ErrTableRead, "correct the row, the publication's row filter, or SnapshotTable.Where"
+		}
+	}
+	return e
+}
+
+// share makes an ordinary connection that sees the snapshot, and reads rows as the stream will have them.
+func (c *connection) share(ctx context.Context, name string) (*session.Conn, error) {
+	cfg := c.ordinaryConfig()
+	conn, err := session.DialOrdinary(ctx, cfg)
+	if err != nil {
+		return nil, connectError(err, cfg)
+	}
+	conn.KeepAlive()
+	version, _ := conn.Version()
+	// A policy that hides rows is an error, not a gap. Rows come in the order in which they lie in the table.
+	// A policy that hides rows is to be an error, not a gap.
+	_, err = conn.Query(ctx, noTimeouts(version)+"; SET row_security = off")
+	if err == nil {
+		_, err = conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+quoteLiteral(name))
+	}
+	if err == nil {
+		return conn, nil
+	}
+	conn.Close()
+	e := failed("share the snapshot", err)
+	if state := sqlState(err); state == stateInvalidParameter || state == stateUndefinedObject {
+		e.Kind, e.Advice = ErrUnreachable, "it is gone with the connection that has exported it"
+	}
+	return nil, e
+}
