@@ -70,7 +70,9 @@ func (b *batcher[T]) run(in <-chan Item[T], out chan<- Item[[]T]) error {
 			if err != nil {
 				return err
 			}
-			if !ok {
+			if !ok && b.group.void.Load() {
+				return b.group.failure()
+			} else if !ok {
 				return send(b.group, out, b.item())
 			}
 		}
@@ -80,8 +82,7 @@ func (b *batcher[T]) run(in <-chan Item[T], out chan<- Item[[]T]) error {
 // grow adds an item, or sends the batch if it is due. ok is false at the end of in.
 func (b *batcher[T]) grow(in <-chan Item[T], out chan<- Item[[]T]) (ok bool, err error) {
 	if b.group.void.Load() {
-		<-b.group.ctx.Done()
-		return false, context.Cause(b.group.ctx)
+		return false, b.group.failure()
 	}
 	// What is at hand comes first, but with a look at the clock now and then.
 	if (!b.due || b.limit.Wait <= 0) && len(b.values)%64 != 0 {

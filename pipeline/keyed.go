@@ -18,22 +18,26 @@ func Keyed[A, B any](g *Group, in <-chan Item[A], n int, key func(A) (k uint64, 
 	lanes := make([]chan turn[A], n)
 	arrived := make(chan struct{}, n)
 	var running sync.WaitGroup
+	running.Add(n + 1)
 	for i := range lanes {
 		lanes[i] = make(chan turn[A], depth)
-		running.Add(1)
 		g.Go(func(context.Context) error {
 			defer running.Done()
 			return g.outcome(lane(g, lanes[i], arrived, f, out))
 		})
 	}
 	g.Go(func(context.Context) error {
+		defer running.Done()
 		err := g.outcome(dispatch(g, in, lanes, key, arrived, f, out))
 		for _, l := range lanes {
 			close(l)
 		}
+		return err
+	})
+	g.Go(func(context.Context) error {
 		running.Wait()
 		close(out)
-		return err
+		return nil
 	})
 	return out
 }

@@ -137,8 +137,8 @@ func (g *Group) Go(f func(context.Context) error) {
 	g.stages.Go(func() error { return g.outcome(f(g.ctx)) })
 }
 
-// Wait returns when all stages have, and the stream is closed. The error is the first one of a stage, or ErrGrace, or the
-// stream's own, or a *walchan.UnconfirmedError, which costs repeats.
+// Wait returns when all stages have, and the stream is closed. The error is the first one of a stage, or the stream's own, or
+// ErrGrace, or a *walchan.UnconfirmedError, which costs repeats.
 func (g *Group) Wait() error {
 	err := g.stages.Wait()
 	g.leave()
@@ -148,8 +148,8 @@ func (g *Group) Wait() error {
 		return err
 	}
 	closeErr := g.stream.Close()
-	if err == nil {
-		err = g.stream.Err()
+	if streamErr := g.stream.Err(); streamErr != nil && (err == nil || err == ErrGrace) {
+		return streamErr
 	}
 	if err == nil {
 		err = closeErr
@@ -168,6 +168,12 @@ func (g *Group) outcome(err error) error {
 		return context.Cause(g.ctx)
 	}
 	return err
+}
+
+// failure returns why the group has failed, once it has: the stage that did may be about to return.
+func (g *Group) failure() error {
+	<-g.ctx.Done()
+	return context.Cause(g.ctx)
 }
 
 // startGrace has the stages end after the grace.

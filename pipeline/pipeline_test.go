@@ -86,6 +86,25 @@ func TestFirstErrorStopsAll(t *testing.T) {
 	})
 }
 
+// A stage that fails is not the end of its output: what is incomplete behind it is not completed.
+func TestBatchBehindAnError(t *testing.T) {
+	for range 100 {
+		g := pipeline.New(t.Context(), nil, 0)
+		failing := pipeline.Map(g, pipeline.Plain(g, numbers(10)), func(_ context.Context, n int) (int, error) {
+			if n == 5 {
+				return 0, errBroken
+			}
+			return n, nil
+		})
+		if b := values(pipeline.Batch(g, failing, pipeline.Limit{Items: 10, Wait: time.Hour})); b != nil {
+			t.Fatalf("batches %v", b)
+		}
+		if err := g.Wait(); err != errBroken {
+			t.Fatalf("Wait: %v", err)
+		}
+	}
+}
+
 // Cancelling the context stops the source alone: what is in flight runs on to the sinks.
 func TestCancelledContextLetsRunOnWhatIsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -144,17 +163,24 @@ func TestGraceEnds(t *testing.T) {
 
 // What the stream has delivered before a permanent error may be the last copy: it reaches the sinks.
 func TestPermanentErrorOfTheStream(t *testing.T) {
-	srv := walchantest.NewServer(append(rows(300), walchantest.Fail(errBroken))...)
-	stream := subscribe(t, srv, t.Context())
-	var sink store[int]
-	g := pipeline.New(t.Context(), stream, time.Minute)
-	pipeline.Into(g, pipeline.Batch(g, pipeline.Map(g, g.Source(), toID), pipeline.Limit{}), &sink)
-	if err := g.Wait(); !errors.Is(err, errBroken) {
-		t.Errorf("Wait: %v", err)
-	}
-	if n := len(sink.all()); n != 300 {
-		t.Errorf("%d of 300 rows are stored", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		srv := walchantest.NewServer(append(rows(300), walchantest.Fail(errBroken))...)
+		stream := subscribe(t, srv, t.Context())
+		defer srv.Close()
+		var sink store[int]
+		g := pipeline.New(t.Context(), stream, time.Minute)
+		slow := pipeline.Map(g, g.Source(), func(_ context.Context, m walchan.Message) (int, error) {
+			time.Sleep(time.Millisecond)
+			return id(m), nil
+		})
+		pipeline.Into(g, pipeline.Batch(g, slow, pipeline.Limit{}), &sink)
+		if err := g.Wait(); !errors.Is(err, errBroken) || err != stream.Err() {
+			t.Errorf("Wait: %v", err)
+		}
+		if n := len(sink.all()); n != 300 {
+			t.Errorf("%d of 300 rows are stored", n)
+		}
+	})
 }
 
 func TestSourceIsOne(t *testing.T) {

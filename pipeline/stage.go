@@ -85,25 +85,28 @@ func stage[T any](g *Group, n int, f func(out chan<- T) error) <-chan T {
 	return out
 }
 
-// receive takes the next item. ok is false at the end of in, and with err when the group has failed.
+// receive takes the next item. ok is false at the end of in, and with err when the group has failed: then in may have been
+// closed by the stage that has.
 //
 // Here and below the channel is tried alone first: a select locks the context's channel too, and that is the same one for
 // all stages.
 func receive[T any](g *Group, in <-chan T) (v T, ok bool, err error) {
-	if !g.void.Load() {
+	if g.void.Load() {
+		return v, false, g.failure()
+	}
+	select {
+	case v, ok = <-in:
+	default:
 		select {
 		case v, ok = <-in:
-			return v, ok, nil
-		default:
-		}
-		select {
-		case v, ok = <-in:
-			return v, ok, nil
 		case <-g.ctx.Done():
+			return v, false, context.Cause(g.ctx)
 		}
 	}
-	<-g.ctx.Done()
-	return v, false, context.Cause(g.ctx)
+	if !ok && g.void.Load() {
+		return v, false, g.failure()
+	}
+	return v, ok, nil
 }
 
 // next is receive for a source, which also ends when the group is to stop.

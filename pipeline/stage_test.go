@@ -151,6 +151,22 @@ func TestKeyedWorksInParallel(t *testing.T) {
 	t.Logf("one lane takes %v, eight take %v", one, eight)
 }
 
+func TestKeyedFails(t *testing.T) {
+	for _, at := range []int{0, 50, 99} { // 99 is a barrier
+		g := pipeline.New(t.Context(), nil, 0)
+		got := values(pipeline.Keyed(g, pipeline.Plain(g, numbers(100)), 4, func(n int) (uint64, bool) { return uint64(n), n == 99 },
+			func(_ context.Context, n int) (int, error) {
+				if n == at {
+					return 0, errBroken
+				}
+				return n, nil
+			}))
+		if err := g.Wait(); err != errBroken || slices.Contains(got, at) {
+			t.Errorf("Wait: %v", err)
+		}
+	}
+}
+
 func TestByKey(t *testing.T) {
 	full := walchantest.NewTable("full", "id int", "name text").ReplicaIdentityFull()
 	keyless := walchantest.NewTable("keyless", "id int")

@@ -202,7 +202,7 @@ func TestFilesOfAStream(t *testing.T) {
 	}
 	defer files.Close()
 	g := pipeline.New(t.Context(), stream, time.Minute)
-	pipeline.Into(g, pipeline.Batch(g, g.Source(), pipeline.Limit{}), files)
+	pipeline.Into(g, pipeline.Batch(g, g.Source(), pipeline.Limit{Items: 50}), files)
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,87 @@
+// Replica keeps tables of one PostgreSQL database equal to those of another one:
+//
+//	go run ./examples/replica -source postgres://localhost/shop -publication shop -target postgres://elsewhere/shop
+//
+// The tables must be in the target, with the same columns and primary keys, and have what those of the source had when the
+// slot was made. Each transaction is applied once, as a whole, whenever the process is stopped or killed: its position is
+// stored in the target, with the rows.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/pipeline"
+	"github.com/walchan/walchan/pipeline/postgres"
+)
+
+type flags struct {
+	source, target, slot, publication string
+	report                            time.Duration
+}
+
+func main() {
+	var f flags
+	flag.StringVar(&f.source, "source", "", "connection string of the `database` that is copied")
+	flag.StringVar(&f.target, "target", "", "connection string of the `database` that is the copy")
+	flag.StringVar(&f.slot, "slot", "replica", "`name` of the replication slot, which is made if it is missing")
+	flag.StringVar(&f.publication, "publication", "replica", "`name` of the publication that says which tables")
+	flag.DurationVar(&f.report, "report", 10*time.Second, "say how far it is at this `interval`")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, f); err != nil {
+		fmt.Fprintln(os.Stderr, "replica:", err)
+		os.Exit(1)
+	}
+}
+
+const grace = 30 * time.Second
+
+// run applies changes until ctx ends.
+func run(ctx context.Context, f flags) error {
+	stream, err := walchan.Subscribe(ctx, f.source, walchan.WithSlot(f.slot), walchan.WithCreateSlot(), walchan.WithPublication(f.publication),
+		walchan.WithTransactions(), walchan.WithDrainTimeout(grace))
+	if err != nil {
+		return err
+	}
+	sink, err := postgres.Open(ctx, f.target, stream.Source())
+	if err != nil {
+		stream.Close()
+		return err
+	}
+	defer sink.Close()
+
+	counted := pipeline.Count(sink)
+	g := pipeline.New(ctx, stream, grace)
+	whole := pipeline.Transactions(g, g.Source(), pipeline.Limit{})
+	batches := pipeline.Concat(g, pipeline.Batch(g, whole, pipeline.Limit{Items: 1000, Bytes: 8 << 20}))
+	pipeline.Into(g, batches, pipeline.Retry(counted, pipeline.RetryPolicy{}))
+
+	reporting, stop := context.WithCancel(ctx)
+	defer stop()
+	go report(reporting, f.report, stream, counted)
+	return g.Wait()
+}
+
+// report says how far it is, until ctx ends.
+func report(ctx context.Context, interval time.Duration, stream *walchan.Stream, sink *pipeline.Counter[walchan.Message]) {
+	every := time.NewTicker(interval)
+	defer every.Stop()
+	for {
+		select {
+		case <-every.C:
+			source, target := stream.Stats(), sink.Stats()
+			slog.Info("replica", "source", source.State, "behind", source.LagBytes, "applied", target.Items, "failing", target.Err)
+		case <-ctx.Done():
+			return
+		}
+	}
+}

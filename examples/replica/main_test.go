@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/walchan/walchan/internal/pgtest"
+)
+
+func TestReplica(t *testing.T) {
+	source, target := pgtest.Database(t), pgtest.Database(t)
+	const tables = `CREATE TABLE customers (id int PRIMARY KEY, name text);
+		CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers, status text)`
+	source.Exec(t, tables, "CREATE PUBLICATION shop FOR TABLE customers, orders")
+	target.Exec(t, tables)
+	f := flags{source: source.DSN(), target: target.DSN(), slot: source.Name, publication: "shop", report: 50 * time.Millisecond}
+	same := func() {
+		t.Helper()
+		for _, table := range []string{"customers", "orders"} {
+			sql := "SELECT string_agg(t::text, ' ' ORDER BY id) FROM " + table + " t"
+			if want, got := source.Query(t, sql), target.Query(t, sql); got != want {
+				t.Errorf("%s is %s, want %s", table, got, want)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, f) }()
+	source.Wait(t, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = '"+source.Name+"' AND active")
+	source.Exec(t, `INSERT INTO customers VALUES (1, 'Ada'), (2, 'Grace'); INSERT INTO orders SELECT i, 1 + i % 2, 'new' FROM generate_series(1, 500) i`,
+		"UPDATE orders SET status = 'paid' WHERE id % 3 = 0; DELETE FROM orders WHERE id > 400")
+	target.Wait(t, "SELECT count(*) = 400 AND count(*) FILTER (WHERE status = 'paid') = 133 FROM orders")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	same()
+
+	// A second run goes on where the first one has ended.
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	source.Exec(t, "TRUNCATE orders; UPDATE customers SET id = 3 WHERE id = 2; INSERT INTO orders VALUES (1, 3, 'last')")
+	go func() { ended <- run(ctx, f) }()
+	target.Wait(t, "SELECT count(*) = 1 FROM orders")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	same()
+}
+
+func TestReplicaWithoutTarget(t *testing.T) {
+	source := pgtest.Database(t)
+	source.Exec(t, "CREATE PUBLICATION shop")
+	f := flags{source: source.DSN(), target: "host=127.0.0.1 port=1", slot: source.Name, publication: "shop", report: time.Hour}
+	if err := run(t.Context(), f); err == nil {
+		t.Error("no error")
+	}
+	source.Wait(t, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '"+source.Name+"'")
+}
