@@ -83,18 +83,13 @@ func publishUntilKilled() {
 		if err != nil {
 			return err
 		}
-		stream, err := walchan.Subscribe(ctx, os.Getenv(publisherSource), walchan.WithSlot(os.Getenv(publisherSlot)), walchan.WithPublication("p"),
-			walchan.WithWaitForSlot(), walchan.WithLogger(quiet))
-		if err != nil {
-			return err
-		}
-		var sink *jetstream.Sink
-		for sink == nil { // the server may be down
-			sink, err = jetstream.Open(ctx, nc, "S", stream.Source(), jetstream.WithCreateStream(short))
-			if err != nil {
-				time.Sleep(20 * time.Millisecond)
-			}
-		}
+		stream := insist(func() (*walchan.Stream, error) {
+			return walchan.Subscribe(ctx, os.Getenv(publisherSource), walchan.WithSlot(os.Getenv(publisherSlot)), walchan.WithPublication("p"),
+				walchan.WithWaitForSlot(), walchan.WithLogger(quiet))
+		})
+		sink := insist(func() (*jetstream.Sink, error) {
+			return jetstream.Open(ctx, nc, "S", stream.Source(), jetstream.WithCreateStream(short))
+		})
 		return publish(ctx, stream, pipeline.Retry(sink, soon))
 	}()
 	if err != nil {
@@ -102,6 +97,17 @@ func publishUntilKilled() {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// insist calls f until it succeeds: its server may be down, as part of the test.
+func insist[T any](f func() (T, error)) T {
+	for {
+		v, err := f()
+		if err == nil {
+			return v
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // Processes that are killed at any moment and started again, a NATS server that is killed, connections to PostgreSQL that
@@ -177,12 +183,13 @@ func traffic(ctx context.Context, dsn string, r *rand.Rand) {
 			case 1:
 				sql += fmt.Sprintf("; UPDATE items SET id = %d WHERE id = %d AND NOT EXISTS (SELECT FROM items WHERE id = %d)", 100+r.IntN(50), other, other+100)
 			case 2:
-				sql += "; INSERT INTO journal SELECT FROM generate_series(1, 300)"
+				sql += "; INSERT INTO journal SELECT FROM generate_series(1, 40)"
 			case 3:
 				if r.IntN(30) == 0 {
 					sql += "; TRUNCATE items"
 				}
 			}
+			time.Sleep(time.Duration(r.IntN(4)) * time.Millisecond) // or there is too much to compare
 			_, err = conn.Exec(context.WithoutCancel(ctx), "BEGIN; "+sql+"; COMMIT")
 			if err != nil && !conn.IsClosed() {
 				_, err = conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") // two have collided

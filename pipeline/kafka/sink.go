@@ -49,7 +49,8 @@
 //
 // A process that follows one that was killed writes what that one had not confirmed to PostgreSQL, and what was stored of this
 // is there twice: in each partition a piece of its end comes again, in the same order, so that the last record of a key is right
-// nevertheless. Who reads a partition recognises repetitions by a walchan-position that is not higher than the last one.
+// nevertheless. Who reads a partition recognises repetitions by a walchan-position that is lower than the last one, or
+// the same and with the same key.
 // Who needs each change once is better served by package postgres or jetstream.
 //
 // If a snapshot is interrupted it begins anew, and rows that were deleted in between stay in their topics.
@@ -137,7 +138,7 @@ func Open(ctx context.Context, client *kgo.Client, opts ...Option) (*Sink, error
 		return nil, fmt.Errorf("connect to Kafka: %w", err)
 	}
 	if s.cfg.registry != nil {
-		if _, err := s.cfg.registry.SupportedTypes(ctx); err != nil {
+		if err := s.cfg.registry.Compatibility(ctx)[0].Err; err != nil {
 			return nil, fmt.Errorf("connect to the schema registry: %w", err)
 		}
 	}
