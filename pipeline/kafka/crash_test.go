@@ -119,7 +119,7 @@ func insist[T any](f func() (T, error)) T {
 	}
 }
 
-// Processes that are killed at any moment and started again, a broker that is killed, connections to PostgreSQL that break and
+// Processes that are killed at any moment and started again, a broker that is down for a while, connections to PostgreSQL that break and
 // a PostgreSQL that crashes: what the topics say of each row is what the source has, and what is there again is recognised.
 func TestKilledProcesses(t *testing.T) {
 	const crashes = 16
@@ -127,7 +127,7 @@ func TestKilledProcesses(t *testing.T) {
 	cluster := pgtest.Start(t)
 	pgtest.Exec(t, cluster.DSN(), "CREATE TABLE items (id int PRIMARY KEY, v text)", "CREATE TABLE journal (n bigserial PRIMARY KEY)",
 		"CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert, update, delete')", "SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
-	broker := startBroker(t)
+	broker := startCluster(t)
 	var clients sync.WaitGroup
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -137,7 +137,7 @@ func TestKilledProcesses(t *testing.T) {
 	}
 	start := func() *exec.Cmd {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), writerSource+"="+cluster.DSN(), writerKafka+"="+broker.addrs()[0])
+		cmd.Env = append(os.Environ(), writerSource+"="+cluster.DSN(), writerKafka+"="+broker.ListenAddrs()[0])
 		cmd.Stderr = t.Output()
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -150,9 +150,9 @@ func TestKilledProcesses(t *testing.T) {
 		anyMoment()
 		switch n % 4 {
 		case 0:
-			broker.kill()
+			broker.crash(true)
 			anyMoment()
-			broker.start()
+			broker.crash(false)
 		case 1, 3:
 			pgtest.Exec(t, cluster.DSN(), "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
 		case 2:
@@ -175,8 +175,8 @@ func TestKilledProcesses(t *testing.T) {
 	if err := start().Wait(); err != nil {
 		t.Fatal(err)
 	}
-	compare(t, cluster.DSN(), "journal", "n", records(t, broker.addrs(), "journal"))
-	compare(t, cluster.DSN(), "items", "id", records(t, broker.addrs(), "items"))
+	compare(t, cluster.DSN(), "journal", "n", records(t, broker.ListenAddrs(), "journal"))
+	compare(t, cluster.DSN(), "items", "id", records(t, broker.ListenAddrs(), "items"))
 }
 
 // compare compares a table with the last record of each key: of all records, and of those that are no repetitions.

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -29,9 +28,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(brokerDir) != "" {
-		serveUntilKilled()
-	}
 	if os.Getenv(writerSource) != "" {
 		writeUntilKilled()
 	}
@@ -73,6 +69,7 @@ type cluster struct {
 	*kfake.Cluster
 	mu    sync.Mutex
 	conns []net.Conn
+	down  bool // takes no connections
 }
 
 func startCluster(t testing.TB) *cluster {
@@ -100,16 +97,23 @@ func (l listener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err == nil {
 		l.of.mu.Lock()
+		defer l.of.mu.Unlock()
+		if l.of.down {
+			conn.Close()
+		}
 		l.of.conns = append(l.of.conns, conn)
-		l.of.mu.Unlock()
 	}
 	return conn, err
 }
 
 // cut ends all connections, whatever is on its way.
-func (c *cluster) cut() {
+func (c *cluster) cut() { c.crash(false) }
+
+// crash also takes no more of them, until it is called again: what was stored stays.
+func (c *cluster) crash(down bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.down = down
 	for _, conn := range c.conns {
 		conn.Close()
 	}
@@ -193,74 +197,6 @@ func position(t testing.TB, r *kgo.Record) walchan.Position {
 		t.Fatal(err)
 	}
 	return walchan.Position{Commit: commit, Ordinal: uint32(n)}
-}
-
-// The environment variables with the directory and port that turn the test binary into a broker.
-const (
-	brokerDir  = "WALCHAN_BROKER_DIR"
-	brokerPort = "WALCHAN_BROKER_PORT"
-)
-
-func serveUntilKilled() {
-	port, _ := strconv.Atoi(os.Getenv(brokerPort))
-	if _, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4),
-		kfake.DataDir(os.Getenv(brokerDir)), kfake.SyncWrites()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Stdin.Read(make([]byte, 1)) // until the test ends, however it does
-	os.Exit(0)
-}
-
-// brokerProcess is a broker that can be killed.
-type brokerProcess struct {
-	t    testing.TB
-	dir  string
-	port int
-	cmd  *exec.Cmd
-}
-
-func startBroker(t testing.TB) *brokerProcess {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &brokerProcess{t: t, dir: t.TempDir(), port: l.Addr().(*net.TCPAddr).Port}
-	l.Close()
-	p.start()
-	t.Cleanup(p.kill)
-	return p
-}
-
-func (p *brokerProcess) addrs() []string { return []string{fmt.Sprintf("127.0.0.1:%d", p.port)} }
-
-func (p *brokerProcess) start() {
-	p.t.Helper()
-	p.cmd = exec.Command(os.Args[0])
-	p.cmd.Env = append(os.Environ(), brokerDir+"="+p.dir, fmt.Sprintf("%s=%d", brokerPort, p.port))
-	p.cmd.Stderr = p.t.Output()
-	if _, err := p.cmd.StdinPipe(); err != nil {
-		p.t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
-	defer cancel()
-	for cl := client(p.t, p.addrs()); ; time.Sleep(5 * time.Millisecond) {
-		if err := cl.Ping(ctx); err == nil {
-			return
-		} else if ctx.Err() != nil {
-			p.t.Fatalf("the broker does not start: %v", err)
-		}
-	}
-}
-
-// kill ends the broker at once, as kill -9.
-func (p *brokerProcess) kill() {
-	p.cmd.Process.Kill()
-	p.cmd.Wait()
 }
 
 // seeded returns random numbers whose seed is printed, and can be given.
