@@ -55,9 +55,10 @@ bench: ## measure throughput next to pg_recvlogical and others; see go doc ./int
 fmt: ## format all files
 	gofmt -w .
 
-lint: ## check the format, go vet for Linux, Windows and macOS, staticcheck
+lint: ## check the format, go vet for Linux, Windows and macOS, and of each module by itself, staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "make fmt would change:" $$unformatted; exit 1; }
 	GOOS=linux go vet $(PACKAGES)
 	GOOS=windows go vet $(PACKAGES)
 	GOOS=darwin go vet $(PACKAGES)
+	@for dir in $$(go list -m -f '{{.Dir}}'); do (cd "$$dir" && GOWORK=off go vet ./...) || exit 1; done
 	go run $(STATICCHECK) $(PACKAGES)
