@@ -12,7 +12,7 @@ import (
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
-var natsURL = flag.String("nats-url", "", "`URL` of a NATS server with JetStream (default: one in the process)")
+var natsURL = flag.String("nats", "", "`URL` of a NATS server with JetStream (default: one in the process)")
 
 // What is written comes out of the stream, over two runs, each change once.
 func TestJetstream(t *testing.T) {
