@@ -113,7 +113,7 @@ func insist[T any](f func() (T, error)) T {
 // Processes that are killed at any moment and started again, a NATS server that is killed, connections to PostgreSQL that
 // break and a PostgreSQL that crashes: what is in the stream is what the source has gone through, without a repetition.
 func TestKilledProcessesPublishOnce(t *testing.T) {
-	const crashes = 20
+	const crashes = 12
 	r := seeded(t)
 	cluster := pgtest.Start(t)
 	pgtest.Exec(t, cluster.DSN(), "CREATE TABLE items (id int PRIMARY KEY, v text, big text); ALTER TABLE items REPLICA IDENTITY FULL",

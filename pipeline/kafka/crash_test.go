@@ -122,7 +122,7 @@ func insist[T any](f func() (T, error)) T {
 // Processes that are killed at any moment and started again, a broker that is down for a while, connections to PostgreSQL that break and
 // a PostgreSQL that crashes: what the topics say of each row is what the source has, and what is there again is recognised.
 func TestKilledProcesses(t *testing.T) {
-	const crashes = 16
+	const crashes = 12
 	r := seeded(t)
 	cluster := pgtest.Start(t)
 	pgtest.Exec(t, cluster.DSN(), "CREATE TABLE items (id int PRIMARY KEY, v text)", "CREATE TABLE journal (n bigserial PRIMARY KEY)",
