@@ -1,0 +1,114 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/pipeline"
+)
+
+// identity recognises a message that is written again.
+type identity struct {
+	receipt  walchan.Receipt
+	position walchan.Position
+}
+
+func identify(m walchan.Message) identity {
+	p, _ := m.Position()
+	return identity{m.Receipt(), p}
+}
+
+// outgoing is a record to write.
+type outgoing struct {
+	item   int // of the batch
+	of     identity
+	last   bool // of the message's records
+	record *kgo.Record
+}
+
+// attempt is a batch that was given to the client.
+type attempt struct {
+	out  []outgoing
+	errs []error
+	left atomic.Int64
+	done chan struct{} // closed when errs is complete
+}
+
+// produce gives records to the client. It returns when the client has taken them, or ctx ends, which ends those that were not sent.
+func produce(ctx context.Context, client *kgo.Client, out []outgoing) *attempt {
+	a := &attempt{out: out, errs: make([]error, len(out)), done: make(chan struct{})}
+	a.left.Store(int64(len(out)) + 1)
+	for i := range out {
+		client.Produce(ctx, out[i].record, func(_ *kgo.Record, err error) {
+			a.errs[i] = err
+			a.finish()
+		})
+	}
+	a.finish()
+	return a
+}
+
+func (a *attempt) finish() {
+	if a.left.Add(-1) == 0 {
+		close(a.done)
+	}
+}
+
+// wait returns when the outcome of all records is known.
+func (a *attempt) wait(ctx context.Context) error {
+	select {
+	case <-a.done:
+		return nil
+	default:
+	}
+	select {
+	case <-a.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// failure returns the first error, that of a refused record before others: what is refused does not pass.
+func (a *attempt) failure() (first error) {
+	for i, err := range a.errs {
+		if err == nil {
+			continue
+		}
+		o := &a.out[i]
+		err = fmt.Errorf("write to %s: %w", o.record.Topic, err)
+		if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) || errors.Is(err, kerr.InvalidRecord) {
+			return &pipeline.RefusedError{Item: o.item, Err: err}
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// remember notes what of a failed attempt was stored. A record behind one of the same key that was not counts as not stored: it
+// must be the last one.
+func (s *Sink) remember(a *attempt) {
+	type key struct{ topic, key string }
+	missing := map[key]bool{}
+	whole := true // the message's records, as far as they were looked at
+	for i, o := range a.out {
+		k := key{o.record.Topic, string(o.record.Key)}
+		if a.errs[i] != nil || o.record.Key != nil && missing[k] {
+			missing[k], whole = true, false
+		}
+		if o.last {
+			if whole {
+				s.stored[o.of] = true
+			}
+			whole = true
+		}
+	}
+}
