@@ -227,7 +227,7 @@ func (s *Stream) takeSnapshot(c *connection) error {
 		}
 		s.wait(now, next, all, nil, &Message{}, nil)
 	}
-	if err := s.keepSlot(s.ctx, c); err != nil {
+	if err := s.keepSlot(c); err != nil {
 		return err
 	}
 	s.cfg.log.Info("the snapshot is complete", "slot", s.source.Slot, "from", p.from)
@@ -359,7 +359,13 @@ func (p *snapshot) attend(s *Stream, c *connection, now time.Time) (time.Time, e
 // keepSlot makes the permanent slot, now that all rows are acknowledged: a copy of the temporary one, with its position. The copy has
 // two-phase and failover off (create_logical_replication_slot in src/backend/replication/slotfuncs.c); START_REPLICATION switches
 // the former on.
-func (s *Stream) keepSlot(ctx context.Context, c *connection) error {
+//
+// A stop that comes now must not undo it: it may take until the farewell's timeout.
+func (s *Stream) keepSlot(c *connection) error {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
+	defer cancel()
+	stopped := context.AfterFunc(s.ctx, func() { time.AfterFunc(s.cfg.closeTimeout, cancel) })
+	defer stopped()
 	p := c.snapshot
 	s.snapshots.kept, s.known = p.from, p.from // should the answer be lost
 	s.ledger.begin(p.from)
@@ -403,9 +409,7 @@ func (p *snapshot) drain(s *Stream, c *connection) error {
 			return err
 		}
 		if s.ledger.outstanding() == 0 {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), s.cfg.closeTimeout)
-			defer cancel()
-			if err := s.keepSlot(ctx, c); err != nil {
+			if err := s.keepSlot(c); err != nil {
 				return err
 			}
 			break
