@@ -3,7 +3,10 @@ package pipeline_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"time"
 
 	"github.com/walchan/walchan"
@@ -50,4 +53,64 @@ func Example() {
 	// {"id":1,"title":"Emma"}
 	// {"id":1,"title":"Persuasion"}
 	// confirmed: 3 of 3
+}
+
+func ExampleNewWriter() {
+	books := walchantest.NewTable("books", "id int primary key", "title text")
+	srv := walchantest.NewServer(walchantest.Tx(books.Insert(1, "Emma"), books.Insert(2, "Sanditon")), books.Delete(2))
+	defer srv.Close()
+	stream, err := srv.Subscribe(context.Background())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	g := pipeline.New(context.Background(), stream, time.Second)
+	pipeline.Into(g, pipeline.Batch(g, g.Source(), pipeline.Limit{}), pipeline.NewWriter(os.Stdout, pipeline.JSON))
+	if err := g.Wait(); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// {"kind":"insert","schema":"public","table":"books","position":"0/1000180:2","xid":700,"time":"2026-01-01T00:00:00Z","new":{"id":1,"title":"Emma"}}
+	// {"kind":"insert","schema":"public","table":"books","position":"0/1000180:3","xid":700,"time":"2026-01-01T00:00:00Z","new":{"id":2,"title":"Sanditon"}}
+	// {"kind":"delete","schema":"public","table":"books","position":"0/10002B0:2","xid":701,"time":"2026-01-01T00:00:01Z","old":{"id":2}}
+}
+
+func ExampleRetry() {
+	down := true
+	sink := pipeline.SinkFunc[string](func(_ context.Context, batch []string) error {
+		if down {
+			down = false
+			return errors.New("not reachable")
+		}
+		for i, word := range batch {
+			if word == "" {
+				return &pipeline.RefusedError{Item: i, Err: errors.New("empty")}
+			}
+		}
+		fmt.Println("stored:", batch)
+		return nil
+	})
+	graveyard := pipeline.SinkFunc[pipeline.Dead[string]](func(_ context.Context, dead []pipeline.Dead[string]) error {
+		fmt.Println("not stored:", dead[0].Err)
+		return nil
+	})
+	counted := pipeline.Count(pipeline.Timeout(sink, 10*time.Second))
+	retried := pipeline.Retry(counted, pipeline.RetryPolicy{Logger: slog.New(slog.DiscardHandler)})
+
+	words := make(chan string, 3)
+	words <- "one"
+	words <- ""
+	words <- "two"
+	close(words)
+	g := pipeline.New(context.Background(), nil, time.Second) // no stream: any channel will do
+	batches := pipeline.Batch(g, pipeline.Plain(g, words), pipeline.Limit{Items: 3, Wait: time.Second})
+	pipeline.Into(g, batches, pipeline.DeadLetter(retried, graveyard))
+	if err := g.Wait(); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("errors:", counted.Stats().Errors)
+	// Output:
+	// not stored: empty
+	// stored: [one two]
+	// errors: 2
 }

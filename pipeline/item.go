@@ -17,7 +17,7 @@ type Item[T any] struct {
 // group has failed it does nothing.
 func (it Item[T]) Ack() { it.ack.fire() }
 
-// With returns an item with another value and the acknowledgement of it, which must not be called any more itself.
+// With hands the acknowledgement of an item on to another value.
 func With[T, U any](it Item[T], v U) Item[U] { return Item[U]{v, it.ack} }
 
 // Split returns an item for each of vs. What it was made from is acknowledged when all of them are: at once if there are none.

@@ -88,21 +88,22 @@ func TestFirstErrorStopsAll(t *testing.T) {
 
 // A stage that fails is not the end of its output: what is incomplete behind it is not completed.
 func TestBatchBehindAnError(t *testing.T) {
-	for range 100 {
+	synctest.Test(t, func(t *testing.T) {
 		g := pipeline.New(t.Context(), nil, 0)
 		failing := pipeline.Map(g, pipeline.Plain(g, numbers(10)), func(_ context.Context, n int) (int, error) {
 			if n == 5 {
+				synctest.Wait() // the batch waits for more
 				return 0, errBroken
 			}
 			return n, nil
 		})
 		if b := values(pipeline.Batch(g, failing, pipeline.Limit{Items: 10, Wait: time.Hour})); b != nil {
-			t.Fatalf("batches %v", b)
+			t.Errorf("batches %v", b)
 		}
 		if err := g.Wait(); err != errBroken {
-			t.Fatalf("Wait: %v", err)
+			t.Errorf("Wait: %v", err)
 		}
-	}
+	})
 }
 
 // Cancelling the context stops the source alone: what is in flight runs on to the sinks.

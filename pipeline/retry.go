@@ -16,13 +16,14 @@ type RetryPolicy struct {
 	// to 30 s, for ever.
 	BackOff func() backoff.BackOff
 
-	// Permanent says of an error, besides *RefusedError, that it is not worth a repetition. nil: none is.
+	// Permanent says of an error that it is not worth a repetition, besides *RefusedError and backoff's PermanentError. nil: none
+	// is.
 	Permanent func(error) bool
 
 	Logger *slog.Logger // told when a sink begins to fail, and when it works again; nil: slog.Default()
 }
 
-// Retry writes each batch until s takes it, or refuses it (*RefusedError), or ctx ends. Meanwhile the pipeline waits, and
+// Retry writes each batch until s takes it, or refuses it (*RefusedError), or ctx ends, or an error is permanent. Meanwhile the pipeline waits, and
 // with it the stream, and the server keeps its WAL. Count around s, within Retry, counts the failures.
 func Retry[T any](s Sink[T], p RetryPolicy) Sink[T] {
 	if p.BackOff == nil {
@@ -47,6 +48,7 @@ func (p *RetryPolicy) write(ctx context.Context, once func() error) error {
 	for began, attempt := time.Now(), 1; ; attempt++ {
 		err := once()
 		var refused *RefusedError
+		var permanent *backoff.PermanentError
 		switch {
 		case err == nil && attempt > 1:
 			p.Logger.Info("the sink works again", "after", time.Since(began).Round(time.Millisecond), "attempts", attempt)
@@ -55,7 +57,7 @@ func (p *RetryPolicy) write(ctx context.Context, once func() error) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.As(err, &refused) || p.Permanent(err):
+		case errors.As(err, &refused) || errors.As(err, &permanent) || p.Permanent(err):
 			return err
 		}
 		if attempt == 1 {

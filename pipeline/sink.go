@@ -7,7 +7,8 @@ import "context"
 // its context ends. It must not change the batch; it may keep the items.
 //
 // What makes a sink connects to where it writes, so that one that is down at the start is an error at once. Later
-// errors are for Retry. One that no repetition will mend is marked by a *RefusedError, and is for Skip and DeadLetter.
+// errors are for Retry, unless they are marked as permanent by backoff.Permanent. One that an item is the reason for is marked
+// by a *RefusedError, and is for Skip and DeadLetter.
 // The text of errors is logged: it should not have row data in it.
 type Sink[T any] interface {
 	Write(ctx context.Context, batch []T) error

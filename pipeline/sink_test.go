@@ -55,6 +55,8 @@ func TestRetryUntilTheSinkIsBack(t *testing.T) {
 
 func TestRetryEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Hour, errors.New("enough"))
+		defer cancel()
 		quiet := slog.New(slog.DiscardHandler)
 		attempts := 0
 		failing := func(err error) pipeline.Sink[int] {
@@ -63,20 +65,22 @@ func TestRetryEnds(t *testing.T) {
 		}
 		three := func() backoff.BackOff { return backoff.WithMaxRetries(&backoff.ZeroBackOff{}, 2) }
 
-		err := pipeline.Retry(failing(errBroken), pipeline.RetryPolicy{BackOff: three, Logger: quiet}).Write(t.Context(), nil)
+		err := pipeline.Retry(failing(errBroken), pipeline.RetryPolicy{BackOff: three, Logger: quiet}).Write(ctx, nil)
 		if !errors.Is(err, errBroken) || attempts != 3 {
 			t.Errorf("after %d attempts: %v", attempts, err)
 		}
 		refused := &pipeline.RefusedError{Item: 0, Err: errBroken}
-		if err := pipeline.Retry(failing(refused), pipeline.RetryPolicy{Logger: quiet}).Write(t.Context(), nil); err != refused || attempts != 1 {
+		if err := pipeline.Retry(failing(refused), pipeline.RetryPolicy{Logger: quiet}).Write(ctx, nil); err != refused || attempts != 1 {
 			t.Errorf("refused, after %d attempts: %v", attempts, err)
 		}
-		hopeless := func(err error) bool { return err == errBroken }
-		if err := pipeline.Retry(failing(errBroken), pipeline.RetryPolicy{Permanent: hopeless, Logger: quiet}).Write(t.Context(), nil); err != errBroken || attempts != 1 {
+		permanent := fmt.Errorf("write: %w", backoff.Permanent(errBroken))
+		if err := pipeline.Retry(failing(permanent), pipeline.RetryPolicy{Logger: quiet}).Write(ctx, nil); err != permanent || attempts != 1 {
 			t.Errorf("permanent, after %d attempts: %v", attempts, err)
 		}
-		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("enough"))
-		defer cancel()
+		hopeless := func(err error) bool { return err == errBroken }
+		if err := pipeline.Retry(failing(errBroken), pipeline.RetryPolicy{Permanent: hopeless, Logger: quiet}).Write(ctx, nil); err != errBroken || attempts != 1 {
+			t.Errorf("permanent, after %d attempts: %v", attempts, err)
+		}
 		if err := pipeline.Retry(failing(errBroken), pipeline.RetryPolicy{Logger: quiet}).Write(ctx, nil); err == nil || err.Error() != "enough" {
 			t.Errorf("cancelled, after %d attempts: %v", attempts, err)
 		}

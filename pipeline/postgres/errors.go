@@ -4,9 +4,16 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/pipeline"
+)
+
+// Options of the stream that do not go with the sink.
+var (
+	errBinary   = backoff.Permanent(errors.New("the values are in binary format: leave out walchan.WithBinary"))
+	errPrepared = backoff.Permanent(errors.New("the transaction is prepared, not committed: leave out walchan.WithTwoPhase"))
 )
 
 // state returns the SQLSTATE of err, or "".

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/walchan/walchan"
@@ -12,7 +11,7 @@ import (
 type fold struct {
 	script *script
 	tables []*changes
-	of     map[*plan]*changes
+	of     map[string]*changes // by the table's name
 }
 
 // changes are what was gathered for one table.
@@ -36,13 +35,17 @@ type cell struct {
 	text  string
 }
 
-func newFold(s *script) *fold { return &fold{script: s, of: map[*plan]*changes{}} }
+func newFold(s *script) *fold { return &fold{script: s, of: map[string]*changes{}} }
 
 func (f *fold) table(p *plan) *changes {
-	c, ok := f.of[p]
+	c, ok := f.of[p.name]
+	if ok && c.plan != p { // the source's table was altered, or the stream has a new connection
+		f.flush()
+		ok = false
+	}
 	if !ok {
 		c = &changes{plan: p, of: map[string]int{}}
-		f.of[p] = c
+		f.of[p.name] = c
 		f.tables = append(f.tables, c)
 	}
 	return c
@@ -161,8 +164,6 @@ func (p *plan) keyOf(row walchan.Row) (string, error) {
 	}
 	return string(b), nil
 }
-
-var errBinary = errors.New("the values are in binary format: leave out walchan.WithBinary")
 
 // check finds values that cannot be passed on.
 func (p *plan) check(row walchan.Row) error {

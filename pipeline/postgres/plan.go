@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/walchan/walchan"
 )
 
@@ -37,55 +39,74 @@ func (s *Sink) plan(ctx context.Context, rel *walchan.Relation) (*plan, error) {
 	if p, ok := s.plans[rel]; ok {
 		return p, nil
 	}
-	schema, table, ok := s.cfg.table(rel)
-	if !ok {
-		s.plans[rel] = nil
-		return nil, nil
-	}
-	p := &plan{name: quote(schema) + "." + quote(table)}
-	rows, err := query(ctx, s.conn, describeTable, p.name)
-	if err != nil {
-		return nil, fmt.Errorf("look up %s in the target: %w", p.name, err)
-	}
-	if len(rows) == 0 {
-		return nil, fmt.Errorf("%w: there is no %s; create it, or leave it out (WithTables)", ErrTable, p.name)
-	}
-	target, primary := map[string][]string{}, map[string]bool{}
-	for _, r := range rows {
-		target[r[0]] = r
-		if r[4] == "t" {
-			primary[r[0]] = true
+	var p *plan
+	if schema, table, ok := s.cfg.table(rel); ok {
+		name := quote(schema) + "." + quote(table)
+		target, err := lookUp(ctx, s.conn, name)
+		if err != nil {
+			return nil, err
 		}
-	}
-	keyed := 0
-	for i, c := range rel.Columns {
-		r, ok := target[c.Name]
-		if !ok {
-			return nil, fmt.Errorf("%w: %s has no column %s; add it, or leave it out of the publication", ErrTable, p.name, quote(c.Name))
+		if p, err = newPlan(rel, name, target); err != nil {
+			return nil, err
 		}
-		isKey := c.Key
-		if rel.ReplicaIdentity == walchan.ReplicaIdentityFull {
-			isKey = primary[c.Name]
-		}
-		if r[3] == "t" {
-			continue // generated
-		}
-		if isKey {
-			p.key = append(p.key, len(p.columns))
-		}
-		if primary[c.Name] {
-			keyed++
-		}
-		p.columns = append(p.columns, column{i, quote(c.Name), r[1], r[2] == "t"})
-	}
-	if rel.ReplicaIdentity == walchan.ReplicaIdentityFull && keyed < len(primary) {
-		p.key = nil // a part of it is no key
-	}
-	if len(s.plans) > 1000 {
-		clear(s.plans) // relations come anew with every connection of the stream
 	}
 	s.plans[rel] = p
 	return p, nil
+}
+
+// targetColumn is a column of the target's table.
+type targetColumn struct {
+	typ                       string
+	fixed, generated, primary bool
+}
+
+func lookUp(ctx context.Context, conn *pgconn.PgConn, table string) (map[string]targetColumn, error) {
+	rows, err := query(ctx, conn, describeTable, table)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s in the target: %w", table, err)
+	}
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("%w: there is no %s; create it, or leave it out (WithTables)", ErrTable, table)
+	}
+	columns := map[string]targetColumn{}
+	for _, r := range rows {
+		columns[r[0]] = targetColumn{r[1], r[2] == "t", r[3] == "t", r[4] == "t"}
+	}
+	return columns, nil
+}
+
+func newPlan(rel *walchan.Relation, name string, target map[string]targetColumn) (*plan, error) {
+	p, full := &plan{name: name}, rel.ReplicaIdentity == walchan.ReplicaIdentityFull
+	for i, c := range rel.Columns {
+		t, ok := target[c.Name]
+		if !ok {
+			return nil, fmt.Errorf("%w: %s has no column %s; add it, or leave it out of the publication", ErrTable, name, quote(c.Name))
+		}
+		if t.generated {
+			continue
+		}
+		if full && t.primary || !full && c.Key {
+			p.key = append(p.key, len(p.columns))
+		}
+		p.columns = append(p.columns, column{i, quote(c.Name), t.typ, t.fixed})
+	}
+	if full {
+		primary := 0
+		for _, t := range target {
+			primary += btoi(t.primary)
+		}
+		if len(p.key) < primary {
+			p.key = nil // a part of it is no key
+		}
+	}
+	return p, nil
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // list joins what f makes of the columns at these indexes.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
@@ -96,8 +97,8 @@ func (s *Sink) load(ctx context.Context, conn *pgconn.PgConn) (p walchan.Positio
 	}
 	r := rows[0]
 	if stored := (walchan.Source{SystemID: r[0], Database: r[1], Slot: r[2]}); stored != s.source {
-		return p, fmt.Errorf("%w: %s, and not to %s; use another name (WithName), or delete the row %q of walchan_position if the target is a copy of the new source",
-			ErrSource, describe(stored), describe(s.source), s.cfg.name)
+		return p, backoff.Permanent(fmt.Errorf("%w: %s, and not to %s; use another name (WithName), or delete the row %q of walchan_position if the target is a copy of the new source",
+			ErrSource, describe(stored), describe(s.source), s.cfg.name))
 	}
 	if p.Commit, err = walchan.ParseLSN(r[3]); err != nil {
 		return p, fmt.Errorf("read the position in the target: %w", err)

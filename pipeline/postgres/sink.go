@@ -43,7 +43,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -120,19 +119,23 @@ func (s *Sink) Close() error {
 }
 
 // Write applies the batch in one transaction. A change that the target's constraints or types refuse is a
-// *pipeline.RefusedError. After any other error the batch may be written again: a lost connection is made anew.
+// *pipeline.RefusedError. After any other error the batch may be written again: a lost connection is made anew. Errors that are
+// the stream's options, or ErrSource, are backoff's PermanentError.
 func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 	if s.conn == nil || s.conn.IsClosed() {
 		if err := s.connect(ctx); err != nil {
 			return err
 		}
 	}
+	if len(s.plans) > 1000 {
+		clear(s.plans) // relations come anew with every connection of the stream
+	}
 	err := s.apply(ctx, batch, false)
 	if isRefusal(err) {
 		err = s.apply(ctx, batch, true) // one by one shows which, if it is refused then
 	}
 	if err != nil {
-		s.plans = map[*walchan.Relation]*plan{} // the target's tables may be altered before the next attempt
+		clear(s.plans) // the target's tables may be altered before the next attempt
 	}
 	return err
 }
@@ -153,7 +156,7 @@ func (s *Sink) apply(ctx context.Context, batch []walchan.Message, oneByOne bool
 		if err := s.add(ctx, fold, m); err != nil {
 			return itemError(i, err)
 		}
-		if ok {
+		if ok && p.Compare(last) > 0 {
 			last = p
 		}
 	}
@@ -174,7 +177,7 @@ func (s *Sink) apply(ctx context.Context, batch []walchan.Message, oneByOne bool
 // add folds one message in.
 func (s *Sink) add(ctx context.Context, f *fold, m walchan.Message) error {
 	if m.Tx != nil && m.Tx.GID != "" {
-		return errors.New("the transaction is prepared, not committed: leave out walchan.WithTwoPhase")
+		return errPrepared
 	}
 	if m.Kind == walchan.Truncate {
 		var plans []*plan

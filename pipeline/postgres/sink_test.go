@@ -298,6 +298,21 @@ func TestRefusedChange(t *testing.T) {
 	}
 }
 
+// Changes keep their order where the table is altered among them.
+func TestTableAlteredWithinABatch(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE items (id int PRIMARY KEY, v text, w text)")
+	altered := walchantest.NewTable("items", "id int primary key", "v text", "w text")
+	msgs := walchantest.Messages(items.Insert(1, "a"), items.Insert(2, "b"), items.Delete(1), altered.Insert(1, "new", "new"), altered.Delete(2))
+	if err := open(t, db).Write(t.Context(), msgs); err != nil {
+		t.Fatal(err)
+	}
+	if got := db.Query(t, "SELECT string_agg(i::text, ' ') FROM items i"); got != "(1,new,new)" {
+		t.Errorf("rows %s", got)
+	}
+}
+
 // What somebody can mend in the target is waited for.
 func TestTargetAltered(t *testing.T) {
 	t.Parallel()
@@ -319,6 +334,37 @@ func TestTargetAltered(t *testing.T) {
 	db.Exec(t, "ALTER TABLE items ADD PRIMARY KEY (id)")
 	if err := sink.Write(t.Context(), msgs); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Options of the stream that do not go with the sink stop it, and are not tried again.
+func TestStreamWithOtherOptions(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		option walchan.Option
+		sql    string
+	}{
+		"WithBinary":   {walchan.WithBinary(), "INSERT INTO t VALUES (1)"},
+		"WithTwoPhase": {walchan.WithTwoPhase(), "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'of sink'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, target := pgtest.Database(t), pgtest.Database(t)
+			if name == "WithTwoPhase" && db.Version() < 15 {
+				t.Skip("PostgreSQL 15 has it")
+			}
+			db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+			target.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)")
+			stream, err := walchan.Subscribe(t.Context(), db.DSN(), walchan.WithPublication("p"), walchan.WithLogger(quiet), test.option)
+			if err != nil {
+				t.Fatal(err)
+			}
+			db.Exec(t, test.sql)
+			g := pipeline.New(t.Context(), stream, time.Minute)
+			pipeline.Into(g, pipeline.Batch(g, g.Source(), pipeline.Limit{}), pipeline.Retry(open(t, target), soon))
+			if err := g.Wait(); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("Wait: %v", err)
+			}
+		})
 	}
 }
 
