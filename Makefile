@@ -13,7 +13,7 @@ VERSIONED := . ./examples/...
 
 FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/session:FuzzFrames
 
-.PHONY: help demo test matrix chaos mutants fuzz bench fmt lint
+.PHONY: help demo test matrix chaos mutants fuzz bench bench-growth fmt lint
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,9 +48,16 @@ fuzz: ## fuzz what reads bytes from the network, each target for DURATION=1m
 		go test -run '^$$' -fuzz "^$${target#*:}$$" -fuzztime $(DURATION) "$${target%:*}" || exit 1; \
 	done
 
-bench: ## measure throughput next to pg_recvlogical and others; see go doc ./internal/bench for what else it measures
+bench: ## measure throughput, the client alone, latency and memory, next to others (an hour; with OUT=docs/bench the pages are written)
 	@scripts/postgres
-	go run ./internal/bench throughput
+	go run ./internal/bench throughput $(if $(OUT),-out $(OUT))
+	go run ./internal/bench client $(if $(OUT),-out $(OUT))
+	go run ./internal/bench latency $(if $(OUT),-out $(OUT))
+	go run ./internal/bench memory $(if $(OUT),-out $(OUT))
+
+bench-growth: ## measure how cost grows with transactions, columns, rows, tables, unacknowledged messages and streams
+	@scripts/postgres
+	go run ./internal/bench growth $(if $(OUT),-out $(OUT))
 
 fmt: ## format all files
 	gofmt -w .

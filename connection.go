@@ -14,6 +14,8 @@ import (
 )
 
 const (
+	late         = 10 * time.Millisecond  // behind the server's commits, changes may be later still
+	later        = 3 * time.Millisecond   // by so much
 	coalesce     = time.Millisecond       // between two statuses because the confirmed position moved
 	replyPause   = 100 * time.Millisecond // between two statuses because the server asked
 	settle       = time.Second            // a state must last before it is one: blocked, idle
@@ -55,7 +57,7 @@ type connection struct {
 	// Listening.
 	busy     bool          // data came since idle looked
 	dataAt   time.Time     // when it last had come
-	sendLag  time.Duration // age of the last transaction when the server sent it
+	sendLag  time.Duration // age of the last change when the server sent it, since its commit
 	heardAt  time.Time     // the last bytes, or the last time we did not listen
 	askedAt  time.Time     // when the server was asked for a sign of life; zero: was not
 	waited   time.Time     // when there was last nothing to read
@@ -113,10 +115,11 @@ func (c *connection) status(now time.Time, askReply bool) error {
 }
 
 // read reads once from the server. before is the time.
-func (c *connection) read(before time.Time) error {
+func (c *connection) read(before time.Time, gathering bool) error {
 	err := c.Fill()
 	now := time.Now()
 	switch waited := now.Sub(before); {
+	case gathering: // and not for want of data
 	case waited > settle:
 		c.caughtUp = now
 		fallthrough

@@ -195,6 +195,7 @@ const (
 	stateNoPrivilege         = "42501"
 	stateSyntaxError         = "42601"
 	stateInvalidName         = "42602"
+	stateUndefinedColumn     = "42703"
 	stateUndefinedObject     = "42704"
 	stateDuplicateObject     = "42710"
 	stateWrongObjectType     = "42809"

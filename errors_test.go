@@ -27,7 +27,7 @@ var kinds = []error{
 	walchan.ErrAuthentication, walchan.ErrPermission, walchan.ErrDatabaseMissing, walchan.ErrWALLevel, walchan.ErrSlotMissing,
 	walchan.ErrSlotExists, walchan.ErrSlotActive, walchan.ErrSlotMismatch, walchan.ErrSlotLost, walchan.ErrSlotInvalidated,
 	walchan.ErrSlotMoved, walchan.ErrNoFreeSlot, walchan.ErrDiverged, walchan.ErrPublicationMissing, walchan.ErrPublication,
-	walchan.ErrTableMissing, walchan.ErrPluginMissing, walchan.ErrPluginOption, walchan.ErrProtocol, walchan.ErrServer, walchan.ErrClosed,
+	walchan.ErrTableMissing, walchan.ErrTableKey, walchan.ErrTableRead, walchan.ErrPluginMissing, walchan.ErrPluginOption, walchan.ErrProtocol, walchan.ErrServer, walchan.ErrClosed,
 }
 
 // check says whether an error is of one kind and no other, in one line, about the things it must name, without a password,

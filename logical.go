@@ -41,10 +41,11 @@ type changes struct {
 	spooling *txn.Transaction // the one of them of which messages are coming; nil: none
 	late     bool             // it was prepared before from
 
-	tx    *Tx // nil between transactions
-	begun bool
-	at    progress // in tx, as the server sends it
-	old   bool     // tx was delivered before, wholly
+	tx        *Tx // nil between transactions
+	begun     bool
+	committed int64    // when tx was, microseconds since 2000-01-01 UTC
+	at        progress // in tx, as the server sends it
+	old       bool     // tx was delivered before, wholly
 
 	done LSN      // end of the last complete entry that was delivered
 	part progress // what was delivered of the transaction that is not complete
@@ -112,8 +113,12 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 			return err
 		}
 		m.data, m.split = ev.Block, ev.Split
+		if x := s.reading.Load(); x != nil && f.tx != nil {
+			x.note(m, f.tx.XID)
+		}
 		return f.change(s, m, frame.Data)
 	case pgoutput.Begin:
+		f.committed = ev.Time
 		return f.begin(s, m, ev)
 	case pgoutput.Commit:
 		return f.end(s, m, ev, Commit)
@@ -122,9 +127,18 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 			return err
 		}
 		m.Kind = Truncate
+		if x := s.reading.Load(); x != nil && f.tx != nil {
+			x.note(m, f.tx.XID)
+		}
 		return f.change(s, m, frame.Data)
 	case pgoutput.Message:
 		m.Kind, m.ext, m.data, m.LSN = LogicalMessage, ev.Name, ev.Content, LSN(ev.LSN)
+		if ev.Name == readRowsPrefix {
+			if x := s.reading.Load(); x != nil {
+				return x.mark(s, m)
+			}
+			return nil
+		}
 		if ev.Flags&1 != 0 {
 			return f.change(s, m, frame.Data)
 		}
@@ -153,7 +167,6 @@ func (f *changes) begin(s *Stream, m *Message, ev *pgoutput.Event) error {
 	if f.tx != nil {
 		return unexpected("begin inside of a transaction")
 	}
-	s.conn.Load().sendLag = time.Duration(m.sent-ev.Time) * time.Microsecond
 	f.tx = f.newTx(ev)
 	f.tx.Redelivered = f.tx.CommitLSN == f.anew
 	f.begun = false
@@ -178,6 +191,7 @@ func (f *changes) change(s *Stream, m *Message, b []byte) error {
 	if f.tx == nil {
 		return unexpected(m.Kind.String())
 	}
+	s.conn.Load().sendLag = time.Duration(m.sent-f.committed) * time.Microsecond
 	if f.old {
 		return nil
 	}

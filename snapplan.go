@@ -56,6 +56,7 @@ type published struct {
 	columns     []string // of the publication
 	where       string   // row filter of the publications, and the condition of the choice; "": none
 	binary      []bool   // of rel.Columns: it has a binary format
+	generated   bool     // a column is, which COPY refuses unless it is a query's
 	hasIdentity bool
 }
 
@@ -78,7 +79,7 @@ func publishedTables(ctx context.Context, c *session.Conn, version int, names []
 			JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.tablename
 			CROSS JOIN LATERAL (SELECT `+lists+`) x(attnames, rowfilter)
 			WHERE v.pubname IN (`+strings.Join(quoted, ", ")+`))
-		SELECT oid, nspname, relname, relkind, relreplident, visible, pg_catalog.to_json(attnames), rowfilter
+		SELECT oid, nspname, relname, relkind, relreplident, visible, coalesce(pg_catalog.to_json(attnames)::text, '[]'), rowfilter
 		FROM v WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(v.oid) a JOIN v w ON w.oid = a.relid WHERE a.relid <> v.oid)
 		ORDER BY nspname COLLATE "C", relname COLLATE "C", pubname COLLATE "C"`)
 	if err != nil {
@@ -213,7 +214,7 @@ func describe(ctx context.Context, c *session.Conn, version int, tables []*publi
 		byOID[oid] = t
 		oids = append(oids, oid)
 	}
-	rows, err := c.Query(ctx, `SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, t.typsend <> 0,
+	rows, err := c.Query(ctx, `SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, t.typsend <> 0, a.attgenerated <> '',
 			coalesce(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)
 		FROM pg_catalog.pg_attribute a
 		JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
@@ -226,11 +227,13 @@ func describe(ctx context.Context, c *session.Conn, version int, tables []*publi
 	}
 	for _, r := range rows {
 		t := byOID[r[0]]
-		key := r[5] == "t"
+		key, generated := r[6] == "t", r[5] == "t"
 		t.hasIdentity = t.hasIdentity || key || t.rel.ReplicaIdentity == ReplicaIdentityFull
-		if !slices.Contains(t.columns, r[1]) {
+		// Before version 18 generated columns are not sent, whatever pg_publication_tables says.
+		if !slices.Contains(t.columns, r[1]) || generated && version < 180000 {
 			continue
 		}
+		t.generated = t.generated || generated
 		typ, err := strconv.ParseUint(r[2], 10, 32)
 		if err != nil {
 			return failed("look up the columns of the tables", err)
@@ -266,7 +269,7 @@ func allColumns(tables []*published) (all []Column) {
 
 // source is what the workers need of it.
 func (t *published) source(binary bool) *source {
-	src := &source{rel: t.rel, where: t.where}
+	src := &source{rel: t.rel, where: t.where, generated: t.generated}
 	for i, col := range t.rel.Columns {
 		name := quoteName(col.Name)
 		if binary && !t.binary[i] {
@@ -435,7 +438,7 @@ func (p *snapshot) addParts(l *leaf, step, pages int64, binary bool) {
 		}
 		// A whole table goes faster without a query.
 		what := l.name + " (" + strings.Join(l.columns, ", ") + ")"
-		if limits != nil || l.where != "" || l.text != nil || len(l.columns) == 0 {
+		if limits != nil || l.where != "" || l.text != nil || l.generated || len(l.columns) == 0 {
 			what = "(" + l.query(strings.Join(limits, " AND ")) + ")"
 		}
 		p.parts = append(p.parts, &part{table: l.source, sql: "COPY " + what + " TO STDOUT" + format})

@@ -178,9 +178,11 @@ func readError(rel *Relation, err error) error {
 	e := failed(fmt.Sprintf("read the rows of %s", rel), err)
 	if pg := pgError(err); pg != nil && quotesData(pg) {
 		e.Err = withheld{pg}
-		if strings.HasPrefix(pg.Code, "22") {
-			e.Kind, e.Advice = ErrTableRead, "correct the row, the publication's row filter, or SnapshotTable.Where"
-		}
+	}
+	switch state := sqlState(err); {
+	case state == stateUndefinedTable, state == stateUndefinedColumn: // it was altered before it was locked
+	case strings.HasPrefix(state, "22"), strings.HasPrefix(state, "42") && state != stateNoPrivilege:
+		e.Kind, e.Advice = ErrTableRead, "correct the row, the publication's row filter, or SnapshotTable.Where; see the server's log"
 	}
 	return e
 }

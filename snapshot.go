@@ -34,6 +34,9 @@ type Snapshot struct {
 	// Attempt is 1 at first. Each time the snapshot is lost with its connection the next SnapshotBegin has a higher one: then the
 	// rows start over, and all that were delivered since the first SnapshotBegin are void. Some of them may not exist any more.
 	Attempt int
+
+	// Among says that the rows come among the changes: see Stream.ReadRows.
+	Among bool
 }
 
 // Snapshot returns what a SnapshotBegin or SnapshotEnd is about; nil otherwise. It must not be changed.
@@ -439,11 +442,18 @@ func (p *snapshot) progress() []TableProgress {
 	if p == nil {
 		return nil
 	}
-	all := make([]TableProgress, len(p.tables))
-	for i, t := range p.tables {
-		all[i] = TableProgress{t.rel.String(), t.rows.Load(), t.estimatedRows, t.bytes.Load(), t.estimatedBytes, t.left.Load() == 0}
+	var all []TableProgress
+	for _, t := range p.tables {
+		all = append(all, t.progress()...)
 	}
 	return all
+}
+
+func (t *source) progress() []TableProgress {
+	if t == nil {
+		return nil
+	}
+	return []TableProgress{{t.rel.String(), t.rows.Load(), t.estimatedRows, t.bytes.Load(), t.estimatedBytes, t.left.Load() == 0}}
 }
 
 // source is a table whose rows are read.
@@ -452,6 +462,8 @@ type source struct {
 	columns []string // as in SELECT
 	text    []bool   // of these, which are text although binary is asked for
 	where   string   // the publication's condition and ours
+
+	generated bool // see published
 
 	estimatedRows, estimatedBytes int64
 	rows, bytes                   atomic.Int64

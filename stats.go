@@ -55,7 +55,7 @@ type Stats struct {
 	Reconnects uint64
 	LateAcks   uint64 // acknowledgements after the stream has stopped, which did nothing
 
-	Snapshot []TableProgress // of WithSnapshot, a table each; also when it is complete
+	Snapshot []TableProgress // of WithSnapshot, a table each, and of the last ReadRows; also when they are complete
 }
 
 // gauge holds what the owner publishes for Stats.
@@ -71,6 +71,7 @@ type gauge struct {
 	received, confirmed, walEnd atomic.Uint64
 	sendLag                     atomic.Int64 // nanoseconds
 	snapshot                    atomic.Pointer[snapshot]
+	read                        atomic.Pointer[source] // by the last ReadRows
 	spooled                     atomic.Int64
 
 	ended chan struct{} // closed once Stream.err is set
@@ -111,7 +112,7 @@ func (s *Stream) Stats() Stats {
 		OldestAge:    b.age,
 		Spooled:      s.gauge.spooled.Load(),
 		LateAcks:     s.ledger.late.Load(),
-		Snapshot:     g.snapshot.Load().progress(),
+		Snapshot:     append(g.snapshot.Load().progress(), g.read.Load().progress()...),
 	}
 	if end := max(LSN(g.walEnd.Load()), st.Received); end > st.Confirmed {
 		st.LagBytes = uint64(end - st.Confirmed)

@@ -88,6 +88,7 @@ type Stream struct {
 	gauge   gauge
 	source  Source // set by the first connection
 	types   *types
+	reading atomic.Pointer[tableReading] // the call of ReadRows that is at work
 
 	err      error // set before c is closed
 	closeErr error // set before done is closed: what Close returns
@@ -133,6 +134,7 @@ func Subscribe(ctx context.Context, connString string, opts ...Option) (*Stream,
 		return nil, err
 	}
 	context.AfterFunc(s.ctx, s.interrupt)
+	s.conn.Store(first)
 	go s.run(first)
 	return s, nil
 }
@@ -274,6 +276,7 @@ func (s *Stream) stream(c *connection) error {
 // last change was delivered, without which a consumer that stops there would see the transaction again.
 func (s *Stream) takeIn(c *connection) {
 	s.attention.Store(true) // deliver refuses the next message
+	c.Gather(false)
 	err := c.Arm(time.Now().Add(coalesce))
 	for err == nil {
 		var ok bool
@@ -290,7 +293,11 @@ func (s *Stream) takeIn(c *connection) {
 }
 
 // receive waits for something to read.
+//
+// Where the changes are late anyway it lets small messages pile up first. PostgreSQL sends each by itself, and to be woken
+// for each costs the client, and the server that wakes it, more than all else they do.
 func (s *Stream) receive(c *connection) error {
+	gather := c.sendLag > late
 	for {
 		now := time.Now()
 		next, err := s.attend(c, now)
@@ -306,18 +313,24 @@ func (s *Stream) receive(c *connection) error {
 		}
 		// The deadline first, then the announcement, then a look whether anything has happened: whoever comes later
 		// interrupts the read. In another order a wake-up could be lost.
-		if err := c.Arm(earliest(next, alive)); err != nil {
+		until := earliest(next, alive)
+		if gather {
+			until = earliest(until, now.Add(later))
+		}
+		c.Gather(gather)
+		if err := c.Arm(until); err != nil {
 			return err
 		}
 		if !s.sleep(reading, c.interest()) {
 			continue
 		}
-		err = c.read(now)
+		err = c.read(now, gather)
 		s.asleep.Store(awake)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.ledger.tick(c.heardAt) // the read may have lasted
 			return err
 		}
+		gather = false // there may be a little to read
 	}
 }
 

@@ -96,11 +96,21 @@ func (c *container) Restart() error {
 	return c.begin()
 }
 
+func (c *container) Append(b []byte, m walchan.Message) ([]byte, error) {
+	err := c.encode(m)
+	return c.take(b), err
+}
+
 func (c *container) Flush(b []byte) ([]byte, error) {
 	err := c.writer.Flush()
+	return c.take(b), err
+}
+
+// take appends what the writer has written: its blocks as they become full.
+func (c *container) take(b []byte) []byte {
 	b = append(b, c.out.b...)
 	c.out.b = c.out.b[:0]
-	return b, err
+	return b
 }
 
 // tableSchemas are those of a table, with the fingerprints that single objects begin with.
@@ -133,8 +143,11 @@ func (c *container) table(rel *walchan.Relation) (*tableSchemas, error) {
 			return nil, err
 		}
 	}
+	if err := c.writer.Encode(&r); err != nil {
+		return nil, err
+	}
 	c.tables[rel.OID] = t
-	return t, c.writer.Encode(&r)
+	return t, nil
 }
 
 // singleObject returns what a single object of the schema begins with (Avro specification, "Single-object encoding").
@@ -148,40 +161,49 @@ func singleObject(schema string) ([]byte, error) {
 	return binary.LittleEndian.AppendUint64([]byte{0xC3, 0x01}, h.Sum64()), nil
 }
 
-func (c *container) Append(b []byte, m walchan.Message) ([]byte, error) {
+func (c *container) encode(m walchan.Message) error {
 	r := change{Database: c.database}
 	if m.Tx != nil {
 		r.XID = int64(m.Tx.XID)
 	}
 	switch m.Kind {
 	case walchan.SnapshotBegin, walchan.SnapshotEnd:
-		return b, nil
-	case walchan.Begin, walchan.Commit:
-		r.Command = map[walchan.Kind]string{walchan.Begin: "BEGIN", walchan.Commit: "COMMIT"}[m.Kind]
-		return b, c.writer.Encode(&r)
+		return nil
+	case walchan.Begin:
+		r.Command = "BEGIN"
+		return c.writer.Encode(&r)
+	case walchan.Commit:
+		r.Command = "COMMIT"
+		return c.writer.Encode(&r)
+	case walchan.Insert, walchan.Read:
+		r.Command = "INSERT"
+	case walchan.Update:
+		r.Command = "UPDATE"
+	case walchan.Delete:
+		r.Command = "DELETE"
+	case walchan.Truncate:
+		r.Command = "TRUNCATE"
+	default:
+		return encode.ErrKind
 	}
 	if m.Tx != nil {
 		pos := int64(m.LSN)
 		r.WALPos = &pos
 	}
-	if m.Kind == walchan.Truncate {
-		tables, _, _ := m.Truncated()
-		for _, rel := range tables {
-			r.Command, r.Name, r.Schema = "TRUNCATE", &rel.Name, &rel.Schema
-			if err := c.writer.Encode(&r); err != nil {
-				return b, err
-			}
+	if m.Kind != walchan.Truncate {
+		return c.encodeRow(&r, m)
+	}
+	tables, _, _ := m.Truncated()
+	for _, rel := range tables {
+		r.Name, r.Schema = &rel.Name, &rel.Schema
+		if err := c.writer.Encode(&r); err != nil {
+			return err
 		}
-		return b, nil
 	}
-	r.Command = map[walchan.Kind]string{walchan.Insert: "INSERT", walchan.Read: "INSERT", walchan.Update: "UPDATE", walchan.Delete: "DELETE"}[m.Kind]
-	if r.Command == "" {
-		return b, encode.ErrKind
-	}
-	return b, c.appendRow(&r, m)
+	return nil
 }
 
-func (c *container) appendRow(r *change, m walchan.Message) error {
+func (c *container) encodeRow(r *change, m walchan.Message) error {
 	r.Name, r.Schema = &m.Relation.Name, &m.Relation.Schema
 	t, err := c.table(m.Relation)
 	if err != nil {

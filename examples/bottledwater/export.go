@@ -90,15 +90,18 @@ func (x *exporter) take(msg walchan.Message) error {
 
 // restart is for the beginning of a snapshot: what was exported of an earlier attempt is void. From a file it is removed.
 func (x *exporter) restart(attempt int) error {
-	x.buf, x.ended = x.buf[:0], false
+	x.ended = false
 	truncated, err := x.out.restart()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if attempt > 1 && !truncated {
+	case truncated:
+		x.buf = x.buf[:0]
+		return x.format.Restart()
+	case attempt > 1:
 		note("the connection was lost, and the snapshot with it: its rows start over, forget those before")
 	}
-	return x.format.Restart()
+	return nil
 }
 
 func (x *exporter) encode(msg walchan.Message) (err error) {

@@ -37,7 +37,7 @@ type program struct {
 
 func command(t *testing.T, args ...string) *program {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	p := &program{Cmd: exec.CommandContext(ctx, os.Args[0], args...)}
 	p.Env = append(os.Environ(), "BOTTLEDWATER_TEST_RUN=1")
 	p.Stderr, p.Stdout = &p.stderr, &p.stdout
@@ -190,7 +190,7 @@ func TestKilled(t *testing.T) {
 		t.Run(format, func(t *testing.T) {
 			t.Parallel()
 			db := pgtest.Database(t)
-			db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 100000) g")
+			db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 50000) g")
 			file := filepath.Join(t.TempDir(), "out")
 			args := []string{"-create-slot", "-initial-snapshot", "-o", file, "-format", format}
 			p := start(t, db, args...)
@@ -203,8 +203,8 @@ func TestKilled(t *testing.T) {
 			p = start(t, db, args...)
 			streams(t, db)
 			size := grows(t, file, 0)
-			next := 100_001
-			for range 5 {
+			next := 50_001
+			for range 4 {
 				for range 50 {
 					db.Exec(t, fmt.Sprintf("INSERT INTO t SELECT g, repeat('y', 500) FROM generate_series(%d, %d) g", next, next+19))
 					next += 20
@@ -223,6 +223,46 @@ func TestKilled(t *testing.T) {
 			}
 			equalsTable(t, contents(t, format, file), next-1)
 		})
+	}
+}
+
+// A snapshot whose connection is lost starts over, in an empty file; on the standard output with a word about it.
+func TestSnapshotStartsOver(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 50000) g")
+	file := filepath.Join(t.TempDir(), "out")
+	p := start(t, db, "-initial-snapshot", "-o", file, "-format", "avro")
+	grows(t, file+partialSuffix, 1<<20)
+	const lost = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE database = current_database() AND temporary"
+	if n := db.Query(t, lost); n != "1" {
+		t.Fatalf("%s connections were lost: the snapshot was over sooner", n)
+	}
+	streams(t, db)
+	grows(t, file, 0)
+	p.stop(t)
+	if ids := contents(t, "avro", file); len(ids) != 50_000 {
+		t.Errorf("%d rows", len(ids))
+	} else {
+		equalsTable(t, ids, 50_000)
+	}
+
+	db.Exec(t, "SELECT pg_drop_replication_slot('"+db.Name+"')")
+	p = command(t, "-dsn", db.DSN(), "-slot", db.Name, "-initial-snapshot", "-format", "avro")
+	r, w := io.Pipe()
+	p.Stdout = w
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	db.Query(t, lost)
+	go io.Copy(io.Discard, r)
+	streams(t, db)
+	p.Process.Signal(os.Interrupt)
+	if err := p.Wait(); err != nil || !strings.Contains(p.stderr.String(), "forget those before") {
+		t.Errorf("%v: %s", err, &p.stderr)
 	}
 }
 
@@ -269,7 +309,7 @@ func equalsTable(t *testing.T, ids []string, n int) {
 	seen := map[string]int{}
 	for i, id := range ids {
 		seen[id]++
-		if i < 100_000 && seen[id] > 1 {
+		if i < 50_000 && seen[id] > 1 {
 			t.Fatalf("row %s of the snapshot twice", id)
 		}
 	}
@@ -473,6 +513,7 @@ func TestMistakes(t *testing.T) {
 		want []string
 	}{
 		{[]string{"-format", "xml", "-on-error", "stop"}, []string{"-format xml: not one of json, avro", "-on-error stop", "-dsn"}},
+		{[]string{"-dsn", "host=127.0.0.1 port=1 password=secret"}, []string{"127.0.0.1:1", "check host and port"}},
 		{[]string{"-dsn", db.DSN(), "-initial-snapshot", "-skip-snapshot"}, []string{"which?"}},
 		{[]string{"-dsn", db.DSN(), "-slot", "nix"}, []string{`"nix"`, "-create-slot"}},
 		{[]string{"-dsn", db.DSN(), "-slot", "nix", "-create-slot", "-o", "/nowhere/out"}, []string{"/nowhere/out"}},

@@ -2,15 +2,11 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-
-	"github.com/walchan/walchan"
 )
 
 // output is a file, or the standard output.
@@ -27,16 +23,12 @@ type output struct {
 const partialSuffix = ".partial"
 
 // openOutput opens the output. What a crash has torn at its end is cut off.
-func openOutput(ctx context.Context, f flags) (*output, error) {
+func openOutput(f flags, slotExists bool) (*output, error) {
 	o := &output{file: os.Stdout, path: f.out}
 	if f.out == "" {
 		return o, nil
 	}
-	exists, err := slotExists(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	if err := o.open(exists, f.snapshot); err != nil {
+	if err := o.open(slotExists, f.snapshot); err != nil {
 		return nil, err
 	}
 	if o.partial {
@@ -46,11 +38,6 @@ func openOutput(ctx context.Context, f flags) (*output, error) {
 		return nil, errors.Join(fmt.Errorf("cut off what a crash has torn: %w", err), o.close())
 	}
 	return o, nil
-}
-
-func slotExists(ctx context.Context, f flags) (bool, error) {
-	slots, err := walchan.Slots(ctx, f.dsn)
-	return slices.ContainsFunc(slots, func(s walchan.Slot) bool { return s.Name == f.slot }), err
 }
 
 func (o *output) open(slotExists, snapshot bool) (err error) {

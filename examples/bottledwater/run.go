@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,6 +18,10 @@ const ourPublication = "bottledwater"
 
 func run(ctx context.Context, f flags) (err error) {
 	if err := f.check(); err != nil {
+		return err
+	}
+	exists, err := slotExists(ctx, f) // first, for its errors say what to do
+	if err != nil {
 		return err
 	}
 	tables, database, err := look(ctx, f)
@@ -34,7 +39,7 @@ func run(ctx context.Context, f flags) (err error) {
 	}
 	noteCasts(tables)
 
-	out, err := openOutput(ctx, f)
+	out, err := openOutput(f, exists)
 	if err != nil {
 		return err
 	}
@@ -88,6 +93,11 @@ func ensurePublication(ctx context.Context, f flags) (string, error) {
 		return ourPublication, walchan.EnsurePublication(ctx, f.dsn, ourPublication, f.tables...)
 	}
 	return ourPublication, walchan.EnsurePublicationForAllTables(ctx, f.dsn, ourPublication)
+}
+
+func slotExists(ctx context.Context, f flags) (bool, error) {
+	slots, err := walchan.Slots(ctx, f.dsn)
+	return slices.ContainsFunc(slots, func(s walchan.Slot) bool { return s.Name == f.slot }), err
 }
 
 // inUTC has timestamps come in UTC, whatever the server's or the role's time zone, unless the connection string has another.

@@ -58,13 +58,14 @@ type recording struct {
 	rows     int // of a transaction
 	tables   int // that the rows of a transaction take in turn
 	messages int // altogether, roughly
+	streams  int // that are sent it at the same time
 }
 
-var usual = recording{columns: 10, width: 10, rows: 100, tables: 1, messages: 2_000_000}
+var usual = recording{columns: 10, width: 10, rows: 100, tables: 1, messages: 2_000_000, streams: 1}
 
 // holdReplay holds the contest at a server that sends the recording.
 func (c *contest) holdReplay(ctx context.Context, programs *server, rec recording, racing []*contender, e *entry) error {
-	r := &replay{srv: fakewal.New(), programs: programs}
+	r := &replay{srv: fakewal.New(), streams: rec.streams, programs: programs}
 	r.srv.Update(func(s *fakewal.State) {
 		s.Publications = []string{publication}
 		s.Settings["data_directory_mode"], s.Settings["wal_segment_size"] = "0700", "16MB" // asked for by pg_recvlogical
@@ -133,6 +134,9 @@ func (rec recording) make() (*prepared, io.Reader) {
 	p.filled = replayStart + end*replayStep
 	p.end = p.filled + replayStep
 	p.commit = p.end - 0x100
+	p.messages *= rec.streams
+	p.changes *= rec.streams
+	p.bytes *= int64(rec.streams)
 	return p, io.MultiReader(fakewal.Repeat(recorded, repeats, transactions*replayStep), bytes.NewReader(last))
 }
 
@@ -140,6 +144,7 @@ func (rec recording) make() (*prepared, io.Reader) {
 type replay struct {
 	srv      *fakewal.Server
 	addr     string
+	streams  int
 	programs *server // a real one, for its programs only
 }
 
@@ -149,11 +154,19 @@ func (r *replay) dsn(string) string {
 }
 
 func (r *replay) openSlot(_ context.Context, name string) error {
-	r.srv.Update(func(s *fakewal.State) { s.Slots[name] = fakewal.LogicalSlot(replayStart) })
+	r.srv.Update(func(s *fakewal.State) {
+		s.Slots[name] = fakewal.LogicalSlot(replayStart)
+		for i := range r.streams {
+			s.Slots[fmt.Sprintf("%s%d", name, i)] = fakewal.LogicalSlot(replayStart)
+		}
+	})
 	return nil
 }
 
 func (r *replay) closeSlot(_ context.Context, name string) (pglogrepl.LSN, error) {
+	if r.streams > 1 {
+		name += "0" // one for all
+	}
 	slot, ok := r.srv.Slot(name)
 	if !ok {
 		return 0, fmt.Errorf("slot %s is gone", name)

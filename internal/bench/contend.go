@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"sync"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -22,14 +23,20 @@ import (
 type receiver struct {
 	dsn, slot   string
 	commit, end pglogrepl.LSN // of the last transaction
+	hold        int           // messages that are not acknowledged until as many others have come
+	pause       time.Duration // after pauseAt messages
 	messages    int
+	idle        int64 // resident memory before the first message, bytes
 }
+
+const pauseAt = 100_000
 
 // tally is what a contender written here prints when it has received everything.
 type tally struct {
 	Messages int    `json:"messages"`
 	Mallocs  uint64 `json:"mallocs"`
 	Bytes    uint64 `json:"bytes"` // allocated
+	Idle     int64  `json:"idle"`  // resident memory before the first message, bytes; 0: not known
 }
 
 // contend is one run of a contender written in Go, in a process of its own.
@@ -39,6 +46,9 @@ func contend(ctx context.Context, flags *flag.FlagSet, args []string) (err error
 	flags.StringVar(&r.slot, "slot", "", "replication slot")
 	flags.Func("commit", "LSN of the last transaction's commit record", func(s string) error { return r.commit.Scan(s) })
 	flags.Func("end", "end of the last transaction", func(s string) error { return r.end.Scan(s) })
+	flags.IntVar(&r.hold, "hold", 0, "how many messages to leave unacknowledged (walchan)")
+	flags.DurationVar(&r.pause, "pause", 0, "how long to stop receiving in the middle (walchan)")
+	streams := flags.Int("streams", 1, "how many streams, of slots run0, run1 …, if more than one")
 	profile := flags.String("profile", "", "file for a CPU profile")
 	flags.Parse(args)
 	if *profile != "" {
@@ -58,11 +68,32 @@ func contend(ctx context.Context, flags *flag.FlagSet, args []string) (err error
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if err := receive(ctx, &r); err != nil {
+	if *streams == 1 {
+		err = receive(ctx, &r)
+	} else {
+		err = r.each(*streams, func(r *receiver) error { return receive(ctx, r) })
+	}
+	if err != nil {
 		return err
 	}
 	runtime.ReadMemStats(&after)
-	return json.NewEncoder(os.Stdout).Encode(tally{r.messages, after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc})
+	return json.NewEncoder(os.Stdout).Encode(tally{r.messages, after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc, r.idle})
+}
+
+// each has n receivers at work together.
+func (r *receiver) each(n int, receive func(*receiver) error) error {
+	all, errs := make([]receiver, n), make([]error, n)
+	var running sync.WaitGroup
+	for i := range all {
+		all[i] = *r
+		all[i].slot = fmt.Sprintf("%s%d", r.slot, i)
+		running.Go(func() { errs[i] = receive(&all[i]) })
+	}
+	running.Wait()
+	for i := range all {
+		r.messages += all[i].messages
+	}
+	return errors.Join(errs...)
 }
 
 var receivers = map[string]func(context.Context, *receiver) error{
@@ -76,22 +107,33 @@ var errEarly = errors.New("the stream ended before the work did")
 
 func contendWalchan(ctx context.Context, r *receiver, scan bool) error {
 	s, err := walchan.Subscribe(ctx, r.dsn, walchan.WithSlot(r.slot), walchan.WithPublication(publication),
-		walchan.WithLogger(slog.New(slog.DiscardHandler)))
+		walchan.WithMaxUnacked(max(1<<20, 2*r.hold)), walchan.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	var row five
+	held := make([]walchan.Receipt, r.hold) // a ring
+	r.idle = residentMemory(os.Getpid(), "VmRSS:")
 	for m := range s.C() {
-		r.messages++
+		if r.messages++; r.messages == pauseAt {
+			time.Sleep(r.pause)
+		}
 		if scan && m.Relation.Name == "work" {
 			if err := m.New().Scan(&row); err != nil {
 				return err
 			}
 		}
 		last := m.Tx.CommitLSN >= r.commit
-		s.Ack(m)
+		if r.hold == 0 {
+			s.Ack(m)
+		} else {
+			oldest := &held[r.messages%r.hold]
+			oldest.Ack()
+			*oldest = m.Receipt()
+		}
 		if last {
+			s.AckThrough(m)
 			return s.Close()
 		}
 	}

@@ -1,5 +1,13 @@
 // Bench measures walchan next to the other ways to receive PostgreSQL's write-ahead log: `make bench`.
 //
+//	go run ./internal/bench throughput   # a real server, several kinds of work, TCP, Unix sockets and TLS
+//	go run ./internal/bench client       # a fake server that only copies bytes
+//	go run ./internal/bench latency      # from commit to consumer
+//	go run ./internal/bench memory       # of a large transaction, when the consumer stops for a minute
+//	go run ./internal/bench growth       # how walchan's cost grows: `make bench-growth`
+//
+// Each has -help. A first impression in a minute: throughput -scale 0.05 -rounds 2 -works mix.
+//
 // It starts a server of its own, gives it something to send, and has the contenders receive it in turn, each in a process
 // of its own, so that the system accounts for its CPU time and memory. Numbers of one machine at one time can be compared
 // with each other and with nothing else: so every round runs every contender, in an order that changes, and what is
@@ -17,9 +25,13 @@ import (
 var commands = map[string]func(context.Context, *flag.FlagSet, []string) error{
 	"throughput": throughput,
 	"client":     client,
+	"growth":     growth,
 	"latency":    latency,
+	"memory":     memory,
 	"late":       late,
 	"contend":    contend,
+	"snapshot":   snapshot,
+	"copy":       copyTable,
 }
 
 func main() {

@@ -33,7 +33,8 @@ type run struct {
 	work    *prepared
 	dsn     string
 	slot    string
-	profile string // file for a CPU profile, where the contender makes one; "": none
+	extra   []string // arguments for the contenders written in Go
+	profile string   // file for a CPU profile, where the contender makes one; "": none
 }
 
 // venue is where contenders run: a server, or what looks like one.
@@ -55,6 +56,7 @@ type measure struct {
 	Waits     float64 // a message
 	Mallocs   float64 // a message
 	Bytes     float64 // allocated, a message
+	Idle      int64   // resident memory before the first message, bytes
 }
 
 var contenders = []*contender{
@@ -121,6 +123,7 @@ func self(name string) func(context.Context, *run) *exec.Cmd {
 		if r.profile != "" {
 			args = append(args, "-profile", r.profile)
 		}
+		args = append(args, r.extra...)
 		return exec.CommandContext(ctx, exe, append(args, name)...)
 	}
 }
@@ -158,6 +161,7 @@ func (r *run) do(ctx context.Context, c *contender) (m measure, err error) {
 	}
 	m.Mallocs = float64(t.Mallocs) / float64(r.work.messages)
 	m.Bytes = float64(t.Bytes) / float64(r.work.messages)
+	m.Idle = t.Idle
 	return m, nil
 }
 
@@ -201,18 +205,22 @@ func peakMemory(pid int, ended <-chan struct{}) (peak int64) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		for line := range strings.Lines(string(status)) {
-			if kB, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-				var n int64
-				fmt.Sscan(kB, &n)
-				peak = max(peak, n<<10)
-			}
-		}
+		peak = max(peak, residentMemory(pid, "VmHWM:"))
 		select {
 		case <-ended:
 			return peak
 		case <-tick.C:
 		}
 	}
+}
+
+// residentMemory is a line of /proc/pid/status, in bytes; 0 without it.
+func residentMemory(pid int, name string) (bytes int64) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(status)) {
+		if kB, ok := strings.CutPrefix(line, name); ok {
+			fmt.Sscan(kB, &bytes)
+		}
+	}
+	return bytes << 10
 }

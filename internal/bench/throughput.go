@@ -18,6 +18,7 @@ type contest struct {
 	prepared  *prepared
 	typed     bool
 	transport string
+	extra     []string                 // see run
 	measures  map[*contender][]measure // of each round
 }
 
@@ -111,7 +112,7 @@ func (c *contest) hold(ctx context.Context, v venue, racing []*contender, e *ent
 func (c *contest) let(ctx context.Context, v venue, x *contender, e *entry) (measure, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	r := &run{venue: v, work: c.prepared, dsn: v.dsn(c.transport), slot: "run"}
+	r := &run{venue: v, work: c.prepared, dsn: v.dsn(c.transport), slot: "run", extra: c.extra}
 	if e.profiles != "" {
 		r.profile = filepath.Join(e.profiles, fileName(c.title+" "+x.name)+".prof")
 	}

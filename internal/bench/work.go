@@ -116,8 +116,16 @@ func (s *server) prepare(ctx context.Context, w *work, scale float64) (*prepared
 	return p, s.survey(ctx, p)
 }
 
-// survey receives the work for the first time, to count it and to find its end.
+// survey receives the work for the first time, to count it and to find its end, and waits for its walsender to end, whose CPU
+// time is not to be taken for another's.
 func (s *server) survey(ctx context.Context, p *prepared) error {
+	children := s.children()
+	err := s.count(ctx, p)
+	_, cpuErr := s.cpu(children)
+	return errors.Join(err, cpuErr)
+}
+
+func (s *server) count(ctx context.Context, p *prepared) error {
 	cfg, err := pgconn.ParseConfig(s.SocketDSN("replication=database"))
 	if err != nil {
 		return err

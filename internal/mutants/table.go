@@ -15,7 +15,7 @@ var mutants = append([]mutant{
 	{"a kept receipt keeps all later ones", "ack.go", "l.first, old.next = old.next, nil", "l.first = old.next", "", "TestLedgerLetsGo"},
 	{"AckThrough counts as Ack", "ack.go", "	l.head = min(max(l.head, l.through.Load()), l.seq)\n", "", "", "TestAckThrough|TestLedgerIsItsModel"},
 	{"a mark one message too late", "ack.go", "l.marks[i].seq <= l.head", "l.marks[i].seq < l.head", "", "TestLedgerIsItsModel"},
-	{"no last look before the sleep", "ack.go", "if !c.isAcked(n-1) && l.through.Load() < n {", "if true {", "", "TestLedgerLosesNoWakeUp"},
+	{"no last look before the sleep", "ack.go", "if !c.isAcked(n-1) && l.through.Load() < n {", "if true {", "", "TestLedgerWatchesOrHasSeen"},
 	{"every acknowledgement wakes the owner", "ack.go", "	case from < watched && watched <= through:", "	default:", "", "TestLedgerWakesOnceATransaction"},
 	{"an acknowledgement wakes nobody", "ack.go", "		l.wake()\n", "", "", "TestStatusFollows|TestLedgerWakesOnce"},
 	{"the watched message wakes nobody", "ack.go", "		l.watch.Store(n)\n", "", "", "TestLedgerLosesNoWakeUp|TestLedgerWakes"},
@@ -26,7 +26,7 @@ var mutants = append([]mutant{
 	{"an acknowledgement does not wake the reader", "stream.go", "			c.Interrupt()\n", "			_ = c\n", "", "TestStatusFollowsAnAcknowledgement"},
 	{"a sleep that is not announced", "stream.go", "	s.asleep.Store(how)\n", "	s.asleep.Store(awake)\n", "", "TestStatusFollowsAnAcknowledgement"},
 	{"a sleep announced after the look", "stream.go", "	s.asleep.Store(how)\n	if s.ledger.watchFor(want) && !s.attention.Load() {", "	ok := s.ledger.watchFor(want) && !s.attention.Load()\n	s.asleep.Store(how)\n	if ok {", "", "TestSleepIsAnnounced"},
-	{"the deadline of a read set after the announcement", "stream.go", "		if err := c.Arm(earliest(next, alive)); err != nil {\n			return err\n		}\n		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n", "		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n		if err := c.Arm(earliest(next, alive)); err != nil {\n			return err\n		}\n", "", "TestStatusMissesNoAck"},
+	{"the deadline of a read set after the announcement", "stream.go", "		c.Gather(gather)\n		if err := c.Arm(until); err != nil {\n			return err\n		}\n		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n", "		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n		c.Gather(gather)\n		if err := c.Arm(until); err != nil {\n			return err\n		}\n", "", "TestStatusMissesNoAck"},
 	{"never answer the server", "connection.go", "	c.wantsReply = true\n", "", "", "TestStoppingServerIsLetGo|TestLiveness"},
 
 	// Liveness.

@@ -8,7 +8,9 @@ import (
 
 const (
 	minBuffer = 32 << 10
-	maxBuffer = 512 << 10 // what the buffer grows to for speed; one larger message makes it grow further, for its time
+	maxBuffer = 512 << 10 // what the buffer grows to for speed; larger messages make it grow further, for their time
+	sumptuous = 8 << 20   // a buffer that is let go at once
+	patience  = 64        // fills without large messages until a smaller one is
 	maxFrame  = 1 << 30   // PQ_LARGE_MESSAGE_LIMIT: MaxAllocSize-1
 )
 
@@ -22,6 +24,9 @@ type reader struct {
 	buf  []byte
 	r, w int // buf[r:w] is unread
 	left int // bytes of the current message that pgx has still to read
+
+	more  func() bool // src has bytes that need not be waited for; nil: not known
+	small int         // fills since the last large message
 }
 
 // Read implements io.Reader for pgx.
@@ -67,6 +72,9 @@ func (r *reader) frame() (kind byte, body []byte, ok bool, err error) {
 	if err != nil || size == 0 || r.w-r.r < size {
 		return 0, nil, false, err
 	}
+	if size > maxBuffer {
+		r.small = 0
+	}
 	kind, body = r.buf[r.r], r.buf[r.r+5:r.r+size:r.r+size]
 	r.r += size
 	return kind, body, true, nil
@@ -77,6 +85,11 @@ func (r *reader) fill() error {
 	r.makeRoom()
 	n, err := r.src.Read(r.buf[r.w:])
 	r.w += n
+	for err == nil && r.more != nil && r.w < len(r.buf) && r.more() {
+		var m int
+		m, err = r.src.Read(r.buf[r.w:])
+		r.w += m
+	}
 	if n > 0 {
 		return nil // an error comes again
 	}
@@ -97,7 +110,9 @@ func (r *reader) makeRoom() {
 	case r.w == len(r.buf) && len(r.buf) < maxBuffer:
 		want = 2 * len(r.buf) // the last read filled it: the stream is busy
 	case len(r.buf) > maxBuffer && unread < minBuffer:
-		want = maxBuffer // the large frame is done
+		if r.small++; r.small > patience || len(r.buf) > sumptuous {
+			want = maxBuffer // the large messages are over
+		}
 	}
 	switch {
 	case want != len(r.buf):

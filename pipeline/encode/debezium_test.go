@@ -93,3 +93,25 @@ func TestKeyOfSeveralColumns(t *testing.T) {
 	}
 	compare(t, got, []string{`{"b":1,"a":"ü\""} `, `{"b":1,"a":"ü\""} `, `{"b":2,"a":"ü\""} {"b":1,"a":"ü\""}`, " "})
 }
+
+// A key that is so large that it lies apart comes as an old row with each update, changed or not (ExtractReplicaIdentity in
+// src/backend/access/heap/heapam.c).
+func TestLargeKey(t *testing.T) {
+	db := source(t, "CREATE TABLE t (k text PRIMARY KEY, v text); ALTER TABLE t ALTER k SET STORAGE EXTERNAL")
+	db.Exec(t, "INSERT INTO t VALUES (repeat('k', 2500), 'a')", "UPDATE t SET v = 'b'", "UPDATE t SET k = repeat('l', 2500)")
+	k, l := `{"k":"`+strings.Repeat("k", 2500)+`"}`, `{"k":"`+strings.Repeat("l", 2500)+`"}`
+	ms := changes(t, db)
+	for i, want := range map[int]struct{ key, old string }{4: {k, ""}, 7: {l, k}} {
+		key, err := encode.Key(nil, ms[i])
+		old, err2 := encode.OldKey(nil, ms[i])
+		if err != nil || err2 != nil || string(key) != want.key || string(old) != want.old {
+			t.Errorf("%v: key %.20s, %v, old %.20s, %v", ms[i], key, err, old, err2)
+		}
+	}
+	if old := ms[4].Old(); old.Identity() != walchan.KeyIdentity {
+		t.Error("the key does not lie apart")
+	}
+	if got := lines(t, encode.Wal2JSON{}, ms[4:5]); !strings.Contains(got[0], `"identity":[{"name":"k"`) {
+		t.Error(got)
+	}
+}

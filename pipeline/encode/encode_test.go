@@ -2,6 +2,7 @@ package encode_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -61,6 +62,36 @@ func TestKindsWithoutForm(t *testing.T) {
 	}
 }
 
+// The rows that exist have a form in each of them, the marks around them in none.
+func TestSnapshotRows(t *testing.T) {
+	db := source(t, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (7)")
+	db.Exec(t, "SELECT pg_drop_replication_slot('"+db.Name+"')")
+	ended := false
+	ms := receive(t, db, func(m walchan.Message) bool {
+		defer func() { ended = m.Kind == walchan.SnapshotEnd }()
+		if m.Kind == walchan.SnapshotEnd {
+			db.Exec(t, "SELECT pg_logical_emit_message(false, 'behind', '')")
+		}
+		return ended
+	}, walchan.WithSnapshot())
+	if len(ms) != 3 || ms[1].Kind != walchan.Read {
+		t.Fatalf("%v", ms)
+	}
+	at := ms[1].SentAt().UnixMilli()
+	for i, want := range []string{
+		`{ "command": "INSERT", "xid": 0, "dbname": "d", "relname": "t", "relnamespace": "public", "key": ["id"], "newtuple": {"id":7} }`,
+		fmt.Sprintf(`{"before":null,"after":{"id":7},"source":{"version":"v","connector":"postgresql","name":"n","ts_ms":%d,"snapshot":"true","db":"d",`+
+			`"schema":"public","table":"t","txId":null,"lsn":%d},"op":"r","ts_ms":%d}`, at, uint64(ms[1].LSN), at),
+		`{"action":"I","xid":null,"schema":"public","table":"t","columns":[{"name":"id","type":"integer","value":7}]}`,
+	} {
+		e := []appender{encode.Bottledwater{Database: "d"}, encode.Debezium{Version: "v", Name: "n", Database: "d"}, encode.Wal2JSON{IncludeXIDs: true}}[i]
+		compare(t, lines(t, e, ms), []string{want})
+	}
+	if key, err := encode.Key(nil, ms[1]); string(key) != `{"id":7}` || err != nil {
+		t.Errorf("the key is %s, %v", key, err)
+	}
+}
+
 // JSON comes from binary values too, wal2json's text does not.
 func TestBinary(t *testing.T) {
 	db := source(t, "CREATE TABLE t (id int, v text)")
@@ -114,4 +145,16 @@ func BenchmarkEncode(b *testing.B) {
 			b.SetBytes(int64(len(buf)))
 		})
 	}
+	b.Run("avro", func(b *testing.B) {
+		b.ReportAllocs()
+		e := encode.NewAvro(m.Relation)
+		var buf []byte
+		for b.Loop() {
+			var err error
+			if buf, err = e.AppendRow(buf[:0], m.New()); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.SetBytes(int64(len(buf)))
+	})
 }

@@ -32,6 +32,12 @@ func source(t *testing.T, ddl ...string) pgtest.DB {
 func changes(t *testing.T, db pgtest.DB, opts ...walchan.Option) (all []walchan.Message) {
 	t.Helper()
 	db.Exec(t, "SELECT pg_logical_emit_message(false, 'end', '')")
+	return receive(t, db, func(m walchan.Message) bool { return m.Prefix() == "end" }, opts...)
+}
+
+// receive returns what comes until it is the end.
+func receive(t *testing.T, db pgtest.DB, isEnd func(walchan.Message) bool, opts ...walchan.Option) (all []walchan.Message) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	s, err := walchan.Subscribe(ctx, db.DSN("timezone=UTC"), append(opts, walchan.WithSlot(db.Name), walchan.WithPublication("p"),
@@ -42,7 +48,7 @@ func changes(t *testing.T, db pgtest.DB, opts ...walchan.Option) (all []walchan.
 	defer s.Close()
 	for m := range s.C() {
 		s.Ack(m)
-		if m.Prefix() == "end" {
+		if isEnd(m) {
 			return all
 		}
 		all = append(all, m)

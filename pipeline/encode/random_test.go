@@ -60,7 +60,7 @@ var randomTypes = []struct {
 	{"timestamptz", func(r *rand.Rand) string { return quote(randomTimestamp(r, randomZone(r))) }},
 	{"timestamp(3)", func(r *rand.Rand) string { return quote(randomTimestamp(r, "")) }},
 	{"interval", func(r *rand.Rand) string {
-		return quote(fmt.Sprintf("%d mons %d days %d us", r.IntN(400)-200, r.IntN(400)-200, r.Int64N(1e13)-5e12))
+		return quote(fmt.Sprintf("%d mons %d days %d.%s secs", r.IntN(400)-200, r.IntN(400)-200, r.IntN(1e7)-5e6, digits(r, 6)))
 	}},
 	{"uuid", func(r *rand.Rand) string { return "md5(" + quote(digits(r, 9)) + ")::uuid" }},
 	{"json", func(r *rand.Rand) string { return quote(randomJSON(r, 0)) }},
