@@ -9,7 +9,7 @@ DURATION := 1m
 SEED := $$(date +%s)
 
 # The tests that depend on the server's version.
-VERSIONED := . ./examples/...
+VERSIONED := . ./examples/... ./pipeline/postgres
 
 FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/session:FuzzFrames
 
@@ -62,10 +62,12 @@ bench-growth: ## measure how cost grows with transactions, columns, rows, tables
 fmt: ## format all files
 	gofmt -w .
 
-lint: ## check the format, go vet for Linux, Windows and macOS, and of each module by itself, staticcheck
+lint: ## check the format, go vet for Linux, Windows and macOS, staticcheck, and that each module builds by itself
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "make fmt would change:" $$unformatted; exit 1; }
 	GOOS=linux go vet $(PACKAGES)
 	GOOS=windows go vet $(PACKAGES)
 	GOOS=darwin go vet $(PACKAGES)
-	@for dir in $$(go list -m -f '{{.Dir}}'); do (cd "$$dir" && GOWORK=off go vet ./...) || exit 1; done
 	go run $(STATICCHECK) $(PACKAGES)
+	@for mod in $$(git ls-files '*go.mod'); do \
+		(cd "$$(dirname "$$mod")" && GOWORK=off go build -o /dev/null ./...) || exit 1; \
+	done

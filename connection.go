@@ -177,6 +177,9 @@ func (s *Stream) alive(c *connection, now time.Time) (time.Time, error) {
 // checkBusy asks on an ordinary connection whether the walsender is at work, and fails if it is not: a walsender that
 // decodes a transaction nobody has subscribed to can be silent for minutes, but then it does not wait for the network.
 func (c *connection) checkBusy(ctx context.Context) error {
+	if c.backendStart == "" {
+		return errors.New("a walsender of physical replication does not decode")
+	}
 	conn, err := c.dialOrdinary(ctx)
 	if err != nil {
 		return err

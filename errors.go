@@ -35,6 +35,7 @@ var (
 	ErrSlotInvalidated = permanent("slot was invalidated by the server")
 	ErrSlotMoved       = permanent("slot was advanced or made anew by somebody") // changes were skipped
 	ErrNoFreeSlot      = passing("all replication slots are in use")
+	ErrWALRemoved      = permanent("server no longer has the WAL that is asked for")
 	ErrDiverged        = permanent("server lacks what was already delivered") // failed over with loss
 
 	ErrPublicationMissing = permanent("publication does not exist")
@@ -240,12 +241,16 @@ func failed(what string, err error) *Error {
 func (s *Stream) streamError(err error) error {
 	pg := pgError(err)
 	switch {
-	case err == errStopped || err == errAgain || isOurs(err):
+	case err == errStopped || err == errAgain || err == errEnded || isOurs(err):
 		return err
+	case s.cfg.physical && errors.Is(err, session.ErrCopyDone):
+		return errTimelineEnd
 	case errors.Is(err, session.ErrServerStopped):
 		return &Error{Kind: ErrServerDown, What: "connection lost", Err: err, Advice: "wait until it is up again"}
 	case pg == nil:
 		return failed("connection lost", err)
+	case pg.Code == stateUndefinedFile && s.cfg.physical:
+		return walRemoved(err)
 	case pg.Code == stateUndefinedFile: // WalSndSegmentOpen in src/backend/replication/walsender.c
 		return invalidated(s.source.Slot, "wal_removed", err)
 	}

@@ -26,7 +26,7 @@ var kinds = []error{
 	walchan.ErrOptions, walchan.ErrServerVersion, walchan.ErrUnreachable, walchan.ErrServerDown, walchan.ErrTooManyClients, walchan.ErrTLS,
 	walchan.ErrAuthentication, walchan.ErrPermission, walchan.ErrDatabaseMissing, walchan.ErrWALLevel, walchan.ErrSlotMissing,
 	walchan.ErrSlotExists, walchan.ErrSlotActive, walchan.ErrSlotMismatch, walchan.ErrSlotLost, walchan.ErrSlotInvalidated,
-	walchan.ErrSlotMoved, walchan.ErrNoFreeSlot, walchan.ErrDiverged, walchan.ErrPublicationMissing, walchan.ErrPublication,
+	walchan.ErrSlotMoved, walchan.ErrNoFreeSlot, walchan.ErrWALRemoved, walchan.ErrDiverged, walchan.ErrPublicationMissing, walchan.ErrPublication,
 	walchan.ErrTableMissing, walchan.ErrTableKey, walchan.ErrTableRead, walchan.ErrPluginMissing, walchan.ErrPluginOption, walchan.ErrProtocol, walchan.ErrServer, walchan.ErrClosed,
 }
 

@@ -167,6 +167,9 @@ func (f *changes) begin(s *Stream, m *Message, ev *pgoutput.Event) error {
 	if f.tx != nil {
 		return unexpected("begin inside of a transaction")
 	}
+	if LSN(ev.LSN) >= s.until {
+		return errEnded
+	}
 	f.tx = f.newTx(ev)
 	f.tx.Redelivered = f.tx.CommitLSN == f.anew
 	f.begun = false
@@ -261,6 +264,9 @@ func (f *changes) mark(s *Stream, m *Message) error {
 func (f *changes) single(s *Stream, m *Message) error {
 	if m.LSN <= f.done {
 		return nil
+	}
+	if m.LSN > s.until {
+		return errEnded
 	}
 	if err := s.deliver(m); err != nil {
 		return err

@@ -35,6 +35,10 @@ const (
 	CommitPrepared   // COMMIT PREPARED: End
 	RollbackPrepared // ROLLBACK PREPARED: End
 
+	// With SubscribePhysical.
+	WAL             // a piece of the log itself: LSN, Timeline, Payload, End
+	TimelineHistory // before the first WAL of a timeline but the first: Timeline, and the history file as Payload
+
 	// With WithSnapshot.
 	SnapshotBegin // the rows that exist follow, or start over: Snapshot
 	Read          // a row that exists: New
@@ -42,7 +46,7 @@ const (
 )
 
 var kindNames = [...]string{"invalid", "insert", "update", "delete", "truncate", "message", "begin", "commit", "raw",
-	"prepare", "commit prepared", "rollback prepared", "snapshot begin", "read", "snapshot end"}
+	"prepare", "commit prepared", "rollback prepared", "wal", "timeline history", "snapshot begin", "read", "snapshot end"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -68,7 +72,8 @@ type Message struct {
 	// monotonic (concurrent transactions interleave); Position is the key. Of a snapshot it is where the changes begin.
 	LSN LSN
 
-	// Tx is the transaction; nil for Raw, for those of a snapshot, and for a LogicalMessage that is not transactional.
+	// Tx is the transaction; nil for Raw, WAL, TimelineHistory, those of a snapshot, and for a LogicalMessage that is not
+	// transactional.
 	Tx *Tx
 
 	// Relation is the table; nil where no single table is concerned. The same pointer means the same definition.
@@ -78,7 +83,7 @@ type Message struct {
 	split uint32 // length of the old row's offset table at the end of data; 0: no old row
 	data  string // row block (see pgoutput.Block) or payload
 	ack   Receipt
-	ext   any // what only some kinds have: *truncation, string (prefix), LSN (end), *Snapshot
+	ext   any // what only some kinds have: *truncation, string (prefix), LSN (end), uint32 (timeline), *Snapshot
 }
 
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
@@ -124,12 +129,12 @@ func (p Position) String() string { return fmt.Sprintf("%s:%d", p.Commit, p.Ordi
 // Position means nothing.
 type Source struct {
 	SystemID string // identifies the cluster; a copy made by pg_basebackup has the same
-	Database string
-	Slot     string
+	Database string // "" of a physical stream
+	Slot     string // "" of a physical stream without one
 }
 
-// Position returns the key of the message. ok is false where there is none: Raw, those of a snapshot, and the
-// zero Message.
+// Position returns the key of the message. ok is false where there is none: Raw, WAL, TimelineHistory, those of a snapshot, and
+// the zero Message.
 func (m Message) Position() (p Position, ok bool) {
 	switch {
 	case m.Tx != nil:
@@ -159,10 +164,11 @@ func (m Message) Old() Row {
 	return Row{m.Relation, m.data}
 }
 
-// Payload returns what a Raw message or a LogicalMessage carries, as it came: text, or bytes of any kind.
+// Payload returns what a Raw message, a LogicalMessage, WAL or a TimelineHistory carries, as it came: text in the encoding of
+// the database, or bytes of any kind. (All else comes as UTF-8, whatever that encoding is, unless it is SQL_ASCII, which is none.)
 func (m Message) Payload() string {
 	switch m.Kind {
-	case Raw, LogicalMessage:
+	case Raw, LogicalMessage, WAL, TimelineHistory:
 		return m.data
 	}
 	return ""
@@ -178,10 +184,20 @@ func (m Message) Prefix() string {
 }
 
 // End returns the end LSN of a Commit, Prepare, CommitPrepared or RollbackPrepared: the position that is confirmed once
-// everything up to it is acknowledged. 0 otherwise; also of a Prepare that came late, together with its CommitPrepared.
+// everything up to it is acknowledged. Of WAL it is the position behind its last byte. 0 otherwise; also of a Prepare that
+// came late, together with its CommitPrepared.
 func (m Message) End() LSN {
+	if m.Kind == WAL {
+		return m.LSN + LSN(len(m.data))
+	}
 	lsn, _ := m.ext.(LSN)
 	return lsn
+}
+
+// Timeline returns the timeline that WAL belongs to, or that a TimelineHistory is of. 0 otherwise.
+func (m Message) Timeline() uint32 {
+	timeline, _ := m.ext.(uint32)
+	return timeline
 }
 
 // Truncated returns the tables that a Truncate has emptied, together, and its options. The slice must not be changed.

@@ -27,10 +27,20 @@ type config struct {
 	pluginArgs   map[string]string
 	transactions bool
 
+	from, until LSN // see span.go; 0: not given
+	untilNow    bool
+
 	streaming, twoPhase, binary bool // see protocol.go
+	origin                      string
 	spoolMemory                 int
 	spoolDir                    string
 	spoolSet                    bool
+
+	physical      bool // see physical.go
+	wholeSegments bool
+	walFrom       LSN
+	walTimeline   uint32
+	failover      bool
 
 	snapshot snapshotConfig
 
@@ -104,7 +114,7 @@ func WithPlugin(name string, args map[string]string) Option {
 }
 
 // WithPluginOption adds one option of the output plugin to START_REPLICATION, overriding what walchan says of it: the way to
-// an option that has no function here.
+// an option that has no function here. Of an empty value nothing is sent but the name, which some plugins take for "on".
 func WithPluginOption(name, value string) Option {
 	return func(c *config) { c.pluginArgs[name] = value }
 }
@@ -151,11 +161,22 @@ func WithSpool(memory int, dir string) Option {
 // cannot be streamed from without this option.
 func WithTwoPhase() Option { return func(c *config) { c.twoPhase = true } }
 
+// WithFailover makes a slot that is made (WithCreateSlot, CreateSlot) one of which standbys keep copies, with which a stream goes
+// on after a fail-over: PostgreSQL 17 or later; see "Logical Replication Failover" in its documentation for what is to be
+// set on the servers. A slot that exists is used as it is.
+func WithFailover() Option { return func(c *config) { c.failover = true } }
+
 // WithBinary has the server send values in their types' binary formats where there is one, overriding the default of text.
 // Row.Value, Scan and JSON give the same for both, but of the few types whose binary format is not known here (see Row.Value);
 // Row.Text gives what was sent. It saves the server and Scan some time with numbers, timestamps and bytea, and costs
 // some with others.
 func WithBinary() Option { return func(c *config) { c.binary = true } }
+
+// WithOrigin has the server leave out what it has itself received by replication (origin "none"), overriding the default of
+// sending all ("any"): for two databases that follow one another, where a change would go round in circles. Replicated is
+// what was written in a session with a replication origin (pg_replication_origin_session_setup; a subscription has one); of
+// what is sent Tx.Origin has its name. PostgreSQL 16 or later does that.
+func WithOrigin(origin string) Option { return func(c *config) { c.origin = origin } }
 
 // WithBuffer bounds what lies between the server and the consumer, overriding the default of 64 messages and 8 MiB,
 // whichever is reached first. One message may exceed the bytes. More messages do not make it faster.
@@ -186,7 +207,7 @@ func WithDrainTimeout(d time.Duration) Option { return func(c *config) { c.drain
 func WithRetry(f func() backoff.BackOff) Option { return func(c *config) { c.retry = f } }
 
 // WithConnect calls f before each connection with a copy of its configuration, to change it: a password that rotates, a
-// DialFunc. An error counts as a failed attempt.
+// DialFunc, an OnNotice for the server's notices, which are logged otherwise. An error counts as a failed attempt.
 func WithConnect(f func(context.Context, *pgconn.Config) error) Option {
 	return func(c *config) { c.connect = f }
 }
@@ -243,7 +264,9 @@ func (c *config) validate(streaming bool) error {
 			wrong("the output plugin's option %q: not a name of 1 to 63 bytes, or a value with a zero byte", k)
 		}
 	}
-	problems = append(problems, c.protocolProblems()...)
+	problems = append(problems, c.protocolProblems(streaming)...)
+	problems = append(problems, c.physicalProblems()...)
+	problems = append(problems, c.spanProblems()...)
 	problems = append(problems, c.snapshotProblems()...)
 	if c.messages < 1 || c.bytes < 1 {
 		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)
@@ -275,6 +298,9 @@ func (c *config) validate(streaming bool) error {
 	}
 	if c.terminateOld && c.slot == "" {
 		wrong("WithTerminateOld needs WithSlot: a temporary slot is gone with its connection")
+	}
+	if c.failover && c.slot == "" {
+		wrong("WithFailover needs WithSlot: a temporary slot has no copies")
 	}
 	if c.waitForSlot && c.slot == "" {
 		wrong("WithWaitForSlot needs WithSlot: a temporary slot is nobody else's")
@@ -321,7 +347,9 @@ func (c *config) startCommand(slot string, from LSN) string {
 	for i, k := range slices.Sorted(maps.Keys(args)) {
 		b.WriteString([]string{", ", " ("}[btoi(i == 0)])
 		b.WriteString(quoteName(k))
-		b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
+		if args[k] != "" {
+			b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
+		}
 	}
 	if len(args) > 0 {
 		b.WriteByte(')')

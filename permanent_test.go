@@ -36,7 +36,7 @@ func TestIsPermanent(t *testing.T) {
 	}
 	permanent := []error{
 		ErrOptions, ErrServerVersion, ErrAuthentication, ErrPermission, ErrDatabaseMissing, ErrWALLevel,
-		ErrSlotMissing, ErrSlotExists, ErrSlotMismatch, ErrSlotLost, ErrSlotInvalidated, ErrSlotMoved, ErrDiverged,
+		ErrSlotMissing, ErrSlotExists, ErrSlotMismatch, ErrSlotLost, ErrSlotInvalidated, ErrSlotMoved, ErrWALRemoved, ErrDiverged,
 		ErrPublicationMissing, ErrPublication, ErrTableMissing, ErrPluginMissing, ErrPluginOption, ErrProtocol, ErrClosed,
 		serverError("42704"), serverError("58P01"), serverError("28000"), serverError("28P01"), serverError("42501"),
 		serverError("3D000"), serverError("57P04"), serverError("0A000"),

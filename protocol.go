@@ -23,6 +23,9 @@ func (c *config) pgoutputArgs() map[string]string {
 			args[s.arg] = "on"
 		}
 	}
+	if c.origin != "" {
+		args["origin"] = c.origin
+	}
 	maps.Copy(args, c.pluginArgs)
 	if args["proto_version"] == "" {
 		version := 1
@@ -52,9 +55,10 @@ type feature struct {
 	server   int
 }
 
-// asked returns the features that are asked for, in the order of the versions that brought them.
+// asked returns the features that are asked for, in the order of the protocol versions they need.
 func asked(args map[string]string) (all []feature) {
 	for _, f := range []feature{
+		{"origin", func(args map[string]string) bool { return args["origin"] != "" }, 1, 16},
 		{"streaming", func(args map[string]string) bool { return isOn(args["streaming"]) }, 2, 14},
 		{"two-phase", func(args map[string]string) bool { return isOn(args["two_phase"]) }, 3, 15},
 		{"streaming = parallel", isParallel, 4, 16},
@@ -76,21 +80,29 @@ func isOn(value string) bool {
 
 // isTwoPhase says whether transactions are asked for when they are prepared.
 func (c *config) isTwoPhase() bool {
-	return c.plugin == pgoutputPlugin && isOn(c.pgoutputArgs()["two_phase"])
+	return c.twoPhase || c.plugin == pgoutputPlugin && isOn(c.pgoutputArgs()["two_phase"])
 }
 
 // protocolProblems names the options that exclude one another.
-func (c *config) protocolProblems() (problems []string) {
+func (c *config) protocolProblems(streaming bool) (problems []string) {
 	wrong := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	for _, s := range switches {
 		value, given := c.pluginArgs[s.arg]
 		switch {
 		case !s.isOn(c):
+		case s.arg == "two_phase" && !streaming: // a slot of any plugin can have it
 		case c.plugin != pgoutputPlugin:
 			wrong("%s belongs to pgoutput, not to the plugin %s", s.name, c.plugin)
 		case given && !isOn(value):
 			wrong("%s and WithPluginOption(%q, %q) exclude one another", s.name, s.arg, value)
 		}
+	}
+	switch value, given := c.pluginArgs["origin"]; {
+	case c.origin == "":
+	case c.plugin != pgoutputPlugin:
+		wrong("WithOrigin belongs to pgoutput, not to the plugin %s", c.plugin)
+	case given && value != c.origin:
+		wrong("WithOrigin(%q) and WithPluginOption(%q, %q) exclude one another", c.origin, "origin", value)
 	}
 	args := c.pgoutputArgs()
 	if version, err := strconv.Atoi(c.pluginArgs["proto_version"]); err == nil && c.plugin == pgoutputPlugin {
@@ -127,14 +139,31 @@ func (c *config) checkVersion(version int, text string) error {
 		return &Error{Kind: ErrServerVersion, What: "server version " + text + " is not supported", Advice: "PostgreSQL 14 or later is"}
 	}
 	var missing []string
-	for _, f := range asked(c.pgoutputArgs()) {
-		if version/10000 < f.server {
-			missing = append(missing, fmt.Sprintf("%s needs PostgreSQL %d or later", f.name, f.server))
+	if c.plugin == pgoutputPlugin {
+		for _, f := range asked(c.pgoutputArgs()) {
+			missing = needs(missing, version, f.name, f.server)
 		}
 	}
-	if missing == nil || c.plugin != pgoutputPlugin {
+	if c.failover {
+		missing = needs(missing, version, "failover", failoverServer)
+	}
+	return tooOld(missing, text)
+}
+
+// needs adds a feature to those that are missing if the server is older than it.
+func needs(missing []string, version int, feature string, major int) []string {
+	if version == 0 || version/10000 >= major {
+		return missing
+	}
+	return append(missing, fmt.Sprintf("%s needs PostgreSQL %d or later", feature, major))
+}
+
+// tooOld is the error of a server that lacks features; nil if none is missing.
+func tooOld(missing []string, text string) error {
+	if missing == nil {
 		return nil
 	}
+	text, _, _ = strings.Cut(text, " ")
 	return &Error{Kind: ErrServerVersion, What: strings.Join(missing, ", ") + "; this is " + text, Advice: "upgrade the server, or do without"}
 }
 

@@ -100,6 +100,9 @@ func (f *raw) forget(confirmed LSN) {
 }
 
 func (f *raw) data(s *Stream, frame *session.Frame) error {
+	if frame.Start > s.until {
+		return errEnded
+	}
 	m := &f.msg
 	*m = Message{Kind: Raw, LSN: frame.Start, sent: frame.SentAt, data: string(frame.Data)}
 	if f.ends == nil {
@@ -139,6 +142,9 @@ func (f *raw) data(s *Stream, frame *session.Frame) error {
 		f.again, f.now = f.again+1, entry{}
 		s.received(frame.Start)
 		f.forget(s.ledger.confirmed)
+	}
+	if frame.Start == s.until {
+		return errEnded
 	}
 	return nil
 }

@@ -8,30 +8,38 @@ import (
 	"testing"
 )
 
-// What the README says is in the repository: each test it names, and its code in an example, which is compiled.
+// What the README and the documents say is in the repository: each test they name, and their code in an example, which is compiled.
 func TestReadme(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+	documents, err := filepath.Glob("docs/*.md")
 	if err != nil {
 		t.Fatal(err)
+	}
+	var readme strings.Builder
+	for _, f := range append(documents, "README.md") {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readme.Write(b)
 	}
 	files, err := filepath.Glob("*_test.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var source strings.Builder
-	for _, f := range append(files, "walchantest/example_test.go", "pipeline/example_test.go") {
+	for _, f := range append(files, "walchantest/example_test.go", "pipeline/example_test.go", "pipeline/guide_test.go") {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
 		}
 		source.WriteString(unindented(string(b)))
 	}
-	for _, name := range regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(readme), -1) {
+	for _, name := range regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(readme.String(), -1) {
 		if !strings.Contains(source.String(), "\nfunc "+name[1]+"(t *testing.T)") {
 			t.Errorf("there is no %s", name[1])
 		}
 	}
-	for _, code := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
+	for _, code := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readme.String(), -1) {
 		if !strings.Contains(source.String(), unindented(code[1])) {
 			t.Errorf("no example has\n%s", code[1])
 		}

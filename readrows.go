@@ -103,8 +103,12 @@ type piece struct {
 	index     map[string]int // by key
 	at        visibility
 	first     bool
-	exhausted bool // it goes to the table's end
 	bytes     int64
+	last      []string // key of its last row
+	exhausted bool     // it goes to the table's end
+	fitting   int      // rows of the next one
+
+	taken atomic.Bool // by the owner, or by the caller to read it anew
 
 	weeded, begun bool // the owner's
 	next          int  // the owner's: row to be delivered
@@ -189,6 +193,10 @@ func (x *tableReading) read(ctx context.Context, table SnapshotTable) error {
 	if err := x.connect(ctx); err != nil {
 		return err
 	}
+	// Read over a connection that was lost: perhaps from a server that has failed over, and had rows that the new one does not.
+	if p := x.pending; p != nil && p.taken.CompareAndSwap(false, true) {
+		x.pending = nil
+	}
 	if x.src == nil {
 		if err := x.describe(ctx, table); err != nil {
 			return err
@@ -214,15 +222,32 @@ func (x *tableReading) read(ctx context.Context, table SnapshotTable) error {
 		if _, err := x.conn.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", quoteLiteral(readRowsPrefix), quoteLiteral(p.mark))); err != nil {
 			return failed("write a mark into the log", err)
 		}
-		select {
-		case <-p.done:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := x.await(ctx, p); err != nil {
+			return err
 		}
 		x.pending, x.again = nil, p.again
 		x.delivered++
+		x.after, x.exhausted, x.size = p.last, p.exhausted, p.fitting
 		if x.exhausted && len(x.again) == 0 {
 			return nil
+		}
+	}
+}
+
+// await waits until the piece is delivered, or the connection breaks: then its mark may be lost, too.
+func (x *tableReading) await(ctx context.Context, p *piece) error {
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			if err := x.conn.Check(); err != nil {
+				return failed("read the table", err)
+			}
 		}
 	}
 }
@@ -413,10 +438,10 @@ func (x *tableReading) readPiece(ctx context.Context) (*piece, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.last, p.exhausted, p.fitting = x.after, x.exhausted, x.size
 	if len(x.again) == 0 {
 		x.proceed(p)
 	}
-	p.exhausted = x.exhausted
 	return p, nil
 }
 
@@ -425,17 +450,17 @@ const pieceBytes = 1 << 20
 
 // proceed: the next piece begins behind this one.
 func (x *tableReading) proceed(p *piece) {
-	x.exhausted = len(p.rows) < x.size
+	p.exhausted = len(p.rows) < x.size
 	if len(p.rows) == 0 {
 		return
 	}
 	last := Row{x.src.rel, p.rows[len(p.rows)-1]}
-	x.after = nil
+	p.last = nil
 	for _, i := range x.columns {
-		x.after = append(x.after, strings.Clone(last.Text(i)))
+		p.last = append(p.last, strings.Clone(last.Text(i)))
 	}
 	fitting := int(pieceBytes * int64(len(p.rows)) / max(p.bytes, 1))
-	x.size = min(max(fitting, x.size/4, 1), 2*x.size, 10_000)
+	p.fitting = min(max(fitting, x.size/4, 1), 2*x.size, 10_000)
 }
 
 func (x *tableReading) query() string {
@@ -530,6 +555,9 @@ func (x *tableReading) mark(s *Stream, m *Message) error {
 		return nil
 	}
 	if !p.weeded {
+		if !p.taken.CompareAndSwap(false, true) {
+			return nil
+		}
 		p.weeded = true
 		x.weed(p)
 	}

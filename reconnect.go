@@ -79,14 +79,16 @@ func (o *outage) next(retry func() backoff.BackOff) (time.Duration, bool) {
 // reconnect dials until there is a stream again. c is the connection that was lost and why its end. The error is permanent,
 // or errStopped.
 func (s *Stream) reconnect(c *connection, why error) (*connection, error) {
-	if s.cfg.slot == "" {
+	if s.cfg.slot == "" && !s.cfg.physical {
 		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", s.source.Slot), Err: why,
 			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
 	}
 	s.outage.lost(c)
 	for {
-		if err := s.pause(why); err != nil {
-			return nil, err
+		if why != errTimelineEnd {
+			if err := s.pause(why); err != nil {
+				return nil, err
+			}
 		}
 		next, err := s.open(c)
 		switch {
@@ -134,7 +136,7 @@ func (s *Stream) pause(why error) error {
 // begin makes the first connection, and the slot if that is asked for.
 func (s *Stream) begin() (*connection, error) {
 	s.source.Slot = s.cfg.slot
-	if s.source.Slot == "" {
+	if s.source.Slot == "" && !s.cfg.physical {
 		s.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
 	for {
@@ -177,12 +179,19 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 			cfg.log.Info("notice from the server", "slot", slot, "severity", n.Severity, "code", n.Code, "message", n.Message)
 		}
 	}
+	if cfg.physical {
+		conn.RuntimeParams["replication"] = "true" // for its probes, too: pg_hba.conf may let them in for nothing else
+	}
 	c := &connection{config: conn.Copy()}
 	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		c.address = address // the last one is the one that was reached
 		return c.config.DialFunc(ctx, network, address)
 	}
-	if c.Conn, err = session.Dial(ctx, conn); err != nil {
+	dial := session.Dial
+	if cfg.physical {
+		dial = session.DialPhysical
+	}
+	if c.Conn, err = dial(ctx, conn); err != nil {
 		return nil, connectError(err, conn)
 	}
 	return c, nil
@@ -197,12 +206,17 @@ func (s *Stream) start(c, lost *connection) error {
 	if err := s.cfg.checkVersion(c.Version()); err != nil {
 		return err
 	}
+	if s.cfg.physical {
+		return s.startPhysical(ctx, c, lost)
+	}
+	// First whether it is in recovery, and then how far it is: a standby that is promoted between the two must not be taken
+	// for a primary that lacks WAL.
+	if err := s.readSession(ctx, c); err != nil {
+		return err
+	}
 	system, err := c.Identify(ctx)
 	if err != nil {
 		return failed("identify the system", err)
-	}
-	if err := s.readSession(ctx, c); err != nil {
-		return err
 	}
 	from, fork := LSN(0), LSN(0)
 	if lost == nil {
@@ -223,6 +237,11 @@ func (s *Stream) start(c, lost *connection) error {
 	if from, err = s.prepareSlot(ctx, c, lost, system.Database); err != nil {
 		return err
 	}
+	if lost == nil {
+		if from, err = s.cfg.beginning(from, system.Flushed); err != nil {
+			return err
+		}
+	}
 	if fork > 0 && from > fork {
 		// Confirmed beyond the fork without anything delivered there (checkSystem): the new timeline has other WAL behind it.
 		s.ledger.rewind(fork)
@@ -240,6 +259,15 @@ func (s *Stream) launch(ctx context.Context, c, lost *connection, system session
 		}
 		return err
 	}
+	s.started(c, lost, system, from)
+	if lost == nil {
+		return nil
+	}
+	return s.checkMoved(ctx, c)
+}
+
+// started notes where the connection stands when its stream has begun.
+func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 	now := time.Now()
 	if lost == nil {
 		c.told = from
@@ -252,12 +280,11 @@ func (s *Stream) launch(ctx context.Context, c, lost *connection, system session
 	s.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
 		s.ledger.begin(from)
-		return nil
+		s.until = s.cfg.ending(system.Flushed)
 	}
-	return s.checkMoved(ctx, c)
 }
 
-// readSession asks what is to be known of the connection, and derives its timers from the server's wal_sender_timeout.
+// readSession asks what is to be known of the connection.
 func (s *Stream) readSession(ctx context.Context, c *connection) error {
 	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start "+
 		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
@@ -267,7 +294,20 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 	if err != nil {
 		return failed("read wal_sender_timeout", err)
 	}
-	c.senderTimeout, c.standby, c.backendStart = parseGUCTime(rows[0][0]), rows[0][1] == "t", rows[0][2]
+	if c.Encoding() == "SQL_ASCII" {
+		// The server then knows no encoding to convert from, and refuses values that do not happen to be UTF-8.
+		if _, err := c.Query(ctx, "SET client_encoding = 'SQL_ASCII'"); err != nil {
+			return failed("set the encoding", err)
+		}
+	}
+	c.standby, c.backendStart = rows[0][1] == "t", rows[0][2]
+	s.setTimers(c, parseGUCTime(rows[0][0]))
+	return nil
+}
+
+// setTimers derives the connection's timers from the server's wal_sender_timeout.
+func (s *Stream) setTimers(c *connection, senderTimeout time.Duration) {
+	c.senderTimeout = senderTimeout
 	c.interval, c.timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
 	if c.interval == 0 {
 		c.interval = 10 * time.Second
@@ -282,7 +322,6 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 			c.timeout = time.Minute
 		}
 	}
-	return nil
 }
 
 // parseGUCTime reads a time as SHOW prints it: a number with the largest unit that fits ("1min", "1500ms", "0").
@@ -337,20 +376,6 @@ func (s *Stream) checkSystem(ctx context.Context, c, lost *connection, system se
 // inRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
 func inRecovery(what string, err error) error {
 	return &Error{Kind: ErrServerDown, What: "the server is in recovery: " + what, Err: err, Advice: "wait for it to catch up or to be promoted, or connect to the primary"}
-}
-
-// forkOf finds in a history file where a timeline was left: lines of timeline, position, reason
-// (src/backend/access/transam/timeline.c).
-func forkOf(history string, timeline int32) (LSN, bool) {
-	for line := range strings.Lines(history) {
-		f := strings.Fields(line)
-		if len(f) < 2 || f[0] != strconv.Itoa(int(timeline)) {
-			continue
-		}
-		lsn, err := ParseLSN(f[1])
-		return lsn, err == nil
-	}
-	return 0, false
 }
 
 // checkMoved makes sure, now that the slot is ours, that nobody has moved it between prepareSlot and START_REPLICATION. That

@@ -332,6 +332,22 @@ func TestGarbageEndsTheStreamAndConfirmsNothingOfIt(t *testing.T) {
 	}
 }
 
+func TestRowOfAnotherWidthEndsTheStream(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := subscribeTo(t, srv)
+		receive(t, s, 1, true)
+		if _, ok := <-s.C(); ok {
+			t.Error("the row is delivered")
+		}
+		check(t, s.Err(), walchan.ErrProtocol, "row of 2 columns", "which has 1")
+		s.Close()
+	}, func(c *fakewal.Conn) error {
+		x := tx(1, 0x200, "a")
+		x.Changes = append(x.Changes, fakewal.Insert(table.OID, "b", "c"))
+		return play(c, []fakewal.Tx{x}, 100)
+	})
+}
+
 // A frame that is cut in its middle, or that makes no sense as a frame, is a broken connection.
 func TestBrokenFramesAreRetried(t *testing.T) {
 	log := []fakewal.Tx{tx(1, 0x200, "a", "b")}

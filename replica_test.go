@@ -103,6 +103,14 @@ func replicate(t *testing.T, seed uint64, steps int, streaming string, binary, t
 			t.Errorf("%s: the replica has %s, the source %s", table, got, want)
 		}
 	}
+	for _, kind := range []string{"insert", "update", "delete", "truncate", "unchanged", "with old row", "key changed", "text values"} {
+		if r.counts[kind] == 0 {
+			t.Errorf("the workload has none of: %s", kind)
+		}
+	}
+	if prepared := r.counts["prepare"]; (prepared > 0) != twoPhase || (r.counts["binary values"] > 0) != binary {
+		t.Errorf("%d prepared transactions, %d binary values", prepared, r.counts["binary values"])
+	}
 	if (w.spooled > 0) != (streaming != "off") {
 		t.Errorf("%d bytes were spooled at most", w.spooled)
 	}
@@ -169,6 +177,7 @@ func (w *workload) run(steps int, spooled func() int64) {
 	for _, table := range replicated {
 		w.db.Exec(w.t, fmt.Sprintf("INSERT INTO %s (%s) SELECT g, %s FROM generate_series(0, %d) g", table, rowColumns, randomRow, 3*w.ids-1))
 	}
+	w.overture(w.sessions[0])
 	for i := range steps {
 		w.step(w.sessions[w.rnd.IntN(len(w.sessions))])
 		w.spooled = max(w.spooled, spooled())
@@ -188,6 +197,25 @@ func (w *workload) run(steps int, spooled func() int64) {
 		w.db.Exec(w.t, "INSERT INTO "+table+" (id) VALUES (-1)")
 	}
 	w.db.Exec(w.t, "INSERT INTO marker VALUES (1)")
+}
+
+// overture is one of each, whatever the seed.
+func (w *workload) overture(c *client) {
+	w.columns++
+	for _, sql := range []string{
+		"TRUNCATE c", fmt.Sprintf("INSERT INTO c (%s) SELECT g, %s FROM generate_series(0, %d) g", rowColumns, randomRow, 3*w.ids-1),
+		"UPDATE a SET id = id + 3000000 WHERE id < 3", `UPDATE "B b" SET id = id + 3000000, big = repeat('new', 1000) WHERE id < 3`, "UPDATE c SET id = id + 3000000 WHERE id < 3",
+		"UPDATE a SET n = 1 WHERE big IS NOT NULL AND id < 60", "DELETE FROM c WHERE id BETWEEN 10 AND 12",
+		fmt.Sprintf("ALTER TABLE a ADD COLUMN c%d text", w.columns), fmt.Sprintf("UPDATE a SET c%d = 'c' WHERE id < 30", w.columns),
+		"BEGIN", "DELETE FROM a WHERE id = 20", "SAVEPOINT s1", "DELETE FROM a WHERE id < 100", "ROLLBACK TO s1", "UPDATE a SET id = id + 3000000 WHERE id = 21", "RELEASE s1", "COMMIT",
+		"BEGIN", "UPDATE a SET id = id + 3000000 WHERE id = 24", `DELETE FROM "B b" WHERE id = 30`,
+	} {
+		if !w.exec(c, sql) {
+			w.t.Fatal(sql)
+		}
+	}
+	w.prepare(c)
+	w.outcome(c)
 }
 
 func (w *workload) step(c *client) {
@@ -438,6 +466,9 @@ func (r *replica) change(m walchan.Message) error {
 			set = append(set, quoted(c.Name)+" = "+p.add(row, i))
 		}
 		if m.Old().Len() > 0 {
+			if i := m.Relation.Index("id"); m.Old().Text(i) != row.Text(i) {
+				r.counts["key changed"]++
+			}
 			row = m.Old()
 			r.counts["with old row"]++
 		}

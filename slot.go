@@ -148,7 +148,7 @@ func (s *Stream) startError(ctx context.Context, c *connection, err error) error
 	what := fmt.Sprintf("start replication from slot %q", name)
 	switch state := sqlState(err); {
 	case state == stateObjectInUse:
-		return activeSlot(ctx, c.Conn, name, err)
+		return activeSlot(ctx, c.Query, name, err)
 	case state == stateUndefinedObject:
 		return missingSlot(name, err)
 	case c.standby && (state == stateNotPrerequisite || state == stateFeatureNotSupported):
@@ -185,7 +185,7 @@ func isOptionRefused(pg *pgconn.PgError) bool {
 
 // unmake drops the slot that Subscribe has made and cannot stream from: nobody would know of it, and it would keep WAL.
 func (s *Stream) unmake(ctx context.Context, c *connection) {
-	if err := dropSlot(ctx, c.Conn, s.source.Slot); err != nil {
+	if err := dropSlot(ctx, c, s.source.Slot, false); err != nil {
 		s.cfg.log.Warn("the slot that was made could not be dropped again: it keeps WAL", "slot", s.source.Slot, "error", err)
 	}
 }

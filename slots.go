@@ -3,7 +3,6 @@ package walchan
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -33,6 +32,10 @@ type Slot struct {
 	// SafeWALSize is how many bytes of WAL can be written before the slot is in danger of WALStatus "lost"; nil without
 	// that danger, for max_slot_wal_keep_size is not set, and when it has happened.
 	SafeWALSize *int64
+
+	// XMin and CatalogXMin are the oldest transactions whose dead rows VACUUM keeps for the slot, in all tables or in those of
+	// the catalogue; 0: none.
+	XMin, CatalogXMin uint32
 
 	TwoPhase           bool      // prepared transactions are decoded at PREPARE
 	InvalidationReason string    // "wal_removed", "rows_removed", "wal_level_insufficient", "idle_timeout"; "": none (from 17 on)
@@ -83,6 +86,8 @@ func parseSlot(row string) (Slot, error) {
 		Retained           int64     `json:"retained"`
 		WALStatus          string    `json:"wal_status"`
 		SafeWALSize        *int64    `json:"safe_wal_size"`
+		XMin               uint32    `json:"xmin,string"`
+		CatalogXMin        uint32    `json:"catalog_xmin,string"`
 		TwoPhase           bool      `json:"two_phase"`
 		InvalidationReason string    `json:"invalidation_reason"`
 		InactiveSince      time.Time `json:"inactive_since"`
@@ -98,7 +103,7 @@ func parseSlot(row string) (Slot, error) {
 		return lsn
 	}
 	slot := Slot{r.Name, r.Type, r.Plugin, r.Database, r.Temporary, r.Active, r.ActivePID, lsn(r.RestartLSN), lsn(r.ConfirmedFlush),
-		r.Retained, r.WALStatus, r.SafeWALSize, r.TwoPhase, r.InvalidationReason, r.InactiveSince, r.Failover, r.Synced, r.Conflicting}
+		r.Retained, r.WALStatus, r.SafeWALSize, r.XMin, r.CatalogXMin, r.TwoPhase, r.InvalidationReason, r.InactiveSince, r.Failover, r.Synced, r.Conflicting}
 	return slot, err
 }
 
@@ -107,8 +112,9 @@ func parseSlot(row string) (Slot, error) {
 //
 // It waits for the end of the transactions that are running (CREATE_REPLICATION_SLOT in the PostgreSQL documentation),
 // which can be long: if ctx ends the wait, no slot is left behind. opts are those of Subscribe. They say with which
-// output plugin (WithPlugin, overriding the default of pgoutput), whether for prepared transactions (WithTwoPhase), and
-// how to connect (WithConnect); the others have no effect.
+// output plugin (WithPlugin, overriding the default of pgoutput), whether for prepared transactions (WithTwoPhase), whether
+// standbys keep copies (WithFailover), and how to connect (WithConnect); the others have no effect. See CreatePhysicalSlot
+// and Conn.CreateSlot for other slots.
 func CreateSlot(ctx context.Context, connString, name string, opts ...Option) (LSN, error) {
 	c, cfg, err := manage(ctx, connString, name, opts...)
 	if err != nil {
@@ -130,7 +136,32 @@ func DropSlot(ctx context.Context, connString, name string) error {
 		return err
 	}
 	defer c.Close()
-	return dropSlot(ctx, c.Conn, name)
+	return dropSlot(ctx, c, name, false)
+}
+
+// DropSlotWait is DropSlot, but of a slot that is in use it waits until it no longer is: until ctx ends, if need be. A consumer
+// that is only reconnecting loses its slot.
+func DropSlotWait(ctx context.Context, connString, name string) error {
+	c, _, err := manage(ctx, connString, name)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return dropSlot(ctx, c, name, true)
+}
+
+// CreatePhysicalSlot makes a permanent physical replication slot. From now on the server keeps WAL for it, from its last
+// checkpoint on, until that is confirmed by a stream, or the slot dropped. Of opts WithConnect and WithLogger count.
+//
+// Conn.CreateSlot makes all other kinds of slots.
+func CreatePhysicalSlot(ctx context.Context, connString, name string, opts ...Option) error {
+	c, err := ConnectPhysical(ctx, connString, opts...)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.CreateSlot(ctx, NewSlot{Name: name, Physical: true, ReserveWAL: true})
+	return err
 }
 
 // manage connects to do something with a slot.
@@ -149,22 +180,8 @@ func manage(ctx context.Context, connString, name string, opts ...Option) (*conn
 
 // createLogical makes a slot and returns the position it begins at.
 func createLogical(ctx context.Context, c *session.Conn, name string, cfg *config, temporary bool) (LSN, error) {
-	sql := "CREATE_REPLICATION_SLOT " + quoteName(name)
-	if temporary {
-		sql += " TEMPORARY"
-	}
-	sql += " LOGICAL " + quoteName(cfg.plugin) + " NOEXPORT_SNAPSHOT"
-	if cfg.isTwoPhase() {
-		sql += " TWO_PHASE"
-	}
-	rows, err := c.Query(ctx, sql)
-	if err != nil {
-		return 0, createError(ctx, c, name, cfg.plugin, err)
-	}
-	if len(rows) != 1 || len(rows[0]) < 2 {
-		return 0, failed(fmt.Sprintf("create slot %q", name), errors.New("unexpected answer"))
-	}
-	return ParseLSN(rows[0][1])
+	slot, err := createSlot(ctx, c, NewSlot{Name: name, Plugin: cfg.plugin, Temporary: temporary, TwoPhase: cfg.isTwoPhase(), Failover: cfg.failover})
+	return slot.Start, err
 }
 
 // createError translates the refusal of CREATE_REPLICATION_SLOT.
@@ -209,13 +226,13 @@ func unpreparedServer(ctx context.Context, c *session.Conn, e *Error) error {
 	return e
 }
 
-func dropSlot(ctx context.Context, c *session.Conn, name string) error {
-	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(name))
+func dropSlot(ctx context.Context, c *connection, name string, wait bool) error {
+	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(name)+[]string{"", " WAIT"}[btoi(wait)])
 	switch sqlState(err) {
 	case stateUndefinedObject:
 		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}
 	case stateObjectInUse:
-		return activeSlot(ctx, c, name, err)
+		return activeSlot(ctx, c.sql, name, err)
 	}
 	if err != nil {
 		return failed(fmt.Sprintf("drop slot %q", name), err)
@@ -225,9 +242,9 @@ func dropSlot(ctx context.Context, c *session.Conn, name string) error {
 
 // activeSlot is the refusal of a slot that is in use. By whom stands in the server's message, in its language; in the
 // catalogue it may have changed.
-func activeSlot(ctx context.Context, c *session.Conn, name string, err error) error {
+func activeSlot(ctx context.Context, query func(context.Context, string) ([][]string, error), name string, err error) error {
 	e := &Error{Kind: ErrSlotActive, What: fmt.Sprintf("slot %q is in use", name), Err: err, Advice: "try again"}
-	if slot, err := readSlot(ctx, c.Query, name); err == nil && slot != nil && slot.activePID != 0 {
+	if slot, err := readSlot(ctx, query, name); err == nil && slot != nil && slot.activePID != 0 {
 		e.PID = slot.activePID
 		e.What += fmt.Sprintf(" by PID %d", e.PID)
 		e.Advice = fmt.Sprintf("end that client (see pg_stat_replication; SELECT pg_terminate_backend(%d)), or use another slot", e.PID)

@@ -176,7 +176,7 @@ func TestSlots(t *testing.T) {
 			t.Errorf("%s: inactive since %v", s.Name, since)
 		}
 		got := s
-		got.Name, got.ActivePID, got.RestartLSN, got.ConfirmedFlush, got.Retained, got.SafeWALSize, got.InactiveSince = "", 0, 0, 0, 0, nil, time.Time{}
+		got.Name, got.ActivePID, got.RestartLSN, got.ConfirmedFlush, got.Retained, got.SafeWALSize, got.InactiveSince, got.CatalogXMin = "", 0, 0, 0, 0, nil, time.Time{}, 0
 		want := []walchan.Slot{
 			{Type: "logical", Plugin: "pgoutput", Database: db.Name, Active: true, WALStatus: "reserved"},
 			{Type: "physical"},
@@ -184,7 +184,7 @@ func TestSlots(t *testing.T) {
 			{Type: "logical", Plugin: "test_decoding", Database: "postgres", WALStatus: "reserved"},
 			{Type: "logical", Plugin: "pgoutput", Database: db.Name, Temporary: true, Active: true, WALStatus: "reserved"},
 		}[i]
-		if got != want || s.Active != (s.ActivePID != 0) || (s.Type == "logical") != (s.ConfirmedFlush != 0) {
+		if got != want || s.Active != (s.ActivePID != 0) || (s.Type == "logical") != (s.ConfirmedFlush != 0) || (s.Type == "logical") != (s.CatalogXMin != 0) {
 			t.Errorf("%+v, want %+v", s, want)
 		}
 	}

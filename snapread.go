@@ -28,7 +28,7 @@ type batch struct {
 	last   bool // of its part
 }
 
-// A batch ends when it is as large, or when there is nothing more to read for the moment. As many as twice the workers wait for
+// A batch ends when it is as large, or when there is nothing more to read for the moment and the owner has nothing to do. As many as twice the workers wait for
 // the owner, beside those that the workers fill.
 const (
 	batchRows  = 256
@@ -90,7 +90,8 @@ func (w *copier) read(ctx context.Context, p *part) error {
 			return nil
 		}
 		w.close()
-		if isLost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown); !isLost || ctx.Err() != nil {
+		isLost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown) || errors.Is(err, ErrTooManyClients)
+		if !isLost || ctx.Err() != nil {
 			return err
 		}
 		delay := delays.NextBackOff()
@@ -164,7 +165,13 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 			return ctx.Err()
 		}
 	}
-	if err := w.conn.Copy(ctx, p.sql, data, hand); err != nil {
+	pause := func() error {
+		if len(w.batches) > 0 { // the owner has enough to do
+			return nil
+		}
+		return hand()
+	}
+	if err := w.conn.Copy(ctx, p.sql, data, pause); err != nil {
 		return readError(p.table.rel, err)
 	}
 	b.last = true

@@ -146,7 +146,8 @@ func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session
 		switch {
 		case err != nil:
 			return false, err
-		case slot != nil && (s.snapshots.attempt == 0 && s.cfg.createSlot || slot.confirmed == s.snapshots.kept):
+		case slot != nil && s.snapshots.attempt == 0 && s.cfg.createSlot,
+			slot != nil && s.snapshots.kept != 0 && slot.confirmed == s.snapshots.kept: // it was kept, and the answer was lost
 			s.snapshots.due = false
 			return false, nil
 		case slot != nil:
@@ -356,7 +357,8 @@ func (p *snapshot) attend(s *Stream, c *connection, now time.Time) (time.Time, e
 }
 
 // keepSlot makes the permanent slot, now that all rows are acknowledged: a copy of the temporary one, with its position. The copy has
-// two-phase off (create_logical_replication_slot in src/backend/replication/slotfuncs.c); START_REPLICATION switches it on.
+// two-phase and failover off (create_logical_replication_slot in src/backend/replication/slotfuncs.c); START_REPLICATION switches
+// the former on.
 func (s *Stream) keepSlot(ctx context.Context, c *connection) error {
 	p := c.snapshot
 	s.snapshots.kept, s.known = p.from, p.from // should the answer be lost
@@ -365,6 +367,11 @@ func (s *Stream) keepSlot(ctx context.Context, c *connection) error {
 		_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", quoteLiteral(p.slot), quoteLiteral(s.cfg.slot)))
 		if err != nil {
 			return p.copyError(ctx, c, s.cfg.slot, err)
+		}
+		if s.cfg.failover {
+			if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+quoteName(s.cfg.slot)+" (FAILOVER true)"); err != nil {
+				return failed("set the slot's failover", err)
+			}
 		}
 		if _, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(p.slot)); err != nil {
 			return failed("drop the temporary slot", err)

@@ -234,7 +234,7 @@ func TestSnapshotLeavesOutForeignAndUnloggedPartitions(t *testing.T) {
 
 // A table that is rewritten between the snapshot and the lock looks empty to the snapshot: it is taken again.
 func TestSnapshotOfATableThatIsRewrittenMeanwhile(t *testing.T) {
-	for _, sql := range []string{"ALTER TABLE t ALTER id TYPE bigint", "TRUNCATE t", "ALTER TABLE t DROP COLUMN v"} {
+	for _, sql := range []string{"ALTER TABLE t ALTER id TYPE bigint", "TRUNCATE t"} {
 		t.Run(sql[:10], func(t *testing.T) {
 			db := newTables(t, 100)
 			var dials atomic.Int32

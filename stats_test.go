@@ -50,6 +50,9 @@ func TestStatsOldestAge(t *testing.T) {
 		if age := s.Stats().OldestAge; age != time.Minute {
 			t.Errorf("a minute later it is %v old", age)
 		}
+		if lag := s.Stats().Lag; lag != time.Minute {
+			t.Errorf("a minute later the lag is %v", lag)
+		}
 		s.Ack(m)
 		if age := s.Stats().OldestAge; age != 0 {
 			t.Errorf("acknowledged, it is %v old", age)

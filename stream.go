@@ -43,6 +43,13 @@
 // Nothing is confirmed that was not acknowledged. An idle stream confirms what the server says it has passed, so that a
 // quiet table in a busy database holds no WAL.
 //
+// # Existing rows
+//
+// With WithSnapshot a stream begins with the rows that exist: SnapshotBegin, a Read for each, SnapshotEnd, and then the changes,
+// without a gap or an overlap. The slot comes to exist once all of these are acknowledged. When the connection breaks before,
+// the rows start over with another SnapshotBegin. During a snapshot nothing is confirmed. ReadRows delivers the rows of a table
+// among the changes.
+//
 // # Back-pressure
 //
 // A slow consumer stops the reading of the socket and nothing else: the server goes on being told that we live. The
@@ -97,6 +104,7 @@ type Stream struct {
 	timer *time.Timer
 	sizes sizes // bytes of the messages in c
 	feed  feed  // from the server's frames to messages
+	until LSN   // where the stream ends
 	state StreamState
 	known LSN // what the server is known to have as confirmed
 
@@ -127,6 +135,11 @@ func Subscribe(ctx context.Context, connString string, opts ...Option) (*Stream,
 	if err := cfg.validate(true); err != nil {
 		return nil, err
 	}
+	return launch(ctx, cfg)
+}
+
+// launch makes a stream of a configuration that is valid.
+func launch(ctx context.Context, cfg *config) (*Stream, error) {
 	s := newStream(ctx, cfg)
 	first, err := s.begin()
 	if err != nil {
@@ -146,6 +159,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 		done:   make(chan struct{}),
 		wakeup: make(chan struct{}, 1),
 		timer:  time.NewTimer(time.Hour),
+		until:  never,
 	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.sizes = sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)}
@@ -154,16 +168,19 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.gauge.since = time.Now()
 	s.types = newTypes()
 	s.snapshots.due, s.flowing = cfg.snapshot.wanted, StateStreaming
-	if cfg.plugin == pgoutputPlugin {
+	switch {
+	case cfg.physical:
+		s.feed = &walFeed{wholeSegments: cfg.wholeSegments}
+	case cfg.plugin == pgoutputPlugin:
 		s.feed = newChanges(cfg)
-	} else {
+	default:
 		s.feed = &raw{ends: transactionEnds(cfg.plugin, cfg.pluginArgs)}
 	}
 	return s
 }
 
-// C returns the channel of messages. The stream closes it, once: behind the last message after a stop or a permanent
-// error; ask Err then. Any number of goroutines may receive; each message goes to one of them. There is no way to hand a
+// C returns the channel of messages. The stream closes it, once: behind the last message after a stop, at its end
+// (WithUntil), or after a permanent error; ask Err then. Any number of goroutines may receive; each message goes to one of them. There is no way to hand a
 // message back: to see it again, Close and Subscribe.
 func (s *Stream) C() <-chan Message { return s.c }
 
@@ -193,8 +210,8 @@ func (s *Stream) Flush(ctx context.Context) error {
 	}
 }
 
-// Err returns nil while the stream lives and after a stop that was asked for, the permanent error otherwise: ask it when C is
-// closed.
+// Err returns nil while the stream lives, after a stop that was asked for and at its end (WithUntil), the permanent error
+// otherwise: ask it when C is closed.
 func (s *Stream) Err() error {
 	select {
 	case <-s.gauge.ended:
@@ -226,6 +243,9 @@ func (s *Stream) run(c *connection) {
 	for {
 		err := s.streamError(s.stream(c))
 		if s.ctx.Err() == nil && !isPermanent(err) {
+			if err == errTimelineEnd {
+				s.leaveTimeline(c)
+			}
 			c.hangUp()
 			if c, err = s.reconnect(c, err); err == nil {
 				continue
@@ -251,11 +271,12 @@ func (s *Stream) stream(c *connection) error {
 		s.publish(c)
 	}()
 	s.setState(StateStreaming, nil)
-	for {
+	for c.received < s.until {
 		ok, err := c.Next(&c.frame)
 		switch {
 		case err != nil:
 		case !ok:
+			c.frame.Data = nil // or it would keep a large buffer that is let go
 			if err = s.receive(c); err == errStopped {
 				s.takeIn(c)
 			}
@@ -270,6 +291,7 @@ func (s *Stream) stream(c *connection) error {
 			return err
 		}
 	}
+	return errEnded
 }
 
 // takeIn takes in, at a stop, what comes within a moment and needs no delivery: above all the commit of the transaction whose
@@ -504,13 +526,14 @@ func (s *Stream) interrupt() {
 
 // end is the end of the stream: it closes the channel, waits for what is in hand, and says good-bye to the server.
 func (s *Stream) end(c *connection, err error) {
-	if s.ctx.Err() == nil {
+	stopped := errors.Is(err, errStopped) || err == errEnded
+	if s.ctx.Err() == nil && !stopped {
 		s.err = err
 		s.setState(StateClosed, err)
 	}
 	close(s.gauge.ended)
 	close(s.c)
-	if c != nil && errors.Is(err, errStopped) {
+	if c != nil && stopped {
 		err = s.drain(c)
 	}
 	s.ledger.close()
@@ -519,16 +542,23 @@ func (s *Stream) end(c *connection, err error) {
 	s.setState(StateClosed, s.err)
 }
 
-// drain waits until everything delivered is acknowledged, at most for the drain timeout, or until Close, or until the server
-// is to be let go.
+// drain waits until everything delivered is acknowledged, at most for the drain timeout since the stream was told to stop, or
+// until Close, or until the server is to be let go.
 func (s *Stream) drain(c *connection) error {
 	if c.snapshot != nil {
 		return c.snapshot.drain(s, c)
 	}
 	s.setState(StateDraining, nil)
-	end := time.Now().Add(s.cfg.drainTimeout)
+	var told time.Time // to stop; zero: was not, but has come to its end
 	for {
 		now := time.Now()
+		if told.IsZero() && s.ctx.Err() != nil {
+			told = now
+		}
+		end := now.Add(time.Hour)
+		if !told.IsZero() {
+			end = told.Add(s.cfg.drainTimeout)
+		}
 		s.attention.Store(false)
 		next, err := s.report(c, now)
 		if err != nil {

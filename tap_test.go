@@ -133,9 +133,11 @@ type tappedConn struct {
 	net.Conn
 	tap     *tap
 	in, out frames
-	started bool // the start-up message, which alone has no type, was sent
-	dial    int  // number of the stream; 0: none has begun
-	left    int  // bytes of the stream until the connection breaks; -1: it does not
+
+	physical bool
+	started  bool // the start-up message, which alone has no type, was sent
+	dial     int  // number of the stream; 0: none has begun
+	left     int  // bytes of the stream until the connection breaks; -1: it does not
 }
 
 // Read implements net.Conn.
@@ -183,7 +185,10 @@ func (c *tappedConn) fromServer(kind byte, body []byte) {
 		})
 	case kind == 'd' && body[0] == 'w':
 		end := endOf(body[25:])
-		if c.tap.raw {
+		switch {
+		case c.physical:
+			end = lsnAt(body, 1) + walchan.LSN(len(body)-25)
+		case c.tap.raw:
 			end = lsnAt(body, 1)
 		}
 		c.tap.update(func() {
@@ -212,7 +217,10 @@ func (c *tappedConn) fromClient(kind byte, body []byte) {
 	case kind == 'd' && body[0] == 'r':
 		c.check(status{time.Now(), lsnAt(body, 1), lsnAt(body, 9)}, lsnAt(body, 17))
 	case kind == 'Q' && strings.HasPrefix(string(body), "START_REPLICATION"):
-		_, from, _ := strings.Cut(string(body), " LOGICAL ")
+		_, from, logical := strings.Cut(string(body), " LOGICAL ")
+		if c.physical = !logical; c.physical {
+			_, from, _ = strings.Cut(string(body), "PHYSICAL ")
+		}
 		from, _, _ = strings.Cut(from, " ")
 		c.begin(parseLSN(c.tap.t, strings.Trim(from, "\x00")))
 	}

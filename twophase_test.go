@@ -225,18 +225,18 @@ func TestRolledBackBeforeItIsSentAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	db.Exec(t, "BEGIN; INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 20000) g; PREPARE TRANSACTION 'x'")
-	equal(t, told(t, s, 2, false), "insert x 1", "insert x 2")
-	db.Exec(t, "ROLLBACK PREPARED 'x'", "INSERT INTO t VALUES (-1)")
+	db.Exec(t, "BEGIN; INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 20000) g; PREPARE TRANSACTION 'undone'")
+	equal(t, told(t, s, 2, false), "insert undone 1", "insert undone 2")
+	db.Exec(t, "ROLLBACK PREPARED 'undone'", "INSERT INTO t VALUES (-1)")
 	db.Exec(t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")
 	outcomes := 0
 	for {
 		m := receiveOne(t, s)
 		s.Ack(m)
 		switch {
-		case m.Kind == walchan.RollbackPrepared && m.Tx.GID == "x":
+		case m.Kind == walchan.RollbackPrepared && m.Tx.GID == "undone":
 			outcomes++
-		case m.Kind == walchan.Insert && m.Tx.GID == "x":
+		case m.Kind == walchan.Insert && m.Tx.GID == "undone":
 		case m.Kind == walchan.Insert && m.New().Text(0) == "-1" && outcomes == 1:
 			return
 		default:

@@ -141,6 +141,7 @@ func (d *Decoder) Decode(b []byte) (*Event, error) {
 	if d.problem == "" && d.at != len(b) {
 		d.fail(d.at, "more bytes than expected")
 	}
+	d.b = nil // it may be part of a large buffer
 	if d.problem != "" {
 		return nil, &Error{Type: ev.Type, Offset: d.where, Size: len(b), Reason: d.problem}
 	}

@@ -39,7 +39,11 @@ func (c *Conn) PG() *pgconn.PgConn { return c.pg }
 // hours, and a firewall between not forget it.
 func (c *Conn) KeepAlive() {
 	conn := c.net
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+	for { // TLS, and what reads below it
+		t, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		conn = t.NetConn()
 	}
 	if t, ok := conn.(*net.TCPConn); ok {
@@ -48,7 +52,25 @@ func (c *Conn) KeepAlive() {
 }
 
 // Check returns an error if the connection is known to be broken. It sends nothing, and must not be called while it streams.
-func (c *Conn) Check() error { return c.pg.CheckConn() }
+func (c *Conn) Check() error {
+	// A deadline in the past would not look at all.
+	if err := c.net.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		return err
+	}
+	defer c.net.SetReadDeadline(time.Time{})
+	if err := c.in.fill(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	for {
+		kind, body, ok, err := c.in.frame()
+		if !ok || err != nil {
+			return err
+		}
+		if err := c.other(kind, body); err != nil {
+			return err
+		}
+	}
+}
 
 // Copy runs a COPY … TO STDOUT and calls data with what each CopyData carries, which is valid until it returns, and pause
 // before it waits for more. An error of these, and the end of ctx, leave the connection unusable: close it.
@@ -58,8 +80,9 @@ func (c *Conn) Copy(ctx context.Context, sql string, data func([]byte) error, pa
 	if err := c.pg.Frontend().Flush(); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { c.net.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, c.Interrupt)
 	defer stop()
+	defer c.Gather(false)
 	var refused error
 	for {
 		kind, body, ok, err := c.in.frame()
@@ -70,10 +93,7 @@ func (c *Conn) Copy(ctx context.Context, sql string, data func([]byte) error, pa
 			if err := pause(); err != nil {
 				return err
 			}
-			if err := c.in.fill(); err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
+			if err := c.fillMuch(ctx); err != nil {
 				return err
 			}
 		case kind == 'd':
@@ -93,4 +113,26 @@ func (c *Conn) Copy(ctx context.Context, sql string, data func([]byte) error, pa
 			return refused
 		}
 	}
+}
+
+// fillMuch reads once, when many bytes have come or after a moment, whatever there is.
+func (c *Conn) fillMuch(ctx context.Context) error {
+	const moment = 3 * time.Millisecond
+	var err error
+	for _, deadline := range []time.Time{time.Now().Add(moment), {}} {
+		c.Gather(!deadline.IsZero())
+		if err := c.Arm(deadline); err != nil {
+			return err
+		}
+		if ctx.Err() != nil { // Arm may have undone its Interrupt
+			return context.Cause(ctx)
+		}
+		if err = c.Fill(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
 }

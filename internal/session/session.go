@@ -29,6 +29,9 @@ type LSN = pglogrepl.LSN
 // CopyDone in place of data.
 var ErrServerStopped = errors.New("the server ended the stream")
 
+// ErrCopyDone is ErrServerStopped by CopyDone. A physical stream ends so at the end of its timeline: Finish then answers it.
+var ErrCopyDone = fmt.Errorf("%w with CopyDone", ErrServerStopped)
+
 // writeTimeout bounds the writing of a few bytes: it passes only on a connection that is dead.
 const writeTimeout = 10 * time.Second
 
@@ -53,6 +56,11 @@ type Conn struct {
 // Dial connects to the database of cfg for logical replication. It changes cfg.
 func Dial(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
 	return dial(ctx, cfg, printing(map[string]string{"replication": "database"}))
+}
+
+// DialPhysical connects for physical replication: to no database, so that there is no SQL. It changes cfg.
+func DialPhysical(ctx context.Context, cfg *pgconn.Config) (*Conn, error) {
+	return dial(ctx, cfg, map[string]string{"replication": "true"})
 }
 
 func dial(ctx context.Context, cfg *pgconn.Config, params map[string]string) (*Conn, error) {
@@ -113,6 +121,9 @@ func (c *Conn) Version() (int, string) {
 	s := c.pg.ParameterStatus("server_version")
 	return ParseVersion(s), s
 }
+
+// Encoding returns the encoding of the database.
+func (c *Conn) Encoding() string { return c.pg.ParameterStatus("server_encoding") }
 
 // ParseVersion turns server_version ("15.4 (Debian …)", "17beta1") into server_version_num; 0 if it is none.
 func ParseVersion(s string) int {
@@ -267,7 +278,9 @@ func (c *Conn) other(kind byte, body []byte) error {
 		return nil
 	case 'S':
 		return nil // a setting was changed in the server's configuration
-	case 'c', 'C', 'Z':
+	case 'c':
+		return ErrCopyDone
+	case 'C', 'Z':
 		c.serverDone = true
 		return ErrServerStopped
 	}

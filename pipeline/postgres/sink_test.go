@@ -136,7 +136,8 @@ func randomTransaction(r *rand.Rand) string {
 		case 8:
 			fmt.Fprintf(&b, "UPDATE children SET v = 'd%d' WHERE parent < %d;", r.IntN(100), id)
 		case 9: // rows swap a unique value
-			fmt.Fprintf(&b, "UPDATE parents SET u = -id WHERE id IN (%d, %d); UPDATE parents SET u = NULL WHERE id = %d;", id, other, id)
+			fmt.Fprintf(&b, "UPDATE parents SET u = NULL WHERE u IN (-%d, -%d); UPDATE parents SET u = -id WHERE id IN (%d, %d); UPDATE parents SET u = NULL WHERE id = %d;",
+				id, other, id, other, id)
 		case 10:
 			if r.IntN(20) == 0 {
 				b.WriteString("TRUNCATE parents, children;")

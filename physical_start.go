@@ -1,0 +1,265 @@
+package walchan
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/walchan/walchan/internal/session"
+)
+
+// How a physical stream begins and goes on: without SQL, which its connection does not have.
+
+// startPhysical makes the connection stream.
+func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
+	f := *s.feed.(*walFeed) // a copy, until the stream has begun
+	// First whether it is in recovery, and then how far it is: as in start.
+	if err := s.readSettings(ctx, c, &f); err != nil {
+		return err
+	}
+	system, err := c.Identify(ctx)
+	if err != nil {
+		return failed("identify the system", err)
+	}
+	if lost == nil {
+		s.source.SystemID = system.ID
+	}
+	if s.cfg.slot != "" {
+		if c.told, err = s.preparePhysicalSlot(ctx, c, lost); err != nil {
+			return err
+		}
+	}
+	if err := s.startWAL(ctx, c, lost, &f, system); err != nil {
+		if c.made {
+			s.unmake(ctx, c)
+		}
+		return err
+	}
+	*s.feed.(*walFeed) = f
+	system.Timeline = f.timeline
+	s.started(c, lost, system, f.at)
+	c.confirmed = s.ledger.advance() // it goes on behind what was delivered, acknowledged or not
+	return nil
+}
+
+// startWAL finds out where the stream begins, or goes on, and begins it there.
+func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, system session.System) error {
+	history, err := timelineHistory(ctx, c, system.Timeline)
+	if err != nil {
+		return err
+	}
+	if lost == nil {
+		f.choose(s.cfg, c.told, system, history)
+	} else if _, err := s.checkSystem(ctx, c, lost, system); err != nil {
+		return err
+	}
+	if err := f.locate(system, history, c.standby); err != nil {
+		return err
+	}
+	if f.timeline != f.historyOf {
+		f.historyOf = f.timeline
+		if f.history, err = timelineHistory(ctx, c, f.timeline); err != nil {
+			return err
+		}
+	}
+	if err := c.Start(ctx, f.startCommand(s.cfg.slot)); err != nil {
+		return s.physicalError(ctx, c, err)
+	}
+	return nil
+}
+
+func (f *walFeed) startCommand(slot string) string {
+	if slot != "" {
+		slot = "SLOT " + quoteName(slot) + " "
+	}
+	return fmt.Sprintf("START_REPLICATION %sPHYSICAL %s TIMELINE %d", slot, f.at, f.timeline)
+}
+
+// readSettings asks what is to be known of the server, without SQL.
+func (s *Stream) readSettings(ctx context.Context, c *connection, f *walFeed) error {
+	var timeout, recovery, segment string
+	for name, value := range map[string]*string{"wal_sender_timeout": &timeout, "in_hot_standby": &recovery, "wal_segment_size": &segment} {
+		var err error
+		if *value, err = show(ctx, c.Conn, name); err != nil {
+			return err
+		}
+	}
+	s.setTimers(c, parseGUCTime(timeout))
+	c.standby = recovery == "on"
+	var err error
+	f.segment, err = parseSegmentSize(segment)
+	return err
+}
+
+// parseSegmentSize reads wal_segment_size as SHOW prints it: "16MB", "1GB".
+func parseSegmentSize(s string) (LSN, error) {
+	digits := strings.TrimRight(s, "MGB")
+	n, err := strconv.ParseUint(digits, 10, 32)
+	unit, ok := map[string]uint64{"MB": 1 << 20, "GB": 1 << 30}[s[len(digits):]]
+	if err != nil || !ok || n == 0 {
+		return 0, &Error{Kind: ErrProtocol, What: fmt.Sprintf("wal_segment_size is %q", s), Advice: reportIt}
+	}
+	return LSN(n * unit), nil
+}
+
+// choose sets where the stream begins. restart is the position of its slot.
+func (f *walFeed) choose(cfg *config, restart LSN, system session.System, history string) {
+	f.at = cmp.Or(cfg.walFrom, restart, system.Flushed)
+	// Rounded down it may lie on the timeline before, but the segment's file of this one has both.
+	f.timeline = int32(cfg.walTimeline)
+	if f.timeline == 0 {
+		f.timeline = timelineAt(f.at, history, system.Timeline)
+	}
+	f.at = f.round(f.at)
+	f.high = f.at
+}
+
+// preparePhysicalSlot makes sure of the slot, and returns its position; 0: it has none.
+func (s *Stream) preparePhysicalSlot(ctx context.Context, c, lost *connection) (LSN, error) {
+	name := s.cfg.slot
+	restart, err := readPhysicalSlot(ctx, c, name)
+	switch {
+	case !errors.Is(err, ErrSlotMissing):
+		return restart, err
+	case lost != nil && c.standby && !lost.standby:
+		return 0, inRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
+	case lost != nil || !s.cfg.createSlot:
+		return 0, err
+	}
+	_, err = createSlot(ctx, c.Conn, NewSlot{Name: name, Physical: true, ReserveWAL: true})
+	if c.made = err == nil; err != nil && !errors.Is(err, ErrSlotExists) { // another process was faster
+		return 0, err
+	}
+	return readPhysicalSlot(ctx, c, name)
+}
+
+// readPhysicalSlot returns the restart_lsn of a physical slot, 0 if it has none. From PostgreSQL 15 on there is a command for
+// it; before, it takes an ordinary connection.
+func readPhysicalSlot(ctx context.Context, c *connection, name string) (LSN, error) {
+	var kind, restart string
+	if version, _ := c.Version(); version >= 150000 {
+		rows, err := c.Query(ctx, "READ_REPLICATION_SLOT "+quoteName(name))
+		switch {
+		case sqlState(err) == stateFeatureNotSupported:
+			kind = "logical"
+		case err != nil:
+			return 0, failed(fmt.Sprintf("look up slot %q", name), err)
+		case len(rows) != 1 || len(rows[0]) < 2:
+			return 0, failed(fmt.Sprintf("look up slot %q", name), errors.New("unexpected answer"))
+		default:
+			kind, restart = rows[0][0], rows[0][1]
+		}
+	} else {
+		rows, err := c.sql(ctx, "SELECT slot_type, coalesce(restart_lsn::text, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
+		if err != nil {
+			return 0, failed(fmt.Sprintf("look up slot %q", name), err)
+		}
+		if len(rows) > 0 {
+			kind, restart = rows[0][0], rows[0][1]
+		}
+	}
+	switch {
+	case kind == "":
+		return 0, missingPhysicalSlot(name, nil)
+	case kind != "physical":
+		return 0, notPhysical(name, nil)
+	case restart == "":
+		return 0, nil
+	}
+	lsn, err := ParseLSN(restart)
+	if err != nil {
+		return 0, fmt.Errorf("walchan: look up slot %q: %w", name, err)
+	}
+	return lsn, nil
+}
+
+func missingPhysicalSlot(name string, err error) error {
+	return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
+		Advice: "create it with WithCreateSlot or CreatePhysicalSlot"}
+}
+
+func notPhysical(name string, err error) error {
+	return &Error{Kind: ErrSlotMismatch, What: fmt.Sprintf("slot %q is a logical one", name), Err: err, Advice: "use a physical slot"}
+}
+
+// sql runs a query, if need be on an ordinary connection of its own, for a physical one has no SQL.
+func (c *connection) sql(ctx context.Context, query string) ([][]string, error) {
+	if c.config.RuntimeParams["replication"] != "true" {
+		return c.Query(ctx, query)
+	}
+	ordinary := &connection{config: c.config.Copy(), address: c.address}
+	delete(ordinary.config.RuntimeParams, "replication")
+	conn, err := ordinary.dialOrdinary(ctx)
+	if err != nil {
+		return nil, connectError(err, ordinary.config)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return session.Query(ctx, conn, query)
+}
+
+// locate finds the stream's place in the server's history: over the ends of timelines, but never back over a fork.
+func (f *walFeed) locate(system session.System, history string, standby bool) error {
+	diverged := func(format string, args ...any) error {
+		return &Error{Kind: ErrDiverged, What: fmt.Sprintf(format, args...),
+			Advice: "this is not the WAL that the stream is to continue: connect to the right server, or begin anew (WithWALFrom)"}
+	}
+	for f.timeline != system.Timeline {
+		fork, ok := forkOf(history, f.timeline)
+		switch {
+		case !ok:
+			return diverged("timeline %d is not in the history of the server's timeline %d", f.timeline, system.Timeline)
+		case f.at > fork:
+			return diverged("the server has left timeline %d at %s, before %s, where the stream is to go on", f.timeline, fork, f.at)
+		case f.at < fork:
+			return nil
+		}
+		f.timeline, f.at = timelineAfter(f.timeline, history, system.Timeline), f.round(fork)
+	}
+	switch what := fmt.Sprintf("the server's WAL ends at %s, before %s, where the stream is to go on", system.Flushed, f.at); {
+	case f.at <= system.Flushed:
+		return nil
+	case standby:
+		return inRecovery(what, nil)
+	default:
+		return diverged("%s", what)
+	}
+}
+
+// errTimelineEnd says that the server has sent all of a timeline that has ended. The stream goes on over a new connection, as
+// after a failure: then the server's history says with what.
+var errTimelineEnd = errors.New("walchan: the timeline has ended")
+
+// leaveTimeline ends the stream of a timeline properly, so that the slot is free when the function returns.
+func (s *Stream) leaveTimeline(c *connection) {
+	s.cfg.log.Info("the timeline has ended", "slot", s.source.Slot, "timeline", c.timeline, "received", c.received)
+	if err := c.farewell(s.ledger.advance(), time.Now().Add(time.Second)); err != nil {
+		s.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", s.source.Slot, "error", err)
+	}
+}
+
+// physicalError translates the refusal of START_REPLICATION.
+func (s *Stream) physicalError(ctx context.Context, c *connection, err error) error {
+	name := s.cfg.slot
+	switch state := sqlState(err); {
+	case state == stateObjectInUse:
+		return activeSlot(ctx, c.sql, name, err)
+	case state == stateUndefinedObject:
+		return missingPhysicalSlot(name, err)
+	case state == stateNotPrerequisite && name != "": // a lost slot, from PostgreSQL 18 on
+		if slot, lookErr := readSlot(ctx, c.sql, name); lookErr == nil && slot != nil && slot.walStatus == "lost" {
+			return walRemoved(err)
+		}
+	}
+	return failed("start physical replication", err)
+}
+
+// walRemoved is the error of a position whose WAL the server does not have (WalSndSegmentOpen in
+// src/backend/replication/walsender.c).
+func walRemoved(err error) error {
+	return &Error{Kind: ErrWALRemoved, What: "the server has removed WAL before it was sent", Err: err,
+		Advice: "take it from an archive and go on behind it, or begin anew; a slot keeps WAL (WithSlot), within max_slot_wal_keep_size"}
+}
