@@ -12,6 +12,7 @@ func init() {
 		{"jetstream: a stream that went back goes unnoticed", "pipeline/jetstream/position.go", "	case last < s.sequence:\n", "	case false:\n", "pipeline/jetstream", "TestLostStream"},
 		{"jetstream: what is redelivered counts as published", "pipeline/jetstream/encode.go", "s.last.covers(part.mark, redelivered)", "s.last.covers(part.mark, false)", "pipeline/jetstream", "TestRedelivered"},
 		{"jetstream: what is redelivered comes with each attempt", "pipeline/jetstream/encode.go", "	n, ok := s.again[tx]\n", "	n, ok := s.again[nil]\n", "pipeline/jetstream", "TestRedelivered"},
+		{"jetstream: a cancelled write may count as stored", "pipeline/jetstream/publish.go", "failure != nil && ctx.Err() != nil", "ctx.Err() != nil", "pipeline/jetstream", "TestWriteCancelled"},
 
 		// Kafka.
 		{"kafka: a key that changes leaves the old row", "pipeline/kafka/encode.go", "	records, err := t.tombstone(old)\n	return append(records, record), err", "	return []*kgo.Record{record}, err", "pipeline/kafka", "TestRowsOfPostgreSQL"},

@@ -6,7 +6,7 @@ func init() {
 		{"a lost snapshot goes unnoticed", "snapshot.go", "	if err := c.Check(); err != nil {", "	if err := error(nil); err != nil {", "", "TestSnapshotStartsOver"},
 		{"the locks are lost unnoticed", "snapshot.go", "if _, err := p.keeper.Query(s.ctx, \"COMMIT\"); err != nil {", "if _, err := p.keeper.Query(s.ctx, \"COMMIT\"); err == errStopped {", "", "TestSnapshotLosesItsLocks"},
 		{"the slot is kept without the last row", "snapshot.go", "	s.snapshots.kept, s.known = p.from, p.from // should the answer be lost\n", "	s.snapshots.kept, s.known = 0, 0\n", "", "TestSnapshotIsKeptByAStop"},
-		{"a stop does not keep the slot", "snapshot.go", "			if err := s.keepSlot(ctx, c); err != nil {\n", "			if err := ctx.Err(); err != nil {\n", "", "TestSnapshotIsKeptByAStop"},
+		{"a stop does not keep the slot", "snapshot.go", "			if err := s.keepSlot(c); err != nil {\n", "			if err := s.ctx.Err(); err != nil {\n", "", "TestSnapshotIsKeptByAStop"},
 		{"the time-outs hold", "snapshot.go", "SET idle_in_transaction_session_timeout = 0; ", "", "", "TestSnapshotOutlivesTimeouts"},
 		{"an existing slot gets a snapshot", "snapshot.go", "		case slot != nil:\n			return false, &Error{Kind: ErrSlotExists", "		case false:\n			return false, &Error{Kind: ErrSlotExists", "", "TestSnapshotRefuses"},
 		{"a worker begins its part anew", "snapread.go", "	skip := p.rows\n", "	skip := int64(0)\n", "", "TestSnapshotWorkersGoOn"},

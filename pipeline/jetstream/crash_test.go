@@ -69,6 +69,36 @@ func TestServerKilled(t *testing.T) {
 	}
 }
 
+// Writes that are cancelled at any moment: one that succeeds has stored all, so that the next one finds the stream as it was left.
+func TestWriteCancelled(t *testing.T) {
+	const rounds, rows = 200, 100
+	nc := dial(t, serve(t))
+	name := streamName(t, nc)
+	sink := open(t, nc, name)
+	succeeded := 0
+	var entries []walchantest.Entry
+	for i := range rounds * rows {
+		entries = append(entries, items.Insert(i, "x"))
+	}
+	all := walchantest.Messages(entries...)
+	for i := range rounds {
+		batch := all[i*rows : (i+1)*rows]
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(12_000))*time.Microsecond)
+		err := sink.Write(ctx, batch)
+		if err == nil {
+			succeeded++
+		} else if ctx.Err() == nil {
+			t.Fatalf("batch %d, behind one that was stored: %v", i, err)
+		} else if err := pipeline.Retry(sink, soon).Write(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+	}
+	if n := len(stored(t, nc, name)); n != rounds*rows || succeeded == 0 || succeeded == rounds {
+		t.Errorf("%d messages, %d of %d writes succeeded", n, succeeded, rounds)
+	}
+}
+
 // The environment variables that turn the test binary into a process that publishes.
 const (
 	publisherSource = "WALCHAN_PUBLISHER_SOURCE"

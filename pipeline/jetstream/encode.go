@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
@@ -40,12 +41,12 @@ func (s *Sink) encode(batch []walchan.Message) ([]outgoing, error) {
 	out := make([]outgoing, 0, len(batch))
 	for i, m := range batch {
 		if m.Tx != nil && m.Tx.GID != "" {
-			return nil, errors.New("the transaction is prepared, not committed: leave out walchan.WithTwoPhase")
+			return nil, backoff.Permanent(errors.New("the transaction is prepared, not committed: leave out walchan.WithTwoPhase"))
 		}
 		p, ok := m.Position()
 		redelivered := m.Tx != nil && m.Tx.Redelivered
 		if m.Kind == walchan.Raw {
-			return nil, errors.New("messages of other output plugins have no positions: leave out walchan.WithPlugin")
+			return nil, backoff.Permanent(errors.New("messages of other output plugins have no positions: leave out walchan.WithPlugin"))
 		}
 		parts, err := s.parts(m)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
@@ -157,9 +158,9 @@ func (s *Sink) readLast(ctx context.Context, sequence uint64) error {
 	switch stored := msg.Header.Get(headerSource); stored {
 	case s.source:
 	case "":
-		return fmt.Errorf("%w: the last message of %q, to %s, has no position; publish into another stream, or have the others do so", ErrForeign, s.stream, msg.Subject)
+		return backoff.Permanent(fmt.Errorf("%w: the last message of %q, to %s, has no position; publish into another stream, or have the others do so", ErrForeign, s.stream, msg.Subject))
 	default:
-		return fmt.Errorf("%w: %s, and not to %s; publish into another stream", ErrSource, describe(stored), describe(s.source))
+		return backoff.Permanent(fmt.Errorf("%w: %s, and not to %s; publish into another stream", ErrSource, describe(stored), describe(s.source)))
 	}
 	m, err := parseMark(msg.Header)
 	if err != nil {

@@ -45,8 +45,8 @@ func (s *Sink) publish(ctx context.Context, out []outgoing) error {
 		} else if failure == nil {
 			failure = publishError(&out[acked], err)
 		}
-		if errors.Is(err, errAckWait) || ctx.Err() != nil {
-			break // nothing may come any more
+		if errors.Is(err, errAckWait) || failure != nil && ctx.Err() != nil {
+			break // nothing may come any more, or nobody waits for it
 		}
 		acked++
 	}

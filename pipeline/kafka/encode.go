@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walchan/walchan"
@@ -49,9 +50,9 @@ type refusal struct{ error }
 func (s *Sink) records(ctx context.Context, m walchan.Message) ([]*kgo.Record, error) {
 	switch {
 	case m.Tx != nil && m.Tx.GID != "":
-		return nil, errors.New("the transaction is prepared, not committed: leave out walchan.WithTwoPhase")
+		return nil, backoff.Permanent(errors.New("the transaction is prepared, not committed: leave out walchan.WithTwoPhase"))
 	case m.Kind == walchan.Raw:
-		return nil, errors.New("messages of other output plugins have no rows: leave out walchan.WithPlugin")
+		return nil, backoff.Permanent(errors.New("messages of other output plugins have no rows: leave out walchan.WithPlugin"))
 	case m.Kind == walchan.Truncate:
 		return nil, refusal{fmt.Errorf("%w: leave it out of the publication (publish), or skip it (pipeline.Skip)", ErrTruncate)}
 	case m.Relation == nil || m.New().Len()+m.Old().Len() == 0:
