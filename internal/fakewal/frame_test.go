@@ -66,7 +66,7 @@ func TestRepliesWaitForReplay(t *testing.T) {
 		srv.Serve(func(c *Conn) error { return c.Replay(Repeat(record(), rounds, 0)) })
 		conn := open(t, srv, 0)
 		for i := range rounds * 6 {
-			if i%20 == 0 {
+			if i%20 == 10 { // by then the replay has begun
 				confirm(t, conn, 0x100, true)
 			}
 			if err, ok := receive(t, conn).(error); ok {
