@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	late         = 10 * time.Millisecond  // behind the server's commits, changes may be later still
-	later        = 3 * time.Millisecond   // by so much
+	late         = 10 * time.Millisecond  // behind the server's commits, changes may be later still by a quarter of that,
+	later        = 10 * time.Millisecond  // but not more than this
 	coalesce     = time.Millisecond       // between two statuses because the confirmed position moved
 	replyPause   = 100 * time.Millisecond // between two statuses because the server asked
 	settle       = time.Second            // a state must last before it is one: blocked, idle

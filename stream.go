@@ -337,7 +337,7 @@ func (s *Stream) receive(c *connection) error {
 		// interrupts the read. In another order a wake-up could be lost.
 		until := earliest(next, alive)
 		if gather {
-			until = earliest(until, now.Add(later))
+			until = earliest(until, now.Add(min(c.sendLag/4, later)))
 		}
 		c.Gather(gather)
 		if err := c.Arm(until); err != nil {
