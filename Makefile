@@ -11,7 +11,7 @@ SEED := $$(date +%s)
 # The tests that depend on the server's version.
 VERSIONED := . ./examples/... ./pipeline/postgres
 
-FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/session:FuzzFrames
+FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/pgoutput:FuzzCopy ./internal/session:FuzzFrames
 
 .PHONY: help demo test matrix chaos mutants fuzz bench bench-growth fmt lint
 .DEFAULT_GOAL := help

@@ -88,3 +88,30 @@ func TestCopyLineAllocates(t *testing.T) {
 		t.Errorf("%v allocations, want 1", n)
 	}
 }
+
+// FuzzCopy reads any bytes as rows of COPY, in both formats: there is no panic, every column of a row that is taken can be read, and
+// no more memory is used than the bytes, the columns and a little.
+func FuzzCopy(f *testing.F) {
+	f.Add([]byte("1\tx\n"), 2)
+	f.Add([]byte("\\N\t\\\\N\tN\n"), 3)
+	f.Add([]byte(`a\tb\nc\rd\\e\bf\fg\vh`+"\n"), 1)
+	f.Add([]byte("PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x02xx\x00\x02\x00\x00\x00\x01a\xff\xff\xff\xff\xff\xff"), 2)
+	f.Add([]byte("PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x7f\xff\xff\xff"), 1)
+	f.Fuzz(func(t *testing.T, b []byte, n int) {
+		if n < 0 || n > 1600 { // what a table can have
+			return
+		}
+		row := func(block string) error {
+			if want := len(b) + 3 + 5*n + TableSize(n); len(block) > want {
+				t.Fatalf("a block of %d bytes, from %d", len(block), len(b))
+			}
+			columns(block, n)
+			return nil
+		}
+		lines, blocks := CopyRows{Columns: n}, CopyRows{Columns: n}
+		if block, err := lines.Line(b); err == nil {
+			row(block)
+		}
+		blocks.Binary(b, row)
+	})
+}
