@@ -284,7 +284,9 @@ func TestCloseOfAServerThatDoesNotAnswer(t *testing.T) {
 	db := ownServer(t)
 	insert(t, db, 1, 1, 1)
 	s := open(t, t.Context(), db)
+	before := s.Stats().Acknowledged
 	s.Ack(next(t, s))
+	await(t, s, "the commit is acknowledged", func() bool { return s.Stats().Acknowledged > before })
 	if err := db.Pause(); err != nil {
 		t.Fatal(err)
 	}
