@@ -8,7 +8,8 @@ PACKAGES = $$(go list -m -f '{{.Dir}}/...')
 DURATION := 1m
 SEED := $$(date +%s)
 
-# The tests that depend on the server's version.
+# The servers of make matrix, and the tests that depend on the server's version.
+VERSIONS := 14 15 16 17 18
 VERSIONED := . ./examples/... ./pipeline/postgres
 
 FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/pgoutput:FuzzCopy ./internal/session:FuzzFrames
@@ -29,7 +30,7 @@ test: ## run all tests with -race
 
 matrix: ## run the contract against PostgreSQL 14 to 18
 	@scripts/postgres --tests
-	@for major in 14 15 16 17 18; do \
+	@for major in $(VERSIONS); do \
 		bin=$$(scripts/servers $$major) || exit 1; \
 		echo "PostgreSQL $$major:"; \
 		WALCHAN_PGBIN=$$bin go test -race $(VERSIONED) || exit 1; \
