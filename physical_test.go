@@ -142,12 +142,9 @@ func TestPhysicalWhereverTheConnectionBreaks(t *testing.T) {
 	}
 
 	mustClose(t, s)
-	if _, ok := next1(s); ok {
-		t.Error("a message after Close")
+	for range s.C() { // what was in the buffer: the server writes WAL by itself, too
 	}
 }
-
-func next1(s *walchan.Stream) (walchan.Message, bool) { m, ok := <-s.C(); return m, ok }
 
 // What is not acknowledged is not confirmed, and a new process goes on where it says.
 func TestPhysicalConfirmsWhatIsAcknowledged(t *testing.T) {

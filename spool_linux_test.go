@@ -45,6 +45,7 @@ func TestFullDiskUnderTheSpool(t *testing.T) {
 		t.Errorf("%d temporary files are left", n)
 	}
 	// The next one, with more room, gets all that was not acknowledged in time.
+	db.Wait(t, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")
 	s, err = walchan.Subscribe(t.Context(), db.DSN(smallWorkMem), walchan.WithSlot(db.Name), walchan.WithPublication("p"), walchan.WithStreaming())
 	if err != nil {
 		t.Fatal(err)
