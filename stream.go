@@ -352,7 +352,7 @@ func (s *Stream) receive(c *connection) error {
 			s.ledger.tick(c.heardAt) // the read may have lasted
 			return err
 		}
-		gather = false // there may be a little to read
+		gather = false // there may be a little to read, and what comes next need not wait again
 	}
 }
 

@@ -29,6 +29,8 @@ var mutants = append([]mutant{
 	{"the deadline of a read set after the announcement", "stream.go", "		c.Gather(gather)\n		if err := c.Arm(until); err != nil {\n			return err\n		}\n		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n", "		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n		c.Gather(gather)\n		if err := c.Arm(until); err != nil {\n			return err\n		}\n", "", "TestStatusMissesNoAck"},
 	{"never answer the server", "connection.go", "	c.wantsReply = true\n", "", "", "TestStoppingServerIsLetGo|TestLiveness"},
 
+	{"a record is said to be there too early", "internal/session/ahead.go", "len(b) >= 5+int(b[3])<<8+int(b[4])", "len(b) >= int(b[3])<<8+int(b[4])", "internal/session", "TestReadAhead"},
+
 	// Liveness.
 	{"a dead connection is not noticed", "connection.go", "	if now.Before(end) {\n		return end, nil\n	}\n	dead, err", "	if end.After(now) || true {\n		return now.Add(time.Hour), nil\n	}\n	dead, err", "", "TestSilentServer"},
 	{"a busy server is hung up on", "connection.go", "	case rows[0][0] == \"Client\" || rows[0][0] == \"Activity\":", "	case true:", "", "TestSilentServer"},
