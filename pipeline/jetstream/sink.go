@@ -92,7 +92,6 @@ type Option func(*config)
 
 type config struct {
 	prefix  string
-	domain  string
 	window  int
 	create  func(*natsjs.StreamConfig)
 	encoder Encoder
@@ -102,9 +101,6 @@ type config struct {
 // WithPrefix puts this before the names of schema and table in subjects, overriding the default of the stream's name. It may
 // have several tokens ("cdc.shop").
 func WithPrefix(prefix string) Option { return func(c *config) { c.prefix = prefix } }
-
-// WithDomain uses the JetStream of a domain, such as that of a leaf node's hub.
-func WithDomain(domain string) Option { return func(c *config) { c.domain = domain } }
 
 // WithWindow publishes as many messages before the first one must be confirmed, overriding the default of 1000.
 func WithWindow(messages int) Option { return func(c *config) { c.window = messages } }
@@ -158,15 +154,8 @@ func Open(ctx context.Context, nc *nats.Conn, name string, source walchan.Source
 func (s *Sink) connect(nc *nats.Conn) (err error) {
 	// publish looks to the window itself: more are never pending.
 	pending := natsjs.WithPublishAsyncMaxPending(s.cfg.window + 1)
-	var domain []nats.JSOpt
-	if s.cfg.domain == "" {
-		s.js, err = natsjs.New(nc, pending)
-	} else {
-		s.js, err = natsjs.NewWithDomain(nc, s.cfg.domain, pending)
-		domain = append(domain, nats.Domain(s.cfg.domain))
-	}
-	if err == nil {
-		s.leader, err = nc.JetStream(domain...)
+	if s.js, err = natsjs.New(nc, pending); err == nil {
+		s.leader, err = nc.JetStream()
 	}
 	return err
 }
