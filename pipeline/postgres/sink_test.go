@@ -376,3 +376,15 @@ func TestOpenWithoutServer(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
+
+// Who opens what another process has open waits for half a minute, and is told.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	open(t, db)
+	_, err := postgres.Open(t.Context(), db.DSN(), source, postgres.WithLogger(quiet))
+	if !errors.Is(err, postgres.ErrBusy) || !strings.Contains(err.Error(), "WithName") {
+		t.Errorf("error is %v", err)
+	}
+	open(t, db, postgres.WithName("another"))
+}
