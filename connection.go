@@ -18,6 +18,7 @@ const (
 	later        = 10 * time.Millisecond  // but not more than this
 	coalesce     = time.Millisecond       // between two statuses because the confirmed position moved
 	replyPause   = 100 * time.Millisecond // between two statuses because the server asked
+	firstPause   = 20 * time.Millisecond  // between the first two statuses of a connection
 	settle       = time.Second            // a state must last before it is one: blocked, idle
 	probeAfter   = 3 * time.Second        // without having caught up, the server is asked whether it is stopping
 	grace        = 2 * time.Second        // for acknowledgements, before a stopping server is let go
@@ -80,7 +81,10 @@ func (c *connection) report(confirmed LSN, now time.Time, must bool) (next time.
 	if !must && now.Before(c.statusDue()) {
 		return c.statusDue(), nil
 	}
-	return now.Add(c.interval), c.status(now, false)
+	if err := c.status(now, false); err != nil {
+		return now, err
+	}
+	return now.Add(c.pause()), nil
 }
 
 func (c *connection) statusDue() time.Time {
@@ -90,7 +94,14 @@ func (c *connection) statusDue() time.Time {
 	case c.wantsReply:
 		return c.toldAt.Add(min(replyPause, c.interval))
 	}
-	return c.toldAt.Add(c.interval)
+	return c.toldAt.Add(c.pause())
+}
+
+// pause is what lies between two statuses without news. On a new connection it is short, and doubles: until the walsender has
+// read what WAL there was, it lets nobody go who waits for a status in COMMIT, and does not look again at one it has had
+// (SyncRepReleaseWaiters in src/backend/replication/syncrep.c, WALSNDSTATE_CATCHUP).
+func (c *connection) pause() time.Duration {
+	return min(max(c.toldAt.Sub(c.since), firstPause), c.interval)
 }
 
 // interest is what an acknowledgement need wake the owner for: nothing while a status is due anyway.
