@@ -169,8 +169,8 @@ func TestUntilOfTransactionsInProgressAndPrepared(t *testing.T) {
 		awaitState(t, s, walchan.StateClosed)
 		mustClose(t, s)
 	}
-	s := open(t, t.Context(), db, append(opts, walchan.WithUntil(ends[3]+1<<20))...)
 	db.Exec(t, "INSERT INTO t VALUES (10003)")
+	s := open(t, t.Context(), db, append(opts, walchan.WithUntil(walEnd(t, db)+1000))...)
 	wantIDs(t, []walchan.Message{next(t, s)}, 10003)
 	db.Exec(t, "INSERT INTO quiet SELECT generate_series(1, 20000)", "INSERT INTO t VALUES (10004)")
 	if ms := rest(t, s); len(ms) > 0 {
@@ -225,7 +225,7 @@ func TestFromRefusesWhatWouldLeaveAGap(t *testing.T) {
 	slot := func(opts ...walchan.Option) []walchan.Option {
 		return append([]walchan.Option{walchan.WithSlot(db.Name), walchan.WithPublication("p")}, opts...)
 	}
-	check(t, trySubscribe(t, db.DSN(), slot(walchan.WithFrom(walEnd(t, db)+1<<20))...), walchan.ErrOptions, "ahead of the server's WAL")
+	check(t, trySubscribe(t, db.DSN(), slot(walchan.WithFrom(walEnd(t, db)+1<<40))...), walchan.ErrOptions, "ahead of the server's WAL")
 	check(t, trySubscribe(t, db.DSN(), slot(walchan.WithFrom(1), walchan.WithCreateSlot())...), walchan.ErrOptions, "WithFrom needs WithSlot, without WithCreateSlot")
 	check(t, trySubscribe(t, db.DSN(), walchan.WithPublication("p"), walchan.WithFrom(1)), walchan.ErrOptions, "WithFrom needs WithSlot")
 	check(t, trySubscribe(t, db.DSN(), slot(walchan.WithFrom(2), walchan.WithUntil(1))...), walchan.ErrOptions, "WithUntil(0/1) lies before WithFrom(0/2)")
