@@ -37,6 +37,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for what is in hand
 	if err := run(ctx, f); err != nil {
 		fmt.Fprintln(os.Stderr, "replica:", err)
 		os.Exit(1)
@@ -55,7 +56,7 @@ func run(ctx context.Context, f flags) error {
 	sink, err := postgres.Open(ctx, f.target, stream.Source())
 	if err != nil {
 		stream.Close()
-		return err
+		return fmt.Errorf("%w (the slot %s of the source keeps WAL until replica goes on or it is dropped)", err, f.slot)
 	}
 	defer sink.Close()
 
