@@ -3,7 +3,7 @@
 //	go run ./examples/replica -source postgres://localhost/shop -publication shop -target postgres://elsewhere/shop
 //
 // The tables must be in the target, with the same columns and primary keys, and have what those of the source had when the
-// slot was made. Each transaction is applied once, as a whole, whenever the process is stopped or killed: its position is
+// slot was made; docs/pipeline.md says how to copy them. Each transaction is applied once, as a whole, whenever the process is stopped or killed: its position is
 // stored in the target, with the rows.
 package main
 
