@@ -3,7 +3,7 @@
 //	go run ./examples/replica -source postgres://localhost/shop -publication shop -target postgres://elsewhere/shop
 //
 // The tables must be in the target, with the same columns and primary keys, and have what those of the source had when the
-// slot was made. Each transaction is applied once, as a whole, whenever the process is stopped or killed: its position is
+// slot was made; docs/pipeline.md says how to copy them. Each transaction is applied once, as a whole, whenever the process is stopped or killed: its position is
 // stored in the target, with the rows.
 package main
 
@@ -37,6 +37,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for what is in hand
 	if err := run(ctx, f); err != nil {
 		fmt.Fprintln(os.Stderr, "replica:", err)
 		os.Exit(1)
@@ -55,7 +56,7 @@ func run(ctx context.Context, f flags) error {
 	sink, err := postgres.Open(ctx, f.target, stream.Source())
 	if err != nil {
 		stream.Close()
-		return err
+		return fmt.Errorf("%w (the slot %s of the source keeps WAL until replica goes on or it is dropped)", err, f.slot)
 	}
 	defer sink.Close()
 
