@@ -62,7 +62,7 @@ func run(ctx context.Context, f flags) error {
 	sink, err := postgres.Open(ctx, f.target, stream.Source(), postgres.WithEmptying())
 	if err != nil {
 		stream.Close()
-		return fmt.Errorf("%w (the slot %s of the source keeps WAL until replica goes on or it is dropped)", err, f.slot)
+		return fmt.Errorf("%w (if the source has the slot %s, it keeps WAL until replica goes on or the slot is dropped)", err, f.slot)
 	}
 	defer sink.Close()
 
