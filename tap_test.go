@@ -203,12 +203,14 @@ func (c *tappedConn) fromServer(kind byte, body []byte) {
 	}
 }
 
-// endOf returns up to where everything has come with a message of pgoutput: behind a commit, and behind a message that
-// belongs to no transaction.
+// endOf returns up to where everything has come with a message of pgoutput: behind a commit, what is prepared and its outcome,
+// and behind a message that belongs to no transaction.
 func endOf(b []byte) walchan.LSN {
 	switch {
-	case len(b) == 26 && b[0] == 'C':
+	case len(b) == 26 && b[0] == 'C', len(b) > 26 && strings.IndexByte("PKrp", b[0]) >= 0:
 		return lsnAt(b, 10)
+	case len(b) == 30 && b[0] == 'c':
+		return lsnAt(b, 14)
 	case len(b) > 10 && b[0] == 'M' && b[1]&1 == 0:
 		return lsnAt(b, 2)
 	}
