@@ -39,6 +39,12 @@
 // any client; to have neither, as PostgreSQL's own subscriptions do, put options='-c session_replication_role=replica'
 // into the connection string.
 //
+// # Existing rows
+//
+// Rows of a snapshot (walchan.WithSnapshot) are upserted, too. A snapshot that was interrupted leaves rows that its next attempt,
+// or the next process, may know nothing of, for they were deleted meanwhile. WithEmptying has each attempt begin with empty
+// tables.
+//
 // The stream must have neither walchan.WithBinary nor walchan.WithTwoPhase.
 package postgres
 
@@ -71,6 +77,7 @@ type Option func(*config)
 
 type config struct {
 	name  string
+	empty bool
 	table func(*walchan.Relation) (schema, name string, ok bool)
 	log   *slog.Logger
 }
@@ -83,6 +90,10 @@ func WithName(name string) Option { return func(c *config) { c.name = name } }
 func WithTables(f func(source *walchan.Relation) (schema, name string, ok bool)) Option {
 	return func(c *config) { c.table = f }
 }
+
+// WithEmptying empties the tables whose rows follow, by TRUNCATE, when a snapshot begins or starts over (walchan.SnapshotBegin),
+// so that they equal those of the source at its end. Rows that come among the changes (Stream.ReadRows) empty nothing.
+func WithEmptying() Option { return func(c *config) { c.empty = true } }
 
 // WithLogger logs to l, overriding the default of slog.Default(). Row data is never logged.
 func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
@@ -180,20 +191,14 @@ func (s *Sink) add(ctx context.Context, f *fold, m walchan.Message) error {
 	if m.Tx != nil && m.Tx.GID != "" {
 		return errPrepared
 	}
-	if m.Kind == walchan.Truncate {
-		var plans []*plan
+	switch m.Kind {
+	case walchan.Truncate:
 		tables, _, restart := m.Truncated()
-		for _, rel := range tables {
-			p, err := s.plan(ctx, rel)
-			if err != nil {
-				return err
-			}
-			if p != nil {
-				plans = append(plans, p)
-			}
+		return s.truncate(ctx, f, tables, restart)
+	case walchan.SnapshotBegin:
+		if snapshot := m.Snapshot(); s.cfg.empty && !snapshot.Among {
+			return s.truncate(ctx, f, snapshot.Tables, false)
 		}
-		f.truncate(plans, restart)
-		return nil
 	}
 	row, old := m.New(), m.Old()
 	if m.Relation == nil || row.Len()+old.Len() == 0 {
@@ -210,6 +215,21 @@ func (s *Sink) add(ctx context.Context, f *fold, m walchan.Message) error {
 		return f.update(p, old, row)
 	}
 	return f.insert(p, row)
+}
+
+func (s *Sink) truncate(ctx context.Context, f *fold, tables []*walchan.Relation, restart bool) error {
+	var plans []*plan
+	for _, rel := range tables {
+		p, err := s.plan(ctx, rel)
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			plans = append(plans, p)
+		}
+	}
+	f.truncate(plans, restart)
+	return nil
 }
 
 // warnOfMissing says, once a table, that rows were to be changed that the target does not have.
