@@ -77,8 +77,12 @@ func TestSnapshotOverADeadConnection(t *testing.T) {
 				ms = append(ms, next(t, s))
 			}
 			n.cut(t, which)
+			if which == worker {
+				time.Sleep(45 * time.Second) // next is less patient
+			}
 			attempts := 1
-			for m := range s.C() {
+			for {
+				m := next(t, s)
 				if ms = append(ms, m); m.Kind == walchan.SnapshotBegin {
 					attempts++
 				}
