@@ -219,6 +219,7 @@ const (
 	stateConfigLimit         = "53400"
 	stateNotPrerequisite     = "55000"
 	stateObjectInUse         = "55006"
+	stateLockNotAvailable    = "55P03"
 	stateCantChangeParameter = "55P02"
 	stateAdminShutdown       = "57P01"
 	stateCrashShutdown       = "57P02"

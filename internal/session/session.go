@@ -418,5 +418,6 @@ func (c *Conn) Close() {
 	select {
 	case <-c.pg.CleanupDone():
 	case <-ctx.Done():
+		c.net.Close() // or pgx would read on from a dead connection for 15 s
 	}
 }

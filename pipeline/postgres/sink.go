@@ -27,7 +27,8 @@
 // statement, so that a target that has some rows already is no obstacle; deletes of rows that are not there do nothing.
 // Where folding hits a constraint, because rows have swapped a unique value, the batch is applied again change by
 // change, as the source did. Large values that an update left alone (unchanged TOAST) are left alone. An update of the key
-// is one of the target, too. TRUNCATE is done without CASCADE, for the tables that the source names.
+// is one of the target, too, where it must not be GENERATED ALWAYS AS IDENTITY; other columns that are so are set when a row is
+// inserted, and not updated. TRUNCATE is done without CASCADE, for the tables that the source names.
 //
 // Rows are found by the columns of the replica identity, for which the target needs a unique index, such as its primary
 // key; with REPLICA IDENTITY FULL by the target's primary key. A table without either takes inserts alone, and may
