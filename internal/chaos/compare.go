@@ -29,6 +29,18 @@ func (v *verdict) ok() bool {
 	return v.Lost+v.Repeated+v.Reordered+v.Invented+v.Misplaced == 0
 }
 
+// add adds up.
+func (v *verdict) add(w verdict) {
+	v.Delivered += w.Delivered
+	v.Lost += w.Lost
+	v.Repeated += w.Repeated
+	v.Reordered += w.Reordered
+	v.Invented += w.Invented
+	v.Misplaced += w.Misplaced
+	v.Again += w.Again
+	v.Complaints = append(v.Complaints, w.Complaints...)
+}
+
 func (v *verdict) complain(count *int, format string, args ...any) {
 	if *count++; *count <= 10 {
 		v.Complaints = append(v.Complaints, fmt.Sprintf(format, args...))

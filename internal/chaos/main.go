@@ -46,7 +46,7 @@ func (c *chaos) prove(ctx context.Context, keep bool) error {
 	fmt.Fprintf(c.out, "seed %d, %v\n", c.seed, c.duration)
 	r, err := c.run(ctx)
 	if err == nil {
-		r.wrong = append(r.wrong, leaks(c.cluster.DataDir())...)
+		r.wrong = append(r.wrong, leaks(c.cluster, c.replica)...)
 		r.print(c.out)
 		if !r.ok() {
 			err = fmt.Errorf("seed %d: something is wrong", c.seed)

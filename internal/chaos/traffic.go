@@ -17,16 +17,29 @@ import (
 const unpublished = "hidden"
 
 // Every change is unlike any other: a row's id is never used twice, and an UPDATE writes the transaction's number.
-var schema = []string{
+var tables = []string{
 	"CREATE TABLE accounts (id bigint PRIMARY KEY, tx bigint, amount numeric(12,2), v text, note text)",
 	"ALTER TABLE accounts ALTER note SET STORAGE EXTERNAL", // long ones are TOASTed, and left out of UPDATEs
 	"CREATE TABLE documents (id bigint PRIMARY KEY, tx bigint, at timestamptz, body text)",
 	"ALTER TABLE documents ALTER body SET STORAGE EXTERNAL, REPLICA IDENTITY FULL",
 	"CREATE TABLE scratch (id bigint, tx bigint)", // for TRUNCATE
 	"CREATE TABLE marker (id int)",                // says when the consumers have caught up
-	"CREATE TABLE " + unpublished + " (id bigint, tx bigint)",
 	// A row of each transaction, the last change in it: how many changes the publication should have of it, this one included.
 	"CREATE TABLE ledger (tx bigint PRIMARY KEY, changes int)",
+}
+
+// identifying are the columns of the tables that tell one state of a row from any other, of this or another row. The first is
+// the key.
+var identifying = map[string][]string{
+	"accounts":  {"id", "tx", "v"},
+	"documents": {"id", "tx", "at"},
+	"scratch":   {"id", "tx"},
+	"marker":    {"id"},
+	"ledger":    {"tx", "changes"},
+}
+
+var publishing = []string{
+	"CREATE TABLE " + unpublished + " (id bigint, tx bigint)",
 	"CREATE PUBLICATION chaos FOR TABLE accounts, documents, scratch, marker, ledger",
 	"SELECT pg_create_logical_replication_slot('" + referenceSlot + "', 'test_decoding')",
 }
