@@ -205,10 +205,11 @@ func (c *chaos) startChild(ctx context.Context, slot int, target string) error {
 func (c *chaos) rounds(ctx context.Context) error {
 	for end := c.began.Add(c.duration); time.Now().Before(end) && ctx.Err() == nil; {
 		round := time.Now().Add(min(roundLength, time.Until(end)))
-		for i := 0; time.Now().Before(round) && ctx.Err() == nil; i++ {
+		for last := 0; last < len(always) && ctx.Err() == nil; {
 			f := choose(c.rng)
-			if i < len(always) {
-				f = always[i]
+			if !time.Now().Before(round) {
+				f = always[last]
+				last++
 			}
 			if err := c.inject(ctx, f); err != nil {
 				return err

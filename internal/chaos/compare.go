@@ -21,6 +21,7 @@ type verdict struct {
 	Invented   int // nobody wrote them
 	Misplaced  int // same change, other Position; or a Position that does not ascend
 	Again      int // came again in a later life: that is allowed
+	Late       int // Kafka: how often something of a killed process came behind what the next one wrote
 	Lives      int
 	Complaints []string // some of them
 }
@@ -38,6 +39,7 @@ func (v *verdict) add(w verdict) {
 	v.Invented += w.Invented
 	v.Misplaced += w.Misplaced
 	v.Again += w.Again
+	v.Late += w.Late
 	v.Complaints = append(v.Complaints, w.Complaints...)
 }
 

@@ -96,7 +96,7 @@ var faults = []fault{
 	}},
 }
 
-// always are the faults that each round begins with.
+// always are the faults that each round ends with.
 var always = []fault{
 	{"children killed", 0, func(c *chaos, ctx context.Context) (string, error) {
 		return c.killChildren(ctx, func() bool { return true })

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -103,51 +102,73 @@ type partition struct {
 	number int32
 }
 
-// compareKafka reads the topics. In each partition the records must be in the order in which they were due, and what is there
-// again must be of another producer, which is another process: then all from some record on is there again.
+// compareKafka reads the topics.
 func compareKafka(ctx context.Context, ref *reference, broker string) (verdict, error) {
-	records, err := readTopics(ctx, broker)
+	all, err := readTopics(ctx, broker)
 	if err != nil {
 		return verdict{}, err
 	}
-	got, homes, lasts := map[partition][]*kgo.Record{}, map[string]partition{}, map[string]string{}
-	lines := map[*kgo.Record]string{}
-	var total verdict
-	for _, r := range records {
-		row, line, err := describeRecord(r)
-		if err != nil {
-			return verdict{}, err
+	return judgeRecords(ref, all)
+}
+
+// A record is one of Kafka's, as an effect has it.
+type record struct {
+	row, line string
+	position  string
+	producer  int64 // another one in each process
+}
+
+// judgeRecords compares each partition. The records must be in the order in which they were due, and what is there again must be
+// of another process: then all from some record on is there again. Who leaves out what is recognised as there again has the
+// last state of each row, and so has who does not, unless something of a killed process came late.
+func judgeRecords(ref *reference, all map[partition][]record) (total verdict, err error) {
+	homes, plain, once := map[string]partition{}, map[string]string{}, map[string]string{}
+	for p, records := range all {
+		var last place
+		rows := map[string]bool{} // at the last position
+		for _, r := range records {
+			if home, ok := homes[r.row]; ok && home != p {
+				total.complain(&total.Misplaced, "misplaced: %s is in %v and in %v", r.row, home, p)
+			}
+			homes[r.row], plain[r.row] = p, r.line
+			at, err := parsePlace(r.position)
+			if err != nil {
+				return total, err
+			}
+			if last.before(at) {
+				last = at
+				clear(rows)
+			}
+			if at == last && !rows[r.row] {
+				rows[r.row], once[r.row] = true, r.line
+			}
 		}
-		p := partition{r.Topic, r.Partition}
-		if home, ok := homes[row]; ok && home != p {
-			total.complain(&total.Misplaced, "misplaced: %s is in %v and in %v", row, home, p)
-		}
-		homes[row], lasts[row], lines[r] = p, line, line
-		got[p] = append(got[p], r)
 	}
-	want, last := wantOfKafka(ref, homes)
-	for _, p := range slices.SortedFunc(maps.Keys(want), func(a, b partition) int {
-		return cmp.Or(strings.Compare(a.topic, b.topic), cmp.Compare(a.number, b.number))
-	}) {
-		total.add(comparePartition(want[p], got[p], lines))
+	want, due := wantOfKafka(ref, homes)
+	for p, lines := range want {
+		total.add(comparePartition(lines, all[p]))
 	}
-	for row, line := range last {
-		if lasts[row] != line {
-			total.complain(&total.Reordered, "the last record of %s is %q, and not %q", row, lasts[row], line)
+	for row, line := range due {
+		if once[row] != line || plain[row] != line && total.Late == 0 {
+			total.complain(&total.Reordered, "the last record of %s is %q, without repetitions %q, and should be %q", row, plain[row], once[row], line)
 		}
 	}
 	return total, nil
 }
 
-func comparePartition(want []string, records []*kgo.Record, lines map[*kgo.Record]string) verdict {
+func comparePartition(want []string, records []record) verdict {
 	cmp := newComparison(want)
-	producer := int64(-1)
+	producer, were := int64(-1), map[int64]bool{}
 	for _, r := range records {
-		if r.ProducerID != producer {
-			producer = r.ProducerID
+		if r.producer != producer {
+			were[producer] = true
+			producer = r.producer
 			cmp.take(seen{start: true})
+			if were[producer] {
+				cmp.Late++
+			}
 		}
-		cmp.take(seen{position: headerOf(r, "walchan-position"), content: lines[r]})
+		cmp.take(seen{position: r.position, content: r.line})
 	}
 	return cmp.result()
 }
@@ -175,8 +196,8 @@ func wantOfKafka(ref *reference, homes map[string]partition) (want map[partition
 	return want, last
 }
 
-// readTopics returns all records, those of a partition in their order.
-func readTopics(ctx context.Context, broker string) (all []*kgo.Record, err error) {
+// readTopics returns the records of each partition.
+func readTopics(ctx context.Context, broker string) (map[partition][]record, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	topics := slices.Collect(maps.Keys(identifying))
@@ -191,12 +212,21 @@ func readTopics(ctx context.Context, broker string) (all []*kgo.Record, err erro
 	}
 	left := int64(0)
 	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
-	for int64(len(all)) < left {
+	all := map[partition][]record{}
+	for left > 0 {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("of %d records %d come: %w", left, len(all), errors.Join(ctx.Err(), fetches.Err()))
+			return nil, fmt.Errorf("%d records are missing: %w", left, errors.Join(ctx.Err(), fetches.Err()))
 		}
-		all = append(all, fetches.Records()...)
+		for _, r := range fetches.Records() {
+			row, line, err := describeRecord(r)
+			if err != nil {
+				return nil, err
+			}
+			p := partition{r.Topic, r.Partition}
+			all[p] = append(all[p], record{row, line, headerOf(r, "walchan-position"), r.ProducerID})
+			left--
+		}
 	}
 	return all, nil
 }

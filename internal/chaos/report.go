@@ -189,7 +189,11 @@ func (r *report) print(out io.Writer) {
 		if i < inThisProcess {
 			fmt.Fprintf(out, "; %d reconnects\n", r.reconnect[i])
 		} else {
-			fmt.Fprintf(out, "; %d lives, %d again in a later one\n", v.Lives, v.Again)
+			fmt.Fprintf(out, "; %d lives, %d again in a later one", v.Lives, v.Again)
+			if v.Late > 0 {
+				fmt.Fprintf(out, ", %d times late", v.Late)
+			}
+			fmt.Fprintln(out)
 		}
 		for _, complaint := range v.Complaints {
 			fmt.Fprintf(out, "  %s\n", complaint)

@@ -101,7 +101,8 @@ func (c *chaos) startPostgres(ctx context.Context) (err error) {
 	return nil
 }
 
-// startNATS starts a NATS server in a process of its own, with a store in files that are synced.
+// startNATS starts a NATS server in a process of its own, that syncs each message to its file. The file is beside those of
+// the cluster, which are in memory where there is room: a killed process loses nothing there either.
 func (c *chaos) startNATS(ctx context.Context) error {
 	log, err := os.Create(filepath.Join(c.dir, "nats.log"))
 	if err != nil {
@@ -111,7 +112,8 @@ func (c *chaos) startNATS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.nats = &child{order: childOrder{Slot: natsServer, DSN: fmt.Sprint(port), Target: filepath.Join(c.dir, "nats")}, log: log, reached: newMilestone()}
+	store := filepath.Join(filepath.Dir(c.cluster.DataDir()), "nats")
+	c.nats = &child{order: childOrder{Slot: natsServer, DSN: fmt.Sprint(port), Target: store}, log: log, reached: newMilestone()}
 	t := &target{name: "jetstream",
 		kill: func() error { return c.nats.signal(context.Background(), syscall.SIGKILL) },
 		start: func(ctx context.Context) error {
