@@ -38,6 +38,7 @@ const inThisProcess = 2 // of slots
 type chaos struct {
 	seed     uint64
 	duration time.Duration
+	largeTx  int // changes of a large transaction
 	out      io.Writer
 	verbose  bool
 
@@ -85,7 +86,7 @@ func (c *chaos) run(ctx context.Context) (report, error) {
 	var writersDone sync.WaitGroup
 	for i := range writers {
 		w := newWriter(&c.traffic, c.cluster.SocketDSN(), c.seed, i+1)
-		w.truncates = i == 0
+		w.truncates, w.largeTx = i == 0, c.largeTx
 		writersDone.Go(func() { w.run(writing) })
 	}
 	err = c.rounds(ctx)

@@ -82,12 +82,8 @@ var faults = []fault{
 		sleep(ctx, d)
 		return fmt.Sprintf("for %v", d), c.cluster.Resume()
 	}},
-	{"children killed", 20, func(c *chaos, ctx context.Context) (string, error) {
-		return c.killChildren(ctx, func() bool { return c.rng.IntN(2) == 0 })
-	}},
-	{"targets killed", 12, func(c *chaos, ctx context.Context) (string, error) {
-		return c.killTargets(ctx, func() bool { return c.rng.IntN(2) == 0 })
-	}},
+	{"children killed", 20, func(c *chaos, ctx context.Context) (string, error) { return c.killChildren(ctx, c.half) }},
+	{"targets killed", 12, func(c *chaos, ctx context.Context) (string, error) { return c.killTargets(ctx, c.half) }},
 	{"table altered", 8, func(c *chaos, ctx context.Context) (string, error) {
 		if err := c.ddl.transaction(ctx, c.ddl.alter); err != nil {
 			return err.Error(), nil // it came too late to a table that is in use: so be it
@@ -98,13 +94,13 @@ var faults = []fault{
 
 // always are the faults that each round ends with.
 var always = []fault{
-	{"children killed", 0, func(c *chaos, ctx context.Context) (string, error) {
-		return c.killChildren(ctx, func() bool { return true })
-	}},
-	{"targets killed", 0, func(c *chaos, ctx context.Context) (string, error) {
-		return c.killTargets(ctx, func() bool { return true })
-	}},
+	{"children killed", 0, func(c *chaos, ctx context.Context) (string, error) { return c.killChildren(ctx, c.all) }},
+	{"targets killed", 0, func(c *chaos, ctx context.Context) (string, error) { return c.killTargets(ctx, c.all) }},
 }
+
+// half and all choose from several.
+func (c *chaos) half() bool { return c.rng.IntN(2) == 0 }
+func (c *chaos) all() bool  { return true }
 
 // network chooses whose network fails: the one to the server, or that of a sink to what it writes to.
 func (c *chaos) network() (*proxy, string) {
@@ -140,9 +136,10 @@ func (c *chaos) killChildren(ctx context.Context, chosen func() bool) (string, e
 	return strings.Join(killed, ", "), nil
 }
 
-// killTargets kills those that are chosen, and starts them, perhaps after a while.
-func (c *chaos) killTargets(ctx context.Context, chosen func() bool) (string, error) {
-	var killed []string
+// killTargets kills those that are chosen, and starts them, perhaps after a while, and perhaps the children have been killed
+// meanwhile: what a sink had in hand must come again.
+func (c *chaos) killTargets(ctx context.Context, chosen func() bool) (what string, err error) {
+	var killed []*target
 	for _, t := range c.targets {
 		if !chosen() {
 			continue
@@ -151,14 +148,25 @@ func (c *chaos) killTargets(ctx context.Context, chosen func() bool) (string, er
 			return "", err
 		}
 		t.kills++
-		d := max(0, c.between(-time.Second, 2*time.Second))
-		sleep(ctx, d)
+		what += t.name + ", "
+		killed = append(killed, t)
+	}
+	d := max(0, c.between(-time.Second, 2*time.Second))
+	sleep(ctx, d)
+	what += fmt.Sprintf("down for %v", d)
+	if c.half() {
+		children, err := c.killChildren(ctx, c.half)
+		if err != nil {
+			return "", err
+		}
+		what += "; with " + children
+	}
+	for _, t := range killed {
 		if err := t.start(context.WithoutCancel(ctx)); err != nil {
 			return "", err
 		}
-		killed = append(killed, fmt.Sprintf("%s (down for %v)", t.name, d))
 	}
-	return strings.Join(killed, ", "), nil
+	return what, nil
 }
 
 func (c *chaos) between(low, high time.Duration) time.Duration {

@@ -29,7 +29,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c := &chaos{seed: *seed, duration: *duration, out: os.Stdout, verbose: *verbose}
+	c := &chaos{seed: *seed, duration: *duration, largeTx: 20_000, out: os.Stdout, verbose: *verbose}
 	exit(c.prove(ctx, *keep))
 }
 

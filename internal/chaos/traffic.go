@@ -72,13 +72,13 @@ type writer struct {
 	bulk    []int64        // large transactions of inserts whose rows are not yet deleted
 	bulkAt  time.Time      // when the next large one is due
 
+	largeTx   int  // changes of a large transaction
 	truncates bool // not each of them: they would wait for each other
 }
 
 const (
 	perWriter = 1 << 32 // numbers of transactions
 	perTx     = 100_000 // numbers of rows
-	largeTx   = 20_000  // changes
 )
 
 func newWriter(t *traffic, dsn string, seed uint64, number int) *writer {
@@ -276,19 +276,19 @@ func (w *writer) large(t *transaction) {
 	}
 	w.bulk = append(w.bulk, t.number)
 	if w.rng.IntN(2) == 0 {
-		t.do("INSERT INTO accounts SELECT %d + g, %d, g, 'bulk', NULL FROM generate_series(1, %d) g", t.number*perTx, t.number, largeTx)
+		t.do("INSERT INTO accounts SELECT %d + g, %d, g, 'bulk', NULL FROM generate_series(1, %d) g", t.number*perTx, t.number, w.largeTx)
 	} else {
-		t.copy()
+		t.copy(w.largeTx)
 	}
 }
 
 // copy inserts by COPY, which writes many rows in one record of WAL.
-func (t *transaction) copy() {
+func (t *transaction) copy(rows int) {
 	if t.err != nil {
 		return
 	}
 	var b bytes.Buffer
-	for range largeTx {
+	for range rows {
 		fmt.Fprintf(&b, "%d\t%d\tcopied\n", t.id(), t.number)
 	}
 	tag, err := t.conn.CopyFrom(t.ctx, &b, "COPY accounts (id, tx, v) FROM STDIN")
