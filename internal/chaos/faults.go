@@ -83,7 +83,9 @@ var faults = []fault{
 		return fmt.Sprintf("for %v", d), c.cluster.Resume()
 	}},
 	{"children killed", 20, func(c *chaos, ctx context.Context) (string, error) { return c.killChildren(ctx, c.half) }},
-	{"targets killed", 12, func(c *chaos, ctx context.Context) (string, error) { return c.killTargets(ctx, c.half) }},
+	{"targets killed", 12, func(c *chaos, ctx context.Context) (string, error) {
+		return c.killTargets(ctx, c.half, max(0, c.between(-time.Second, 2*time.Second)), func() bool { return c.half() && c.half() })
+	}},
 	{"table altered", 8, func(c *chaos, ctx context.Context) (string, error) {
 		if err := c.ddl.transaction(ctx, c.ddl.alter); err != nil {
 			return err.Error(), nil // it came too late to a table that is in use: so be it
@@ -95,7 +97,9 @@ var faults = []fault{
 // always are the faults that each round ends with.
 var always = []fault{
 	{"children killed", 0, func(c *chaos, ctx context.Context) (string, error) { return c.killChildren(ctx, c.all) }},
-	{"targets killed", 0, func(c *chaos, ctx context.Context) (string, error) { return c.killTargets(ctx, c.all) }},
+	{"targets killed", 0, func(c *chaos, ctx context.Context) (string, error) {
+		return c.killTargets(ctx, c.all, c.between(200*time.Millisecond, 2*time.Second), c.all)
+	}},
 }
 
 // half and all choose from several.
@@ -136,9 +140,9 @@ func (c *chaos) killChildren(ctx context.Context, chosen func() bool) (string, e
 	return strings.Join(killed, ", "), nil
 }
 
-// killTargets kills those that are chosen, and starts them, perhaps after a while, and perhaps the children have been killed
-// meanwhile: what a sink had in hand must come again.
-func (c *chaos) killTargets(ctx context.Context, chosen func() bool) (what string, err error) {
+// killTargets kills those that are chosen, and starts them after a while. Children that are killed meanwhile have something in
+// hand that must come again.
+func (c *chaos) killTargets(ctx context.Context, chosen func() bool, down time.Duration, children func() bool) (what string, err error) {
 	var killed []*target
 	for _, t := range c.targets {
 		if !chosen() {
@@ -151,16 +155,12 @@ func (c *chaos) killTargets(ctx context.Context, chosen func() bool) (what strin
 		what += t.name + ", "
 		killed = append(killed, t)
 	}
-	d := max(0, c.between(-time.Second, 2*time.Second))
-	sleep(ctx, d)
-	what += fmt.Sprintf("down for %v", d)
-	if c.half() {
-		children, err := c.killChildren(ctx, c.half)
-		if err != nil {
-			return "", err
-		}
-		what += "; with " + children
+	sleep(ctx, down)
+	with, err := c.killChildren(ctx, children)
+	if err != nil {
+		return "", err
 	}
+	what += fmt.Sprintf("down for %v, and %s", down, with)
 	for _, t := range killed {
 		if err := t.start(context.WithoutCancel(ctx)); err != nil {
 			return "", err

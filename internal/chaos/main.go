@@ -1,11 +1,17 @@
-// Chaos proves that a stream loses, repeats and reorders nothing, whatever becomes of the network, the server and the
-// consumer: go run ./internal/chaos -duration 10m -seed 1
+// Chaos proves that streams and sinks lose, repeat and reorder nothing, whatever becomes of the network, the servers and the
+// consumers: go run ./internal/chaos -duration 10m -seed 1
 //
-// It starts a PostgreSQL server, writes to it without a pause, and lets three consumers receive all of it through a
-// network that fails (proxy.go), from a server that is restarted, killed and paused (faults.go): a stream that lives
-// through everything and is acknowledged in ever changing ways (consumer.go), one in a process that is killed and
-// started again (child.go), and one of the output plugin test_decoding. At the end what each has written down is
-// compared with what the server says it should have been (reference.go, compare.go).
+// It starts a PostgreSQL server, writes to it without a pause, and lets eight consumers receive all of it through a
+// network that fails (proxy.go), from a server that is restarted, killed and paused (faults.go). In this process there are a
+// stream that lives through everything and is acknowledged in ever changing ways, and one of the output plugin test_decoding
+// (consumer.go). In processes that are killed and started again (child.go) there are one that keeps a journal, and the sinks
+// (sinks.go): files of lines, a Writer, PostgreSQL, JetStream and Kafka, whose servers (targets.go) are killed, too, and
+// behind networks that fail.
+//
+// At the end what the server says has happened (reference.go) is compared with what each consumer has written down, or what
+// its sink holds (compare.go, rows.go, holds.go).
+//
+// It is a module of its own for the clients and servers that the sinks need.
 package main
 
 import (
