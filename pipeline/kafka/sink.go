@@ -51,6 +51,11 @@
 // is there twice: in each partition a piece of its end comes again, in the same order, so that the last record of a key is right
 // nevertheless. Who reads a partition recognises repetitions by a walchan-position that is lower than the last one, or
 // the same and with the same key.
+//
+// Two things are beyond that. What the killed process had sent may still be on its way where a network stalls, and come behind
+// what the next one has written: then the last record of a key may be an old one, for a reader that does not look at
+// the positions. And records without a key may come again in another partition, where their positions are not lower.
+//
 // Who needs each change once is better served by package postgres or jetstream.
 //
 // If a snapshot is interrupted it begins anew, and rows that were deleted in between stay in their topics.
