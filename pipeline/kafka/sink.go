@@ -45,7 +45,8 @@
 //
 // What breaks while the process lives repeats nothing: the client must be idempotent, as it is by default, and what
 // of a batch was stored is not written again with the rest. The exceptions are a client that has lost track of what the brokers
-// have, and rows behind a refused one of the same key.
+// have, and rows behind a refused one of the same key. Records that a broker refuses may also be overtaken by a few of other keys,
+// those that the client is given in this very moment.
 //
 // A process that follows one that was killed writes what that one had not confirmed to PostgreSQL, and what was stored of this
 // is there twice: in each partition a piece of its end comes again, in the same order, so that the last record of a key is right
