@@ -31,7 +31,7 @@ func TestNothingOvertakesWhatHasFailed(t *testing.T) {
 			resp.Topics = append(resp.Topics, to)
 		}
 		time.Sleep(100 * time.Millisecond) // the client has all it can buffer by then
-		return resp, nil, true // once
+		return resp, nil, true             // once
 	})
 	sink, err := kafka.Open(t.Context(), client(t, c.ListenAddrs(), kgo.MaxBufferedRecords(50)))
 	if err != nil {
