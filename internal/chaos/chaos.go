@@ -56,8 +56,6 @@ type chaos struct {
 	children []*child // behind those in this process
 	targets  []*target
 	replica  *pgtest.Cluster // of the sink postgres
-	nats     *child
-	broker   string // address of Kafka
 
 	calm      atomic.Bool
 	consumers sync.WaitGroup
@@ -230,9 +228,14 @@ func (c *chaos) inject(ctx context.Context, f fault) error {
 		return fmt.Errorf("%s: %w", f.kind, err)
 	}
 	c.note(f.kind, what)
-	for _, k := range append(c.children[:len(c.children):len(c.children)], c.nats) {
+	for _, k := range c.children {
 		if err := k.failure(); err != nil {
 			return err
+		}
+	}
+	for _, t := range c.targets {
+		if t.server != nil && t.server.failure() != nil {
+			return t.server.failure()
 		}
 	}
 	select {

@@ -43,13 +43,13 @@ func beChild() error {
 	}()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	switch order.Slot {
-	case natsServer:
-		return beNATS(order)
-	case "child":
-		return keepJournal(ctx, order)
+	switch {
+	case servers[order.Slot] != nil:
+		return beServer(order)
+	case sinks[order.Slot] != nil:
+		return runSink(ctx, order)
 	}
-	return runSink(ctx, order)
+	return keepJournal(ctx, order)
 }
 
 // keepJournal receives, writes down, and only then acknowledges.

@@ -96,9 +96,9 @@ func (c *chaos) verdictOf(ctx context.Context, order childOrder, ref *reference,
 	case "postgres":
 		return comparePostgres(ctx, ref, positions, c.cluster, c.replica)
 	case "jetstream":
-		return compareJetStream(ctx, want, "nats://127.0.0.1:"+c.nats.order.DSN)
+		return compareJetStream(ctx, want, c.target(order.Slot).direct)
 	case "kafka":
-		return compareKafka(ctx, ref, c.broker)
+		return compareKafka(ctx, ref, c.target(order.Slot).direct)
 	case "child":
 		want = withoutEnds(want)
 	}

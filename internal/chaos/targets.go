@@ -25,23 +25,20 @@ const targetKilled = "  killed: "
 
 // A target is what a sink writes to: a server that is killed, behind a network that fails.
 type target struct {
-	name  string // of the sink that writes to it
-	kills int
-	proxy *proxy
-	url   string // through the proxy
-	kill  func() error
-	start func(context.Context) error
-	close func()
+	name   string // of the sink that writes to it
+	kills  int
+	proxy  *proxy
+	url    string // through the proxy
+	direct string // past it, of those with a child
+	server *child // nil: a cluster of PostgreSQL
+	kill   func() error
+	start  func(context.Context) error
+	close  func()
 }
 
 // startTargets starts the servers.
 func (c *chaos) startTargets(ctx context.Context) error {
-	for _, start := range []func(context.Context) error{c.startPostgres, c.startNATS, c.startKafka} {
-		if err := start(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(c.startPostgres(ctx), c.startServer(ctx, "jetstream", "nats", "nats://"), c.startServer(ctx, "kafka", "broker", ""))
 }
 
 // addTarget puts a proxy before a server.
@@ -101,10 +98,10 @@ func (c *chaos) startPostgres(ctx context.Context) (err error) {
 	return nil
 }
 
-// startNATS starts a NATS server in a process of its own, that syncs each message to its file. The file is beside those of
-// the cluster, which are in memory where there is room: a killed process loses nothing there either.
-func (c *chaos) startNATS(ctx context.Context) error {
-	log, err := os.Create(filepath.Join(c.dir, "nats.log"))
+// startServer starts a server in a process of its own, on a port that stays. Its files are beside those of the cluster, in
+// memory where there is room: a process that is killed loses nothing there either.
+func (c *chaos) startServer(ctx context.Context, sink, name, scheme string) error {
+	log, err := os.Create(filepath.Join(c.dir, name+".log"))
 	if err != nil {
 		return err
 	}
@@ -112,36 +109,43 @@ func (c *chaos) startNATS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store := filepath.Join(filepath.Dir(c.cluster.DataDir()), "nats")
-	c.nats = &child{order: childOrder{Slot: natsServer, DSN: fmt.Sprint(port), Target: store}, log: log, reached: newMilestone()}
-	t := &target{name: "jetstream",
-		kill: func() error { return c.nats.signal(context.Background(), syscall.SIGKILL) },
+	k := &child{order: childOrder{Slot: name, DSN: fmt.Sprint(port), Target: filepath.Join(filepath.Dir(c.cluster.DataDir()), name)}, log: log, reached: newMilestone()}
+	t := &target{name: sink, server: k,
+		kill: func() error { return k.signal(context.Background(), syscall.SIGKILL) },
 		start: func(ctx context.Context) error {
-			if err := c.nats.start(); err != nil {
+			if err := k.start(); err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
-			return c.nats.reached.wait(ctx, c.nats.order.Life)
+			return k.reached.wait(ctx, k.order.Life)
 		},
-		close: c.nats.end}
+		close: k.end}
 	if err := t.start(ctx); err != nil {
 		t.close()
-		return fmt.Errorf("start NATS: %w", err)
+		return fmt.Errorf("start %s: %w", name, err)
 	}
-	return c.addTarget(fmt.Sprintf("127.0.0.1:%d", port), t, func(port int) string { return fmt.Sprintf("nats://127.0.0.1:%d", port) })
+	t.direct = fmt.Sprintf("%s127.0.0.1:%d", scheme, port)
+	return c.addTarget(fmt.Sprintf("127.0.0.1:%d", port), t, func(port int) string { return fmt.Sprintf("%s127.0.0.1:%d", scheme, port) })
 }
 
-// natsServer is a child that is no consumer, but a server of NATS.
-const natsServer = "nats"
+// servers are children that are no consumers. Each says its life's number once it can be used.
+var servers = map[string]func(port int, dir string) error{"nats": beNATS, "broker": beBroker}
 
-// beNATS runs the server until it is killed, and says its life's number once it can be used.
-func beNATS(order childOrder) error {
+func beServer(order childOrder) error {
 	port, err := strconv.Atoi(order.DSN)
+	if err == nil {
+		err = servers[order.Slot](port, order.Target)
+	}
 	if err != nil {
 		return err
 	}
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: order.Target, SyncAlways: true, NoSigs: true, NoLog: true})
+	fmt.Println(order.Life)
+	select {}
+}
+
+func beNATS(port int, dir string) error {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, SyncAlways: true, NoSigs: true, NoLog: true})
 	if err != nil {
 		return err
 	}
@@ -149,22 +153,13 @@ func beNATS(order childOrder) error {
 	if !s.ReadyForConnections(time.Minute) {
 		return errors.New("the NATS server does not start")
 	}
-	fmt.Println(order.Life)
-	select {}
+	return nil
 }
 
-// startKafka starts a fake cluster in this process: one that is killed loses what it has said to have, whatever its options.
-// So it is only out of reach when it would be killed.
-func (c *chaos) startKafka(context.Context) error {
-	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, "accounts", "documents", "ledger"), kfake.SeedTopics(1, "scratch", "marker"))
-	if err != nil {
-		return err
-	}
-	c.broker = fake.ListenAddrs()[0]
-	t := &target{name: "kafka", close: fake.Close}
-	t.kill = func() error { t.proxy.refuse(true); return nil }
-	t.start = func(context.Context) error { t.proxy.refuse(false); return nil }
-	return c.addTarget(c.broker, t, func(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) })
+func beBroker(port int, dir string) error {
+	_, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(dir), kfake.SyncWrites(),
+		kfake.SeedTopics(4, "accounts", "documents", "ledger"), kfake.SeedTopics(1, "scratch", "marker"))
+	return err
 }
 
 // audit is what the replica writes down of each row that is inserted, updated or deleted, and of each batch's position behind
