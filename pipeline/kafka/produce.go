@@ -43,8 +43,6 @@ type attempt struct {
 	cancel context.CancelFunc
 }
 
-var errBehind = errors.New("it was not sent, behind a record that failed")
-
 // produce gives records to the client. It returns when the client has taken them, or ctx ends, which ends those that were not sent.
 //
 // So does the first failure. The client gives up what it has of the partition then, and would go on with what it is given next:
@@ -55,10 +53,6 @@ func produce(ctx context.Context, client *kgo.Client, out []outgoing) *attempt {
 	ctx, a.cancel = context.WithCancel(ctx)
 	a.left.Store(int64(len(out)) + 1)
 	for i := range out {
-		if a.first.Load() != 0 {
-			a.finish(i, errBehind)
-			continue
-		}
 		client.Produce(ctx, out[i].record, func(_ *kgo.Record, err error) { a.finish(i, err) })
 	}
 	a.leave()
