@@ -84,7 +84,7 @@ var faults = []fault{
 	}},
 	{"children killed", 20, func(c *chaos, ctx context.Context) (string, error) { return c.killChildren(ctx, c.half) }},
 	{"targets killed", 12, func(c *chaos, ctx context.Context) (string, error) {
-		return c.killTargets(ctx, c.half, max(0, c.between(-time.Second, 2*time.Second)), func() bool { return c.half() && c.half() })
+		return c.killTargets(ctx, c.half, max(0, c.between(-time.Second, 2*time.Second)), func() bool { return c.rng.IntN(4) == 0 })
 	}},
 	{"table altered", 8, func(c *chaos, ctx context.Context) (string, error) {
 		if err := c.ddl.transaction(ctx, c.ddl.alter); err != nil {
