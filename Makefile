@@ -36,7 +36,7 @@ matrix: ## run the contract against PostgreSQL 14 to 18
 		WALCHAN_PGBIN=$$bin go test -race $(VERSIONED) || exit 1; \
 	done
 
-chaos: ## inject faults for DURATION=1m, from SEED=the time: nothing may be lost, repeated or reordered
+chaos: ## inject faults for DURATION=1m, from SEED=the time: streams and sinks may lose, repeat and reorder nothing
 	@scripts/postgres
 	go run -race ./internal/chaos -duration $(DURATION) -seed $(SEED)
 

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,13 +28,17 @@ const (
 	stopLimit     = 30 * time.Second // for the server to stop, whatever the consumers do
 )
 
-// slots of the consumers: a stream in this process, one in a process that is killed, one of another plugin.
-var slots = []string{"stream", "child", "raw"}
+// slots of the consumers: a stream in this process, one of another plugin, and those in processes that are killed: one that
+// keeps a journal, and the sinks.
+var slots = []string{"stream", "raw", "child", "files", "writer", "postgres", "jetstream", "kafka"}
+
+const inThisProcess = 2 // of slots
 
 // chaos is one run.
 type chaos struct {
 	seed     uint64
 	duration time.Duration
+	largeTx  int // changes of a large transaction
 	out      io.Writer
 	verbose  bool
 
@@ -46,8 +51,11 @@ type chaos struct {
 	ddl     *writer
 	stream  *consumer
 	raw     *consumer
-	child   *child
 	log     *os.File // of the streams
+
+	children []*child // behind those in this process
+	targets  []*target
+	replica  *pgtest.Cluster // of the sink postgres
 
 	calm      atomic.Bool
 	consumers sync.WaitGroup
@@ -76,7 +84,7 @@ func (c *chaos) run(ctx context.Context) (report, error) {
 	var writersDone sync.WaitGroup
 	for i := range writers {
 		w := newWriter(&c.traffic, c.cluster.SocketDSN(), c.seed, i+1)
-		w.truncates = i == 0
+		w.truncates, w.largeTx = i == 0, c.largeTx
 		writersDone.Go(func() { w.run(writing) })
 	}
 	err = c.rounds(ctx)
@@ -100,7 +108,7 @@ func (c *chaos) setUp(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, sql := range schema {
+	for _, sql := range slices.Concat(tables, publishing) {
 		if _, err := c.query(ctx, sql); err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
@@ -120,11 +128,27 @@ func (c *chaos) setUp(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.raw, err = c.consume(ctx, 2, seeRaw(), walchan.WithPlugin("test_decoding", nil), walchan.WithBuffer(16, 4096), walchan.WithTerminateOld())
+	c.raw, err = c.consume(ctx, 1, seeRaw(), walchan.WithPlugin("test_decoding", nil), walchan.WithBuffer(16, 4096), walchan.WithTerminateOld())
 	if err != nil {
 		return err
 	}
-	return c.startChild(ctx)
+	if err := c.startTargets(ctx); err != nil {
+		return err
+	}
+	for i, slot := range slots[inThisProcess:] {
+		if err := c.startChild(ctx, inThisProcess+i, c.holds(slot)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holds is where a child writes to: a target, or files.
+func (c *chaos) holds(slot string) string {
+	if t := c.target(slot); t != nil {
+		return t.url
+	}
+	return c.journal(slot)
 }
 
 // dsn is through the proxy of a slot.
@@ -161,16 +185,18 @@ func (c *chaos) consume(ctx context.Context, slot int, see func(walchan.Message)
 func (c *chaos) journal(name string) string { return filepath.Join(c.dir, name+".journal") }
 
 // startChild makes the child's slot, which must exist before there is traffic, and starts it.
-func (c *chaos) startChild(ctx context.Context) error {
-	if _, err := c.query(ctx, "SELECT pg_create_logical_replication_slot('child', 'pgoutput')"); err != nil {
+func (c *chaos) startChild(ctx context.Context, slot int, target string) error {
+	name := slots[slot]
+	if _, err := c.query(ctx, "SELECT pg_create_logical_replication_slot('"+name+"', 'pgoutput')"); err != nil {
 		return err
 	}
-	log, err := os.Create(filepath.Join(c.dir, "child.log"))
+	log, err := os.Create(filepath.Join(c.dir, name+".log"))
 	if err != nil {
 		return err
 	}
-	c.child = &child{order: childOrder{DSN: c.dsn(1), Slot: "child", Journal: c.journal("child"), Seed: c.seed}, log: log, reached: newMilestone()}
-	return c.child.start()
+	k := &child{order: childOrder{DSN: c.dsn(slot), Slot: name, Target: target, Seed: c.seed}, log: log, reached: newMilestone()}
+	c.children = append(c.children, k)
+	return k.start()
 }
 
 // rounds injects faults, round after round, with a pause after each in which the consumers must catch up: a stream that is
@@ -178,8 +204,13 @@ func (c *chaos) startChild(ctx context.Context) error {
 func (c *chaos) rounds(ctx context.Context) error {
 	for end := c.began.Add(c.duration); time.Now().Before(end) && ctx.Err() == nil; {
 		round := time.Now().Add(min(roundLength, time.Until(end)))
-		for time.Now().Before(round) && ctx.Err() == nil {
-			if err := c.inject(ctx); err != nil {
+		for last := 0; last < len(always) && ctx.Err() == nil; {
+			f := choose(c.rng)
+			if !time.Now().Before(round) {
+				f = always[last]
+				last++
+			}
+			if err := c.inject(ctx, f); err != nil {
 				return err
 			}
 			sleep(ctx, time.Duration(c.rng.Int64N(int64(faultEvery))))
@@ -191,15 +222,21 @@ func (c *chaos) rounds(ctx context.Context) error {
 	return nil
 }
 
-func (c *chaos) inject(ctx context.Context) error {
-	f := choose(c.rng)
+func (c *chaos) inject(ctx context.Context, f fault) error {
 	what, err := f.inject(c, ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.kind, err)
 	}
 	c.note(f.kind, what)
-	if err := c.child.failure(); err != nil {
-		return err
+	for _, k := range c.children {
+		if err := k.failure(); err != nil {
+			return err
+		}
+	}
+	for _, t := range c.targets {
+		if t.server != nil && t.server.failure() != nil {
+			return t.server.failure()
+		}
 	}
 	select {
 	case err := <-c.problems:
@@ -231,6 +268,9 @@ func (c *chaos) catchUp(ctx context.Context) error {
 	for _, p := range c.proxies {
 		p.heal()
 	}
+	for _, t := range c.targets {
+		t.proxy.heal()
+	}
 	c.markers++
 	if _, err := c.query(ctx, fmt.Sprintf("INSERT INTO marker VALUES (%d)", c.markers)); err != nil {
 		return err
@@ -238,7 +278,11 @@ func (c *chaos) catchUp(ctx context.Context) error {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()
-	for i, m := range []*milestone{c.stream.reached, c.child.reached, c.raw.reached} {
+	milestones := []*milestone{c.stream.reached, c.raw.reached}
+	for _, k := range c.children {
+		milestones = append(milestones, k.reached)
+	}
+	for i, m := range milestones {
 		if err := m.wait(ctx, c.markers); err != nil {
 			return fmt.Errorf("%s is stuck: it %w, %v after the last fault", slots[i], err, time.Since(began).Round(time.Millisecond))
 		}
@@ -248,7 +292,7 @@ func (c *chaos) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// finish has the consumers receive the rest, and stops them: by both ways there are, the context (the child's is ended by a
+// finish has the consumers receive the rest, and stops them: by both ways there are, the context (a child's is ended by a
 // signal) and Close.
 func (c *chaos) finish(ctx context.Context) error {
 	if err := c.catchUp(ctx); err != nil {
@@ -257,7 +301,10 @@ func (c *chaos) finish(ctx context.Context) error {
 	c.calm.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	err := errors.Join(c.child.signal(ctx, syscall.SIGTERM), c.raw.settled(ctx), c.raw.stream.Close())
+	err := errors.Join(c.raw.settled(ctx), c.raw.stream.Close())
+	for _, k := range c.children {
+		err = errors.Join(err, k.signal(ctx, syscall.SIGTERM))
+	}
 	c.stream.cancel()
 	c.consumers.Wait()
 	err = errors.Join(err, c.stream.stream.Close())
@@ -277,11 +324,14 @@ func (c *chaos) tearDown() {
 	if c.raw != nil {
 		_ = c.raw.stream.Close()
 	}
-	if c.child != nil && c.child.cmd != nil {
-		_ = c.child.signal(context.Background(), syscall.SIGKILL)
-		_ = c.child.log.Close()
+	for _, k := range c.children {
+		k.end()
 	}
 	c.consumers.Wait()
+	for _, t := range c.targets {
+		t.proxy.close()
+		t.close()
+	}
 	for _, p := range c.proxies {
 		p.close()
 	}

@@ -22,14 +22,16 @@ import (
 // childVariable makes this program the child, and tells it what to do.
 const childVariable = "WALCHAN_CHAOS_CHILD"
 
-// childOrder is what the child is told.
+// childOrder is what a child is told.
 type childOrder struct {
-	DSN, Slot, Journal string
-	Seed               uint64
+	DSN, Slot string
+	Target    string // what it writes to: a file, or a sink's connection string
+	Seed      uint64 // another one in each life
+	Life      int
 }
 
-// beChild is the consumer in a process of its own, that may be killed at any time: it receives, writes down, and only then
-// acknowledges, until SIGTERM. It says on its standard output which markers it has come to.
+// beChild is a consumer in a process of its own, that may be killed at any time, until SIGTERM. It says on its standard output
+// which markers it has come to.
 func beChild() error {
 	var order childOrder
 	if err := json.Unmarshal([]byte(os.Getenv(childVariable)), &order); err != nil {
@@ -41,7 +43,18 @@ func beChild() error {
 	}()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	j, err := openJournal(order.Journal)
+	switch {
+	case servers[order.Slot] != nil:
+		return beServer(order)
+	case sinks[order.Slot] != nil:
+		return runSink(ctx, order)
+	}
+	return keepJournal(ctx, order)
+}
+
+// keepJournal receives, writes down, and only then acknowledges.
+func keepJournal(ctx context.Context, order childOrder) error {
+	j, err := openJournal(order.Target)
 	if err != nil {
 		return err
 	}
@@ -93,15 +106,14 @@ func receiveSome(s *walchan.Stream, n int) (batch []walchan.Message, open bool) 
 }
 
 // subscribeAgain tries again where a stream that lives would.
-func subscribeAgain(ctx context.Context, order childOrder) (*walchan.Stream, error) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+func subscribeAgain(ctx context.Context, order childOrder, opts ...walchan.Option) (*walchan.Stream, error) {
+	opts = append(opts, walchan.WithSlot(order.Slot), walchan.WithPublication("chaos"), walchan.WithWaitForSlot(), walchan.WithLogger(logger))
 	for {
-		s, err := walchan.Subscribe(ctx, order.DSN, walchan.WithSlot(order.Slot), walchan.WithPublication("chaos"),
-			walchan.WithWaitForSlot(), walchan.WithLogger(log))
+		s, err := walchan.Subscribe(ctx, order.DSN, opts...)
 		if err == nil || lasting(err) {
 			return s, err
 		}
-		log.Warn("subscribe", "error", err)
+		logger.Warn("subscribe", "error", err)
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -121,17 +133,19 @@ func lasting(err error) bool {
 	return false
 }
 
-// A child is the process, of which there is always one: a new one when the last was killed.
+// logger is a child's.
+var logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+
+// A child is a process, of which there is always one: a new one when the last was killed.
 type child struct {
 	order   childOrder
-	log     *os.File // the children's standard error
+	log     *os.File // the processes' standard error
 	reached *milestone
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
-	wanted bool  // to end: it was killed or told to stop
-	failed error // it ended by itself
-	lives  int
+	wanted bool          // to end: it was killed or told to stop
+	failed error         // it ended by itself
 	done   chan struct{} // closed when cmd has ended
 }
 
@@ -139,7 +153,7 @@ type child struct {
 func (c *child) start() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lives++
+	c.order.Life++
 	c.order.Seed++
 	order, err := json.Marshal(c.order)
 	if err != nil {
@@ -180,7 +194,7 @@ func (c *child) follow(cmd *exec.Cmd, said *bufio.Scanner, done chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.wanted {
-		c.failed = errors.Join(c.failed, fmt.Errorf("the child ended by itself: %v", err))
+		c.failed = errors.Join(c.failed, fmt.Errorf("%s ended by itself: %v", c.order.Slot, err))
 	}
 }
 
@@ -198,12 +212,20 @@ func (c *child) signal(ctx context.Context, sig os.Signal) error {
 	case <-ctx.Done():
 		_ = cmd.Process.Signal(syscall.SIGQUIT) // its goroutines, into its log
 		<-done
-		return fmt.Errorf("the child does not end: %w", ctx.Err())
+		return fmt.Errorf("%s does not end: %w", c.order.Slot, ctx.Err())
 	}
 	if sig != syscall.SIGKILL && cmd.ProcessState.ExitCode() != 0 {
-		return fmt.Errorf("the child: %v", cmd.ProcessState)
+		return fmt.Errorf("%s: %v", c.order.Slot, cmd.ProcessState)
 	}
 	return nil
+}
+
+// end ends whatever still runs.
+func (c *child) end() {
+	if c.cmd != nil {
+		_ = c.signal(context.Background(), syscall.SIGKILL)
+	}
+	_ = c.log.Close()
 }
 
 // failure is why a process has ended by itself, if one has.

@@ -21,12 +21,26 @@ type verdict struct {
 	Invented   int // nobody wrote them
 	Misplaced  int // same change, other Position; or a Position that does not ascend
 	Again      int // came again in a later life: that is allowed
+	Late       int // Kafka: how often something of a killed process came behind what the next one wrote
 	Lives      int
 	Complaints []string // some of them
 }
 
 func (v *verdict) ok() bool {
 	return v.Lost+v.Repeated+v.Reordered+v.Invented+v.Misplaced == 0
+}
+
+// add adds up.
+func (v *verdict) add(w verdict) {
+	v.Delivered += w.Delivered
+	v.Lost += w.Lost
+	v.Repeated += w.Repeated
+	v.Reordered += w.Reordered
+	v.Invented += w.Invented
+	v.Misplaced += w.Misplaced
+	v.Again += w.Again
+	v.Late += w.Late
+	v.Complaints = append(v.Complaints, w.Complaints...)
 }
 
 func (v *verdict) complain(count *int, format string, args ...any) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -128,6 +129,15 @@ func TestReference(t *testing.T) {
 0 MESSAGE chaos beside`
 	if got := strings.Join(ref.published, "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	effects := []effect{{},
+		{row: "accounts 1", version: "1 2 it's [x]: y", record: "accounts id=1 tx=2 amount=3.50 v=it's [x]: y note=null"},
+		{gone: "accounts 1", row: "accounts 3", version: "3  ", record: "accounts id=3"},
+		{row: "documents 1", version: "1  ", record: "documents id=1 body=x"},
+		{gone: "accounts 3"}, {truncate: "scratch"}, {},
+		{row: "ledger 2", version: "2 7", record: "ledger tx=2 changes=7"}, {}, {}}
+	if !slices.Equal(ref.effects, effects) {
+		t.Errorf("effects are\n%q\nnot\n%q", ref.effects, effects)
 	}
 	if len(ref.raw) != 14 || ref.raw[6] != "7 table public.scratch: TRUNCATE: (no-flags)" || ref.ledger["2"] != 7 || ref.end != 0x1A {
 		t.Errorf("%d raw, %q; ledger %v, end %s", len(ref.raw), ref.raw[6], ref.ledger, ref.end)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"time"
 
@@ -30,11 +31,11 @@ var faults = []fault{
 		return fmt.Sprintf("%d of %s, reset %t", p.cut(reset), name, reset), nil
 	}},
 	{"cut in mid-frame", 15, func(c *chaos, _ context.Context) (string, error) {
-		p, name := c.network()
+		p, name := c.networkOfServer()
 		return fmt.Sprintf("%d of %s", p.cutInFrame(), name), nil
 	}},
 	{"half-open", 10, func(c *chaos, _ context.Context) (string, error) {
-		p, name := c.network()
+		p, name := c.networkOfServer()
 		return fmt.Sprintf("%d of %s", p.halfOpen(), name), nil
 	}},
 	{"stall", 8, func(c *chaos, _ context.Context) (string, error) {
@@ -81,11 +82,9 @@ var faults = []fault{
 		sleep(ctx, d)
 		return fmt.Sprintf("for %v", d), c.cluster.Resume()
 	}},
-	{"child killed", 20, func(c *chaos, ctx context.Context) (string, error) {
-		if err := c.child.signal(ctx, syscall.SIGKILL); err != nil {
-			return "", err
-		}
-		return fmt.Sprintf("its life number %d", c.child.lives), c.child.start()
+	{"children killed", 20, func(c *chaos, ctx context.Context) (string, error) { return c.killChildren(ctx, c.half) }},
+	{"targets killed", 12, func(c *chaos, ctx context.Context) (string, error) {
+		return c.killTargets(ctx, c.half, max(0, c.between(-time.Second, 2*time.Second)), func() bool { return c.rng.IntN(4) == 0 })
 	}},
 	{"table altered", 8, func(c *chaos, ctx context.Context) (string, error) {
 		if err := c.ddl.transaction(ctx, c.ddl.alter); err != nil {
@@ -95,10 +94,79 @@ var faults = []fault{
 	}},
 }
 
-// network chooses whose network fails.
+// always are the faults that each round ends with.
+var always = []fault{
+	{"children killed", 0, func(c *chaos, ctx context.Context) (string, error) { return c.killChildren(ctx, c.all) }},
+	{"targets killed", 0, func(c *chaos, ctx context.Context) (string, error) {
+		return c.killTargets(ctx, c.all, c.between(200*time.Millisecond, 2*time.Second), c.all)
+	}},
+}
+
+// half and all choose from several.
+func (c *chaos) half() bool { return c.rng.IntN(2) == 0 }
+func (c *chaos) all() bool  { return true }
+
+// network chooses whose network fails: the one to the server, or that of a sink to what it writes to.
 func (c *chaos) network() (*proxy, string) {
+	if i := c.rng.IntN(len(slots) + len(c.targets)); i >= len(slots) {
+		t := c.targets[i-len(slots)]
+		return t.proxy, t.name
+	}
+	return c.networkOfServer()
+}
+
+// networkOfServer is for faults that need to know the protocol, and for those that only walchan's side is to notice: for how
+// long a server may take a dead connection for a sink is its own affair.
+func (c *chaos) networkOfServer() (*proxy, string) {
 	i := c.rng.IntN(len(slots))
 	return c.proxies[i], slots[i]
+}
+
+// killChildren kills those that are chosen, and starts them again.
+func (c *chaos) killChildren(ctx context.Context, chosen func() bool) (string, error) {
+	var killed []string
+	for _, k := range c.children {
+		if !chosen() {
+			continue
+		}
+		if err := k.signal(ctx, syscall.SIGKILL); err != nil {
+			return "", err
+		}
+		if err := k.start(); err != nil {
+			return "", err
+		}
+		killed = append(killed, fmt.Sprintf("%s (life %d)", k.order.Slot, k.order.Life))
+	}
+	return strings.Join(killed, ", "), nil
+}
+
+// killTargets kills those that are chosen, and starts them after a while. Children that are killed meanwhile have something in
+// hand that must come again.
+func (c *chaos) killTargets(ctx context.Context, chosen func() bool, down time.Duration, children func() bool) (what string, err error) {
+	var killed []*target
+	for _, t := range c.targets {
+		if !chosen() {
+			continue
+		}
+		if err := t.kill(); err != nil {
+			return "", err
+		}
+		t.kills++
+		what += t.name + ", "
+		killed = append(killed, t)
+	}
+	sleep(ctx, down)
+	with, err := c.killChildren(ctx, children)
+	if err != nil {
+		return "", err
+	}
+	what += fmt.Sprintf("down for %v, and %s", down, with)
+	for _, t := range killed {
+		if err := t.start(context.WithoutCancel(ctx)); err != nil {
+			return "", err
+		}
+	}
+	return what, nil
 }
 
 func (c *chaos) between(low, high time.Duration) time.Duration {
@@ -128,9 +196,13 @@ func (c *chaos) startAgain(ctx context.Context) (string, error) {
 
 // query asks the server, directly.
 func (c *chaos) query(ctx context.Context, sql string) (string, error) {
+	return query(ctx, c.cluster, sql)
+}
+
+func query(ctx context.Context, server *pgtest.Cluster, sql string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	conn, err := pgconn.Connect(ctx, c.cluster.SocketDSN())
+	conn, err := pgconn.Connect(ctx, server.SocketDSN())
 	if err != nil {
 		return "", err
 	}

@@ -56,8 +56,11 @@ func completeLines(f *os.File) (int64, error) {
 
 // add notes a message, for the next flush.
 func (j *journal) add(s seen) {
-	fmt.Fprintf(&j.buf, "%s\t%s\n", s.position, s.content)
+	j.buf.Write(s.append(j.buf.AvailableBuffer()))
 }
+
+// append appends a line.
+func (s seen) append(b []byte) []byte { return fmt.Appendf(b, "%s\t%s\n", s.position, s.content) }
 
 // flush writes what was added. The system keeps it also when the process is killed.
 func (j *journal) flush() error {

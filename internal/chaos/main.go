@@ -1,11 +1,17 @@
-// Chaos proves that a stream loses, repeats and reorders nothing, whatever becomes of the network, the server and the
-// consumer: go run ./internal/chaos -duration 10m -seed 1
+// Chaos proves that streams and sinks lose, repeat and reorder nothing, whatever becomes of the network, the servers and the
+// consumers: go run ./internal/chaos -duration 10m -seed 1
 //
-// It starts a PostgreSQL server, writes to it without a pause, and lets three consumers receive all of it through a
-// network that fails (proxy.go), from a server that is restarted, killed and paused (faults.go): a stream that lives
-// through everything and is acknowledged in ever changing ways (consumer.go), one in a process that is killed and
-// started again (child.go), and one of the output plugin test_decoding. At the end what each has written down is
-// compared with what the server says it should have been (reference.go, compare.go).
+// It starts a PostgreSQL server, writes to it without a pause, and lets eight consumers receive all of it through a
+// network that fails (proxy.go), from a server that is restarted, killed and paused (faults.go). In this process there are a
+// stream that lives through everything and is acknowledged in ever changing ways, and one of the output plugin test_decoding
+// (consumer.go). In processes that are killed and started again (child.go) there are one that keeps a journal, and the sinks
+// (sinks.go): files of lines, a Writer, PostgreSQL, JetStream and Kafka, whose servers (targets.go) are killed, too, and
+// behind networks that fail.
+//
+// At the end what the server says has happened (reference.go) is compared with what each consumer has written down, or what
+// its sink holds (compare.go, rows.go, holds.go).
+//
+// It is a module of its own for the clients and servers that the sinks need.
 package main
 
 import (
@@ -29,7 +35,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c := &chaos{seed: *seed, duration: *duration, out: os.Stdout, verbose: *verbose}
+	c := &chaos{seed: *seed, duration: *duration, largeTx: 20_000, out: os.Stdout, verbose: *verbose}
 	exit(c.prove(ctx, *keep))
 }
 
@@ -46,7 +52,7 @@ func (c *chaos) prove(ctx context.Context, keep bool) error {
 	fmt.Fprintf(c.out, "seed %d, %v\n", c.seed, c.duration)
 	r, err := c.run(ctx)
 	if err == nil {
-		r.wrong = append(r.wrong, leaks(c.cluster.DataDir())...)
+		r.wrong = append(r.wrong, leaks(c.cluster, c.replica)...)
 		r.print(c.out)
 		if !r.ok() {
 			err = fmt.Errorf("seed %d: something is wrong", c.seed)

@@ -19,9 +19,19 @@ const referenceSlot = "reference"
 // A reference is what the consumers should have received, in order.
 type reference struct {
 	published []string       // by content: of a stream of the publication, with transactions
+	effects   []effect       // of each of published
 	raw       []string       // by payload: of a stream of test_decoding
 	end       walchan.LSN    // of the last one
 	ledger    map[string]int // published changes of a transaction, up to its row in the table ledger
+}
+
+// An effect is what a change leaves in a sink that has rows and not changes. The zero effect is nothing.
+type effect struct {
+	truncate string // the table
+	gone     string // the row, "table key", that is no more
+	row      string // the one that is there
+	version  string // in which state: its identifying columns
+	record   string // all that was sent of it
 }
 
 func readReference(ctx context.Context, dsn string) (*reference, error) {
@@ -63,7 +73,7 @@ func (p *parser) line(lsn, data string) error {
 		p.xid, p.began, p.changes = rest, false, 0
 	case "COMMIT":
 		if p.began {
-			p.ref.published = append(p.ref.published, p.xid+" COMMIT "+lsn)
+			p.add(p.xid+" COMMIT "+lsn, effect{})
 		}
 	case "table":
 		if err := p.change(rest); err != nil {
@@ -82,13 +92,18 @@ func (p *parser) line(lsn, data string) error {
 	return err
 }
 
-func (p *parser) publish(content string) {
+func (p *parser) add(content string, e effect) {
+	p.ref.published = append(p.ref.published, content)
+	p.ref.effects = append(p.ref.effects, e)
+}
+
+func (p *parser) publish(content string, e effect) {
 	if !p.began {
 		p.began = true
-		p.ref.published = append(p.ref.published, p.xid+" BEGIN")
+		p.add(p.xid+" BEGIN", effect{})
 	}
 	p.changes++
-	p.ref.published = append(p.ref.published, p.xid+" "+content)
+	p.add(p.xid+" "+content, e)
 }
 
 // message: "transactional: 1 prefix: chaos, sz: 5 content:hello".
@@ -101,9 +116,9 @@ func (p *parser) message(s string) error {
 	}
 	line := fmt.Sprintf("MESSAGE %s %s", prefix, short(body))
 	if transactional == "0" {
-		p.ref.published = append(p.ref.published, "0 "+line)
+		p.add("0 "+line, effect{})
 	} else {
-		p.publish(line)
+		p.publish(line, effect{})
 	}
 	return nil
 }
@@ -119,7 +134,7 @@ func (p *parser) change(s string) error {
 	if verb == "TRUNCATE" {
 		s = "" // its options
 	}
-	var b strings.Builder
+	var b, sent strings.Builder
 	b.WriteString(verb + " " + table)
 	s, hasOld := strings.CutPrefix(s, "old-key: ")
 	if hasOld || verb == "DELETE" {
@@ -129,6 +144,7 @@ func (p *parser) change(s string) error {
 	for s != "" {
 		if rest, ok := strings.CutPrefix(s, "new-tuple: "); ok {
 			row, old, s = map[string]string{}, row, rest
+			sent.Reset()
 		}
 		name, value, rest, err := column(s)
 		if err != nil {
@@ -138,16 +154,41 @@ func (p *parser) change(s string) error {
 			value = v // walchan takes it from there
 		}
 		field(&b, name, value)
+		if value != unchanged {
+			field(&sent, name, value)
+		}
 		row[name], s = value, rest
 	}
 	if table == "public."+unpublished {
 		return nil
 	}
-	p.publish(b.String())
+	p.publish(b.String(), effectOf(verb, strings.TrimPrefix(table, "public."), old, row, sent.String()))
 	if table == "public.ledger" {
 		p.ref.ledger[row["tx"]] = p.changes
 	}
 	return nil
+}
+
+// effectOf says what becomes of the row. That of a DELETE is in row.
+func effectOf(verb, table string, old, row map[string]string, sent string) effect {
+	columns := identifying[table]
+	key := columns[0]
+	switch verb {
+	case "TRUNCATE":
+		return effect{truncate: table}
+	case "DELETE":
+		return effect{gone: table + " " + row[key]}
+	}
+	e := effect{row: table + " " + row[key], record: table + sent}
+	if old != nil && old[key] != row[key] {
+		e.gone = table + " " + old[key]
+	}
+	values := make([]string, len(columns))
+	for i, name := range columns {
+		values[i] = row[name]
+	}
+	e.version = strings.Join(values, " ")
+	return e
 }
 
 // column: "id[bigint]:1 …". Text is quoted, with quotes doubled.

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 )
 
 // A report is what has come of a run.
@@ -44,12 +45,11 @@ func (c *chaos) judge(ctx context.Context) (report, error) {
 	r := report{seed: c.seed, took: time.Since(c.began), counts: c.counts, traffic: &c.traffic, changes: len(ref.published),
 		catchUps: c.catchUps, stop: c.longestStop,
 		reconnect: [2]uint64{c.stream.stream.Stats().Reconnects, c.raw.stream.Stats().Reconnects}}
-	for i, want := range [][]string{ref.published, withoutEnds(ref.published), ref.raw} {
-		v, err := compareJournal(want, c.journal(slots[i]), i < 2)
-		if err != nil {
-			return r, err
-		}
-		r.verdicts = append(r.verdicts, v)
+	if r.verdicts, err = c.verdicts(ctx, ref); err != nil {
+		return r, err
+	}
+	for _, t := range c.targets {
+		r.counts[targetKilled+t.name] = t.kills
 	}
 	if n := c.stream.again.Load() + c.raw.again.Load(); n > 0 {
 		r.wrong = append(r.wrong, fmt.Sprintf("%d messages with Tx.Redelivered, though no publication was altered", n))
@@ -64,15 +64,55 @@ func (c *chaos) judge(ctx context.Context) (report, error) {
 	return r, nil
 }
 
-func compareJournal(want []string, path string, positions bool) (verdict, error) {
-	cmp := newComparison(want)
-	if err := readJournal(path, cmp.take); err != nil {
+// verdicts compares what each slot's consumer has.
+func (c *chaos) verdicts(ctx context.Context, ref *reference) ([]verdict, error) {
+	stream, err := compareJournal(ref.published, c.journal("stream"))
+	if err != nil {
+		return nil, err
+	}
+	raw, err := compareJournal(ref.raw, c.journal("raw"))
+	if err != nil {
+		return nil, err
+	}
+	stream.ascending()
+	all := []verdict{stream.result(), raw.result()}
+	for _, k := range c.children {
+		v, err := c.verdictOf(ctx, k.order, ref, stream.positions)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", k.order.Slot, err)
+		}
+		v.Lives = k.order.Life
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// verdictOf compares what a child has, or what it wrote to. positions are those of ref.published.
+func (c *chaos) verdictOf(ctx context.Context, order childOrder, ref *reference, positions []string) (verdict, error) {
+	want := ref.published
+	switch order.Slot {
+	case "files":
+		return compareFiles(want, order.Target)
+	case "postgres":
+		return comparePostgres(ctx, ref, positions, c.cluster, c.replica)
+	case "jetstream":
+		return compareJetStream(ctx, want, c.target(order.Slot).direct)
+	case "kafka":
+		return compareKafka(ctx, ref, c.target(order.Slot).direct)
+	case "child":
+		want = withoutEnds(want)
+	}
+	cmp, err := compareJournal(want, order.Target)
+	if err != nil {
 		return verdict{}, err
 	}
-	if positions {
-		cmp.ascending()
-	}
+	cmp.ascending()
 	return cmp.result(), nil
+}
+
+func compareJournal(want []string, path string) (*comparison, error) {
+	cmp := newComparison(want)
+	return cmp, readJournal(path, cmp.take)
 }
 
 // withoutEnds leaves out what a stream without WithTransactions does not deliver.
@@ -144,12 +184,16 @@ func (r *report) print(out io.Writer) {
 		fmt.Fprintf(out, "  %-28s %4d\n", kind, r.counts[kind])
 	}
 	for i, v := range r.verdicts {
-		fmt.Fprintf(out, "%-7s %9d delivered, %d lost, %d repeated, %d reordered, %d invented, %d misplaced", slots[i], v.Delivered,
+		fmt.Fprintf(out, "%-9s %9d delivered, %d lost, %d repeated, %d reordered, %d invented, %d misplaced", slots[i], v.Delivered,
 			v.Lost, v.Repeated, v.Reordered, v.Invented, v.Misplaced)
-		if slots[i] == "child" {
-			fmt.Fprintf(out, "; %d lives, %d again in a later one\n", v.Lives, v.Again)
+		if i < inThisProcess {
+			fmt.Fprintf(out, "; %d reconnects\n", r.reconnect[i])
 		} else {
-			fmt.Fprintf(out, "; %d reconnects\n", r.reconnect[i/2])
+			fmt.Fprintf(out, "; %d lives, %d again in a later one", v.Lives, v.Again)
+			if v.Late > 0 {
+				fmt.Fprintf(out, ", %d times late", v.Late)
+			}
+			fmt.Fprintln(out)
 		}
 		for _, complaint := range v.Complaints {
 			fmt.Fprintf(out, "  %s\n", complaint)
@@ -177,8 +221,8 @@ func (c *chaos) situation() error {
 		rows, err := c.query(ctx, "SELECT string_agg(v::text, E'\\n') FROM "+view+" v")
 		fmt.Fprintf(&b, "%s (%v):\n%s\n", view, err, rows)
 	}
-	if c.child != nil {
-		c.child.signal(ctx, syscall.SIGQUIT) // its goroutines go into its log
+	for _, k := range c.children {
+		k.signal(ctx, syscall.SIGQUIT) // its goroutines go into its log
 	}
 	fmt.Fprintf(&b, "goroutines:\n%s\n", stacks())
 	return errors.New(b.String())
@@ -189,10 +233,14 @@ func stacks() []byte {
 	return b[:runtime.Stack(b, true)]
 }
 
-// leaks returns the goroutines and the processes of the server that are left after a run; both may take a moment to end.
-func leaks(dataDir string) (left []string) {
+// leaks returns the goroutines and the processes of the servers that are left after a run; both may take a moment to end.
+func leaks(servers ...*pgtest.Cluster) (left []string) {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if left = append(goroutines(), serverProcesses(dataDir)...); len(left) == 0 || time.Now().After(end) {
+		left = goroutines()
+		for _, s := range servers {
+			left = append(left, serverProcesses(s.DataDir())...)
+		}
+		if len(left) == 0 || time.Now().After(end) {
 			return left
 		}
 	}

@@ -17,16 +17,29 @@ import (
 const unpublished = "hidden"
 
 // Every change is unlike any other: a row's id is never used twice, and an UPDATE writes the transaction's number.
-var schema = []string{
+var tables = []string{
 	"CREATE TABLE accounts (id bigint PRIMARY KEY, tx bigint, amount numeric(12,2), v text, note text)",
 	"ALTER TABLE accounts ALTER note SET STORAGE EXTERNAL", // long ones are TOASTed, and left out of UPDATEs
 	"CREATE TABLE documents (id bigint PRIMARY KEY, tx bigint, at timestamptz, body text)",
 	"ALTER TABLE documents ALTER body SET STORAGE EXTERNAL, REPLICA IDENTITY FULL",
 	"CREATE TABLE scratch (id bigint, tx bigint)", // for TRUNCATE
 	"CREATE TABLE marker (id int)",                // says when the consumers have caught up
-	"CREATE TABLE " + unpublished + " (id bigint, tx bigint)",
 	// A row of each transaction, the last change in it: how many changes the publication should have of it, this one included.
 	"CREATE TABLE ledger (tx bigint PRIMARY KEY, changes int)",
+}
+
+// identifying are the columns of the tables that tell one state of a row from any other, of this or another row. The first is
+// the key.
+var identifying = map[string][]string{
+	"accounts":  {"id", "tx", "v"},
+	"documents": {"id", "tx", "at"},
+	"scratch":   {"id", "tx"},
+	"marker":    {"id"},
+	"ledger":    {"tx", "changes"},
+}
+
+var publishing = []string{
+	"CREATE TABLE " + unpublished + " (id bigint, tx bigint)",
 	"CREATE PUBLICATION chaos FOR TABLE accounts, documents, scratch, marker, ledger",
 	"SELECT pg_create_logical_replication_slot('" + referenceSlot + "', 'test_decoding')",
 }
@@ -59,13 +72,13 @@ type writer struct {
 	bulk    []int64        // large transactions of inserts whose rows are not yet deleted
 	bulkAt  time.Time      // when the next large one is due
 
+	largeTx   int  // changes of a large transaction
 	truncates bool // not each of them: they would wait for each other
 }
 
 const (
 	perWriter = 1 << 32 // numbers of transactions
 	perTx     = 100_000 // numbers of rows
-	largeTx   = 20_000  // changes
 )
 
 func newWriter(t *traffic, dsn string, seed uint64, number int) *writer {
@@ -263,19 +276,19 @@ func (w *writer) large(t *transaction) {
 	}
 	w.bulk = append(w.bulk, t.number)
 	if w.rng.IntN(2) == 0 {
-		t.do("INSERT INTO accounts SELECT %d + g, %d, g, 'bulk', NULL FROM generate_series(1, %d) g", t.number*perTx, t.number, largeTx)
+		t.do("INSERT INTO accounts SELECT %d + g, %d, g, 'bulk', NULL FROM generate_series(1, %d) g", t.number*perTx, t.number, w.largeTx)
 	} else {
-		t.copy()
+		t.copy(w.largeTx)
 	}
 }
 
 // copy inserts by COPY, which writes many rows in one record of WAL.
-func (t *transaction) copy() {
+func (t *transaction) copy(rows int) {
 	if t.err != nil {
 		return
 	}
 	var b bytes.Buffer
-	for range largeTx {
+	for range rows {
 		fmt.Fprintf(&b, "%d\t%d\tcopied\n", t.id(), t.number)
 	}
 	tag, err := t.conn.CopyFrom(t.ctx, &b, "COPY accounts (id, tx, v) FROM STDIN")

@@ -109,7 +109,7 @@ func (c *Cluster) ready(ctx context.Context) error {
 // startOnFreePort is the first start. A port that is free when asked may be taken when the server asks for it.
 func (c *Cluster) startOnFreePort(ctx context.Context) (err error) {
 	for range 20 {
-		if c.port, err = freePort(); err != nil {
+		if c.port, err = FreePort(); err != nil {
 			break
 		}
 		if err = c.configure(); err != nil {
@@ -122,9 +122,9 @@ func (c *Cluster) startOnFreePort(ctx context.Context) (err error) {
 	return fmt.Errorf("pgtest: %w", err)
 }
 
-// freePort picks a port below the range from which systems take the local ports of outgoing connections: there, one of
+// FreePort picks a port below the range from which systems take the local ports of outgoing connections: there, one of
 // them may take the port while the server is stopped, and a client that dials again and again connects to itself.
-func freePort() (int, error) {
+func FreePort() (int, error) {
 	var err error
 	for range 100 {
 		port := 10000 + rand.IntN(20000)

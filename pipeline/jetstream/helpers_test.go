@@ -33,9 +33,6 @@ func TestMain(m *testing.M) {
 	if os.Getenv(serverStore) != "" {
 		serveUntilKilled()
 	}
-	if os.Getenv(publisherSource) != "" {
-		publishUntilKilled()
-	}
 	flag.Parse()
 	code := m.Run()
 	if left := leftBehind(); left != "" {

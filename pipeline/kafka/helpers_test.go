@@ -6,11 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"runtime/pprof"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,16 +19,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/pipeline"
 	"github.com/walchan/walchan/pipeline/kafka"
 	"github.com/walchan/walchan/walchantest"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(writerSource) != "" {
-		writeUntilKilled()
-	}
 	flag.Parse()
 	code := m.Run()
 	if left := leftBehind(); left != "" {
@@ -69,7 +63,6 @@ type cluster struct {
 	*kfake.Cluster
 	mu    sync.Mutex
 	conns []net.Conn
-	down  bool // takes no connections
 }
 
 func startCluster(t testing.TB) *cluster {
@@ -98,22 +91,15 @@ func (l listener) Accept() (net.Conn, error) {
 	if err == nil {
 		l.of.mu.Lock()
 		defer l.of.mu.Unlock()
-		if l.of.down {
-			conn.Close()
-		}
 		l.of.conns = append(l.of.conns, conn)
 	}
 	return conn, err
 }
 
 // cut ends all connections, whatever is on its way.
-func (c *cluster) cut() { c.crash(false) }
-
-// crash also takes no more of them, until it is called again: what was stored stays.
-func (c *cluster) crash(down bool) {
+func (c *cluster) cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.down = down
 	for _, conn := range c.conns {
 		conn.Close()
 	}
@@ -182,29 +168,4 @@ func header(r *kgo.Record, name string) string {
 		}
 	}
 	return ""
-}
-
-// position parses a record's position.
-func position(t testing.TB, r *kgo.Record) walchan.Position {
-	t.Helper()
-	lsn, ordinal, _ := strings.Cut(header(r, "walchan-position"), ":")
-	commit, err := walchan.ParseLSN(lsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.ParseUint(ordinal, 10, 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return walchan.Position{Commit: commit, Ordinal: uint32(n)}
-}
-
-// seeded returns random numbers whose seed is printed, and can be given.
-func seeded(t *testing.T) *rand.Rand {
-	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
-	if err != nil {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }

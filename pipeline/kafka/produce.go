@@ -38,24 +38,38 @@ type attempt struct {
 	errs []error
 	left atomic.Int64
 	done chan struct{} // closed when errs is complete
+
+	first  atomic.Int64 // 1 + index of the record that failed first; 0: none
+	cancel context.CancelFunc
 }
 
 // produce gives records to the client. It returns when the client has taken them, or ctx ends, which ends those that were not sent.
+//
+// So does the first failure. The client gives up what it has of the partition then, and would go on with what it is given next:
+// that would be stored before what failed, and who reads would take the latter for a repetition when it comes. What it is given
+// before it has told of the failure cannot be taken back.
 func produce(ctx context.Context, client *kgo.Client, out []outgoing) *attempt {
 	a := &attempt{out: out, errs: make([]error, len(out)), done: make(chan struct{})}
+	ctx, a.cancel = context.WithCancel(ctx)
 	a.left.Store(int64(len(out)) + 1)
 	for i := range out {
-		client.Produce(ctx, out[i].record, func(_ *kgo.Record, err error) {
-			a.errs[i] = err
-			a.finish()
-		})
+		client.Produce(ctx, out[i].record, func(_ *kgo.Record, err error) { a.finish(i, err) })
 	}
-	a.finish()
+	a.leave()
 	return a
 }
 
-func (a *attempt) finish() {
+func (a *attempt) finish(i int, err error) {
+	a.errs[i] = err
+	if err != nil && a.first.CompareAndSwap(0, int64(i)+1) {
+		a.cancel()
+	}
+	a.leave()
+}
+
+func (a *attempt) leave() {
 	if a.left.Add(-1) == 0 {
+		a.cancel()
 		close(a.done)
 	}
 }
@@ -75,22 +89,22 @@ func (a *attempt) wait(ctx context.Context) error {
 	}
 }
 
-// failure returns the first error, that of a refused record before others: what is refused does not pass.
-func (a *attempt) failure() (first error) {
+// failure returns the error that came first, but that of a refused record before others: what is refused does not pass.
+func (a *attempt) failure() error {
+	first := int(a.first.Load()) - 1
+	if first < 0 {
+		return nil
+	}
 	for i, err := range a.errs {
-		if err == nil {
-			continue
-		}
-		o := &a.out[i]
-		err = fmt.Errorf("write to %s: %w", o.record.Topic, err)
 		if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) || errors.Is(err, kerr.InvalidRecord) {
-			return &pipeline.RefusedError{Item: o.item, Err: err}
-		}
-		if first == nil {
-			first = err
+			return &pipeline.RefusedError{Item: a.out[i].item, Err: a.describe(i)}
 		}
 	}
-	return first
+	return a.describe(first)
+}
+
+func (a *attempt) describe(i int) error {
+	return fmt.Errorf("write to %s: %w", a.out[i].record.Topic, a.errs[i])
 }
 
 // remember notes what of a failed attempt was stored. A record behind one of the same key that was not counts as not stored: it

@@ -45,12 +45,18 @@
 //
 // What breaks while the process lives repeats nothing: the client must be idempotent, as it is by default, and what
 // of a batch was stored is not written again with the rest. The exceptions are a client that has lost track of what the brokers
-// have, and rows behind a refused one of the same key.
+// have, and rows behind a refused one of the same key. Records that a broker refuses may also be overtaken by a few of other keys,
+// those that the client is given in this very moment.
 //
 // A process that follows one that was killed writes what that one had not confirmed to PostgreSQL, and what was stored of this
 // is there twice: in each partition a piece of its end comes again, in the same order, so that the last record of a key is right
 // nevertheless. Who reads a partition recognises repetitions by a walchan-position that is lower than the last one, or
 // the same and with the same key.
+//
+// Two things are beyond that. What the killed process had sent may still be on its way where a network stalls, and come behind
+// what the next one has written: then the last record of a key may be an old one, for a reader that does not look at
+// the positions. And records without a key may come again in another partition, where their positions are not lower.
+//
 // Who needs each change once is better served by package postgres or jetstream.
 //
 // If a snapshot is interrupted it begins anew, and rows that were deleted in between stay in their topics.

@@ -15,7 +15,8 @@
 //
 // A batch is one transaction of the target, and the position of its last message is stored in the same transaction, in the
 // table walchan_position. What the stream sends again after a crash is recognised by that and left out. While a Sink is
-// open it holds an advisory lock, so that there is one at a time, and none before the last one's transaction has ended. The
+// open it holds an advisory lock, so that there is one at a time, and none before the last one's transaction has ended. A
+// connection that was lost without a word has the lock until the target notices (tcp_keepalives_idle there): so long it is ErrBusy. The
 // stored position belongs to a walchan.Source; under another cluster, database or slot Open fails with ErrSource.
 //
 // The messages must come in the stream's order. With batches of whole transactions, as above, the target never shows a part
