@@ -248,8 +248,8 @@ func join(ctx context.Context, conn *session.Conn, name string) error {
 		return nil
 	}
 	e := failed("share the snapshot", err)
-	if state := sqlState(err); state == stateInvalidParameter || state == stateUndefinedObject {
-		e.Advice = "it is gone with the connection that has exported it: it starts over"
+	if state := sqlState(err); state == stateInvalidParameter || state == stateUndefinedObject { // before PostgreSQL 17, and since
+		e.Kind, e.Advice = ErrUnreachable, "it is gone with the connection that has exported it: it starts over"
 	}
 	return e
 }

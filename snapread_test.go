@@ -1,0 +1,26 @@
+package walchan
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan/internal/pgtest"
+	"github.com/walchan/walchan/internal/session"
+)
+
+// A worker may come when the connection that exports the snapshot has just been lost. That is to start over, not to end.
+func TestSnapshotThatIsGoneIsNotPermanent(t *testing.T) {
+	cfg, err := pgconn.ParseConfig(pgtest.Database(t).DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := session.DialOrdinary(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := join(t.Context(), conn, "0000008F-00000008-1"); err == nil || isPermanent(err) {
+		t.Errorf("error is %v", err)
+	}
+}
