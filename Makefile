@@ -18,7 +18,7 @@ FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/pgoutput:Fu
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: ## run examples/quickstart against a throwaway PostgreSQL
 	@scripts/postgres

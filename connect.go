@@ -213,7 +213,8 @@ func isTLSError(err error) bool {
 		errors.As(err, &certificate) || errors.As(err, &host) || errors.As(err, &op) && op.Op == "remote error" // an alert
 }
 
-// isRefusedTLS says whether the server does no TLS. pgconn has no type for that.
-func isRefusedTLS(err error) bool {
-	return strings.Contains(err.Error(), "server refused TLS connection")
-}
+// isRefusedTLS says whether the server does no TLS.
+func isRefusedTLS(err error) bool { return strings.HasSuffix(err.Error(), refusedTLS) }
+
+// refusedTLS is how pgconn says so, behind the address. It has no type for that.
+const refusedTLS = "tls error: server refused TLS connection"

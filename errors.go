@@ -114,7 +114,7 @@ func (e *UnconfirmedError) Unwrap() error { return e.Err }
 
 // line is the text of a cause, in one line. pgx has one cause for each address that it has tried.
 func line(err error) string {
-	causes := split(err)
+	causes := withoutPreferredTLS(split(err))
 	texts := make([]string, len(causes))
 	for i, cause := range causes {
 		text, pg, dial := cause.Error(), pgError(cause), (*net.OpError)(nil)
@@ -129,6 +129,20 @@ func line(err error) string {
 		texts[i] = strings.Join(strings.Fields(text), " ")
 	}
 	return strings.Join(slices.Compact(texts), "; ")
+}
+
+// withoutPreferredTLS leaves out that a server does no TLS where it was asked again without: with sslmode=prefer, the default,
+// that is no failure, and what the second attempt says is all there is to know.
+func withoutPreferredTLS(attempts []error) []error {
+	var kept []error
+	for i, err := range attempts {
+		address, refused := strings.CutSuffix(err.Error(), refusedTLS)
+		if refused && i+1 < len(attempts) && strings.HasPrefix(attempts[i+1].Error(), address) {
+			continue
+		}
+		kept = append(kept, err)
+	}
+	return kept
 }
 
 // split takes joined errors apart.
@@ -205,6 +219,7 @@ const (
 	stateConfigLimit         = "53400"
 	stateNotPrerequisite     = "55000"
 	stateObjectInUse         = "55006"
+	stateLockNotAvailable    = "55P03"
 	stateCantChangeParameter = "55P02"
 	stateAdminShutdown       = "57P01"
 	stateCrashShutdown       = "57P02"

@@ -247,6 +247,14 @@ func awaitState(t *testing.T, s *walchan.Stream, state walchan.StreamState) {
 }
 
 // mustClose closes the stream, in time and without an error.
+// closeBehind acknowledges, and closes once the commit of the last message is in: its transaction does not come again.
+func closeBehind(t *testing.T, s *walchan.Stream, ms []walchan.Message) {
+	t.Helper()
+	ackAll(s, ms)
+	await(t, s, "the commit is in", func() bool { return s.Stats().Received > ms[len(ms)-1].Tx.CommitLSN })
+	mustClose(t, s)
+}
+
 func mustClose(t *testing.T, s *walchan.Stream) {
 	t.Helper()
 	if err := closeWithin(t, s, 5*time.Second); err != nil {

@@ -67,3 +67,18 @@ func TestALateStreamDoesNotWaitForMore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A stream that ends where it was to end does not wait for more, either.
+func TestALateStreamEndsAtOnce(t *testing.T) {
+	db := newSource(t)
+	insert(t, db, 1, 1, 2000)
+	time.Sleep(50 * time.Millisecond) // that is late
+	s := open(t, t.Context(), db, walchan.WithUntilNow())
+	ackAll(s, take(t, s, 2000))
+	rest(t, s)
+	began := time.Now()
+	mustClose(t, s)
+	if d := time.Since(began); d > 4*time.Second {
+		t.Errorf("Close took %v: it waited for an answer that had come until its own timeout, 5 s", d)
+	}
+}

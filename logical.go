@@ -79,6 +79,10 @@ func roll(hash uint64, b []byte) uint64 {
 	return hash*0x9E3779B97F4A7C15 + maphash.Bytes(hashSeed, b)
 }
 
+func rollString(hash uint64, s string) uint64 {
+	return hash*0x9E3779B97F4A7C15 + maphash.String(hashSeed, s)
+}
+
 // connected: the server describes tables anew on each connection, and begins with a transaction.
 func (f *changes) connected(from LSN) {
 	f.relations, f.last, f.tx, f.from = map[uint32]table{}, nil, nil, from

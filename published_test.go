@@ -82,8 +82,7 @@ func TestColumnLists(t *testing.T) {
 		t.Errorf("relation is %+v", r)
 	}
 	// Two lists for one table are refused by the server, when it comes to that.
-	ackAll(s, ms)
-	mustClose(t, s)
+	closeBehind(t, s, ms)
 	db.Exec(t, "CREATE PUBLICATION other FOR TABLE c (id, w)", "INSERT INTO c VALUES ('s', 3, 'v', 'w')")
 	s = subscribe(t, db, walchan.WithPublication("other"))
 	for m := range s.C() {

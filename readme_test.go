@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// What the README and the documents say is in the repository: each test they name, and their code in an example, which is compiled.
+// What the README and the documents say is in the repository: each test they name, each file they link to, and their code in an
+// example, which is compiled.
 func TestReadme(t *testing.T) {
 	documents, err := filepath.Glob("docs/*.md")
 	if err != nil {
@@ -21,6 +22,16 @@ func TestReadme(t *testing.T) {
 			t.Fatal(err)
 		}
 		readme.Write(b)
+		for _, link := range regexp.MustCompile(`\]\(([^)#: ]+)\)`).FindAllStringSubmatch(string(b), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(f), link[1])); err != nil {
+				t.Errorf("%s links to nothing: %v", f, err)
+			}
+		}
+		for _, link := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllStringSubmatch(string(b), -1) {
+			if !strings.Contains(anchors(string(b)), "#"+link[1]+"\n") {
+				t.Errorf("%s has no heading for #%s", f, link[1])
+			}
+		}
 	}
 	files, err := filepath.Glob("*_test.go")
 	if err != nil {
@@ -44,6 +55,16 @@ func TestReadme(t *testing.T) {
 			t.Errorf("no example has\n%s", code[1])
 		}
 	}
+}
+
+// anchors are the headings as GitHub links to them, a line each.
+func anchors(document string) string {
+	var b strings.Builder
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(document, -1) {
+		plain := regexp.MustCompile(`[^\w -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		b.WriteString("#" + strings.ReplaceAll(plain, " ", "-") + "\n")
+	}
+	return b.String()
 }
 
 func unindented(code string) string {

@@ -16,7 +16,8 @@ import (
 type part struct {
 	table *source
 	sql   string
-	rows  int64 // handed over so far
+	rows  int64  // handed over so far
+	hash  uint64 // of these
 }
 
 // batch is rows on their way to the owner.
@@ -79,8 +80,8 @@ func (w *copier) close() {
 	}
 }
 
-// read reads a part. If the connection breaks it goes on over another one: a snapshot shows the same rows in the same order.
-// The owner notices when the snapshot is gone.
+// read reads a part. If the connection breaks it goes on over another one: a snapshot shows the same rows in the same order, and a hash
+// tells if it does not, for a condition of the user's can have the server read otherwise.
 func (w *copier) read(ctx context.Context, p *part) error {
 	delays := w.stream.cfg.retry()
 	delays.Reset()
@@ -113,15 +114,13 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		if w.conn, err = w.copiers.conn.share(ctx, w.snapshot.name); err != nil {
 			return err
 		}
-		// Rows come in the order in which they lie in the table, each time the same.
-		if _, err := w.conn.Query(ctx, "SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; "+
-			"SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"); err != nil {
-			return failed("set how rows are read", err)
+		if _, err := w.conn.Query(ctx, "SET lock_timeout = '100ms'"); err != nil { // see copyLocked
+			return failed("set the time-outs", err)
 		}
 	}
 	rows := pgoutput.CopyRows{Columns: len(p.table.columns), Text: p.table.text}
 	b := batch{part: p}
-	skip := p.rows
+	skip, hash := p.rows, uint64(0)
 	hand := func() error {
 		if len(b.rows) == 0 && !b.last {
 			return nil
@@ -132,14 +131,17 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		p.rows += int64(len(b.rows))
+		p.rows, p.hash = p.rows+int64(len(b.rows)), hash
 		b = batch{part: p, rows: make([]string, 0, batchRows)}
 		return nil
 	}
 	add := func(row string) error {
+		hash = rollString(hash, row)
 		if skip > 0 {
-			skip--
 			b.bytes = 0
+			if skip--; skip == 0 && hash != p.hash {
+				return p.changed()
+			}
 			return nil
 		}
 		b.rows = append(b.rows, row)
@@ -159,10 +161,11 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 	if w.stream.cfg.binary {
 		data = func(block []byte) error {
 			b.bytes += int64(len(block))
-			if err := rows.Binary(block, add); err != nil && ctx.Err() == nil {
+			err := rows.Binary(block, add)
+			if err != nil && ctx.Err() == nil && !isOurs(err) {
 				return malformed(w.snapshot.from, err)
 			}
-			return ctx.Err()
+			return err
 		}
 	}
 	pause := func() error {
@@ -171,11 +174,33 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		}
 		return hand()
 	}
-	if err := w.conn.Copy(ctx, p.sql, data, pause); err != nil {
+	err = w.conn.Copy(ctx, p.sql, data, pause)
+	if sqlState(err) == stateLockNotAvailable {
+		w.close() // its transaction has failed
+		err = w.snapshot.copyLocked(ctx, p.sql, data, pause)
+	}
+	switch {
+	case err != nil:
 		return readError(p.table.rel, err)
+	case skip > 0:
+		return p.changed()
 	}
 	b.last = true
 	return hand()
+}
+
+// changed is the error of rows that are not those that came the first time.
+func (p *part) changed() error {
+	return &Error{Kind: ErrServer, What: fmt.Sprintf("rows of %s were read up to where a connection broke, and are others, or in another order, over the next", p.table.rel),
+		Advice: "the snapshot starts over; see whether SnapshotTable.Where is of one mind about the same rows"}
+}
+
+// copyLocked is Copy over the keeper's connection, which has the table's lock. Others may not get it any more: behind somebody who
+// waits to alter the table they would wait, and he for the keeper ("Explicit Locking").
+func (p *snapshot) copyLocked(ctx context.Context, sql string, data func([]byte) error, pause func() error) error {
+	p.keeping.Lock()
+	defer p.keeping.Unlock()
+	return p.keeper.Copy(ctx, sql, data, pause)
 }
 
 func readError(rel *Relation, err error) error {
@@ -203,19 +228,28 @@ func (c *connection) share(ctx context.Context, name string) (*session.Conn, err
 	}
 	conn.KeepAlive()
 	version, _ := conn.Version()
-	// A policy that hides rows is an error, not a gap. Rows come in the order in which they lie in the table.
-	// A policy that hides rows is to be an error, not a gap.
-	_, err = conn.Query(ctx, noTimeouts(version)+"; SET row_security = off")
-	if err == nil {
-		_, err = conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+quoteLiteral(name))
+	// A policy that hides rows is to be an error, not a gap. Rows come in the order in which they lie in the table, each time the same.
+	if _, err := conn.Query(ctx, noTimeouts(version)+"; SET row_security = off; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; "+
+		"SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"); err != nil {
+		conn.Close()
+		return nil, failed("set how rows are read", err)
 	}
-	if err == nil {
-		return conn, nil
+	if err := join(ctx, conn, name); err != nil {
+		conn.Close()
+		return nil, err
 	}
-	conn.Close()
+	return conn, nil
+}
+
+// join begins a transaction that sees the snapshot.
+func join(ctx context.Context, conn *session.Conn, name string) error {
+	_, err := conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+quoteLiteral(name))
+	if err == nil {
+		return nil
+	}
 	e := failed("share the snapshot", err)
 	if state := sqlState(err); state == stateInvalidParameter || state == stateUndefinedObject {
-		e.Kind, e.Advice = ErrUnreachable, "it is gone with the connection that has exported it"
+		e.Advice = "it is gone with the connection that has exported it: it starts over"
 	}
-	return nil, e
+	return e
 }

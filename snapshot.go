@@ -132,6 +132,7 @@ type snapshot struct {
 	parts   []*part
 	info    *Snapshot
 	keeper  *session.Conn // holds the tables' locks
+	keeping sync.Mutex    // who uses the keeper's connection, while there are workers
 	ended   bool          // SnapshotEnd was delivered
 	checkAt time.Time     // when to look at the connections
 }
@@ -149,10 +150,13 @@ func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session
 		case slot != nil && s.snapshots.attempt == 0 && s.cfg.createSlot,
 			slot != nil && s.snapshots.kept != 0 && slot.confirmed == s.snapshots.kept: // it was kept, and the answer was lost
 			s.snapshots.due = false
-			return false, nil
+			return false, s.setFailover(ctx, c)
 		case slot != nil:
 			return false, &Error{Kind: ErrSlotExists, What: fmt.Sprintf("slot %q exists already: what is in the tables now is not what is before its changes", s.cfg.slot),
 				Advice: "stream from it without WithSnapshot, or with WithCreateSlot beside it; or DropSlot for a snapshot"}
+		}
+		if err := checkRoom(ctx, c, s.cfg.slot); err != nil {
+			return false, err
 		}
 	}
 	p := &snapshot{system: system, slot: s.source.Slot}
@@ -171,6 +175,19 @@ func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session
 	c.timeline, c.since = system.Timeline, time.Now()
 	s.gauge.snapshot.Store(p)
 	return true, nil
+}
+
+// checkRoom makes sure that there can be the temporary slot and beside it, when all rows are acknowledged, the permanent one.
+func checkRoom(ctx context.Context, c *connection, name string) error {
+	rows, err := c.Query(ctx, "SELECT count(*) + 2 > pg_catalog.current_setting('max_replication_slots')::pg_catalog.int8 FROM pg_catalog.pg_replication_slots")
+	switch {
+	case err != nil || len(rows) != 1:
+		return failed("count the slots", err)
+	case rows[0][0] == "t":
+		return &Error{Kind: ErrNoFreeSlot, What: fmt.Sprintf("slot %q cannot be made: a snapshot needs two free slots, of which one goes again", name),
+			Advice: "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"}
+	}
+	return nil
 }
 
 // export makes the slot and its snapshot. The time-outs would end the connection, which is idle in a transaction as the server
@@ -231,8 +248,14 @@ func (s *Stream) takeSnapshot(c *connection) error {
 		return err
 	}
 	s.cfg.log.Info("the snapshot is complete", "slot", s.source.Slot, "from", p.from)
-	return s.launch(s.ctx, c, nil, p.system, p.from)
+	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
+	defer cancel()
+	return s.launch(ctx, c, nil, p.system, p.from)
 }
+
+// patience is how long a server that is asked something short may take: one over a connection that nobody else has closed would
+// be waited for without end.
+func (c *connection) patience() time.Duration { return max(c.timeout, awaitTimeout) }
 
 func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	now := time.Now()
@@ -247,7 +270,9 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 		return err
 	}
 	// If the keeper's connection is alive, so were its locks all the time.
-	if _, err := p.keeper.Query(s.ctx, "COMMIT"); err != nil {
+	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
+	defer cancel()
+	if _, err := p.keeper.Query(ctx, "COMMIT"); err != nil {
 		return failed("read the tables", err)
 	}
 	p.close()
@@ -347,8 +372,10 @@ func (p *snapshot) attend(s *Stream, c *connection, now time.Time) (time.Time, e
 	if err := c.Check(); err != nil {
 		return now, failed("hold the snapshot", err)
 	}
-	if p.keeper != nil {
-		if err := p.keeper.Check(); err != nil {
+	if p.keeper != nil && p.keeping.TryLock() {
+		err := p.keeper.Check()
+		p.keeping.Unlock()
+		if err != nil {
 			return now, failed("hold the tables' locks", err)
 		}
 	}
@@ -362,7 +389,7 @@ func (p *snapshot) attend(s *Stream, c *connection, now time.Time) (time.Time, e
 //
 // A stop that comes now must not undo it: it may take until the farewell's timeout.
 func (s *Stream) keepSlot(c *connection) error {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), c.patience())
 	defer cancel()
 	stopped := context.AfterFunc(s.ctx, func() { time.AfterFunc(s.cfg.closeTimeout, cancel) })
 	defer stopped()
@@ -374,10 +401,8 @@ func (s *Stream) keepSlot(c *connection) error {
 		if err != nil {
 			return p.copyError(ctx, c, s.cfg.slot, err)
 		}
-		if s.cfg.failover {
-			if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+quoteName(s.cfg.slot)+" (FAILOVER true)"); err != nil {
-				return failed("set the slot's failover", err)
-			}
+		if err := s.setFailover(ctx, c); err != nil {
+			return err
 		}
 		if _, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(p.slot)); err != nil {
 			return failed("drop the temporary slot", err)
@@ -387,7 +412,20 @@ func (s *Stream) keepSlot(c *connection) error {
 	return nil
 }
 
+func (s *Stream) setFailover(ctx context.Context, c *connection) error {
+	if !s.cfg.failover || s.snapshots.kept == 0 {
+		return nil
+	}
+	if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+quoteName(s.cfg.slot)+" (FAILOVER true)"); err != nil {
+		return failed("set the slot's failover", err)
+	}
+	return nil
+}
+
 func (p *snapshot) copyError(ctx context.Context, c *connection, name string, err error) error {
+	if ctx.Err() != nil {
+		return failed("make the slot", err)
+	}
 	if sqlState(err) == stateNotPrerequisite {
 		if slot, lookErr := readSlot(ctx, c.Query, p.slot); lookErr == nil && slot != nil && slot.walStatus == "lost" {
 			return invalidated(p.slot, "", err)

@@ -77,8 +77,7 @@ func TestSnapshotComesBeforeTheChanges(t *testing.T) {
 	if got := slots(t, db); got != db.Name {
 		t.Errorf("the slots are %s", got)
 	}
-	ackAll(s, ms)
-	mustClose(t, s)
+	closeBehind(t, s, ms)
 	insert(t, db, 2000, 1, 1)
 	wantIDs(t, []walchan.Message{next(t, subscribe(t, db, walchan.WithSnapshot(), walchan.WithCreateSlot()))}, 2000)
 }

@@ -59,7 +59,9 @@ func (p *tap) option() walchan.Option {
 			if err != nil {
 				return nil, err
 			}
-			return &tappedConn{Conn: c, tap: p, left: -1}, nil
+			tapped := &tappedConn{Conn: c, tap: p}
+			tapped.left.Store(-1)
+			return tapped, nil
 		}
 		return nil
 	})
@@ -134,24 +136,27 @@ type tappedConn struct {
 	tap     *tap
 	in, out frames
 
-	physical bool
-	started  bool // the start-up message, which alone has no type, was sent
-	dial     int  // number of the stream; 0: none has begun
-	left     int  // bytes of the stream until the connection breaks; -1: it does not
+	started bool // the start-up message, which alone has no type, was sent
+
+	// Where a write takes long pgx reads meanwhile, in a goroutine of its own.
+	physical atomic.Bool
+	dial     atomic.Int32 // number of the stream; 0: none has begun
+	left     atomic.Int64 // bytes of the stream until the connection breaks; -1: it does not
 }
 
 // Read implements net.Conn.
 func (c *tappedConn) Read(p []byte) (int, error) {
-	if c.left == 0 {
+	left := c.left.Load()
+	if left == 0 {
 		c.Conn.Close()
 		return 0, io.ErrUnexpectedEOF
 	}
-	if c.left > 0 {
-		p = p[:min(len(p), c.left)]
+	if left > 0 {
+		p = p[:min(int64(len(p)), left)]
 	}
 	n, err := c.Conn.Read(p)
-	if c.left > 0 {
-		c.left -= n
+	if left > 0 {
+		c.left.Store(left - int64(n))
 	}
 	c.in.split(p[:n], c.fromServer)
 	return n, err
@@ -159,7 +164,7 @@ func (c *tappedConn) Read(p []byte) (int, error) {
 
 // SetReadDeadline implements net.Conn.
 func (c *tappedConn) SetReadDeadline(d time.Time) error {
-	if c.tap.arm != nil && c.dial > 0 && d.After(time.Now()) { // not to interrupt a read
+	if c.tap.arm != nil && c.dial.Load() > 0 && d.After(time.Now()) { // not to interrupt a read
 		c.tap.arm()
 	}
 	return c.Conn.SetReadDeadline(d)
@@ -186,7 +191,7 @@ func (c *tappedConn) fromServer(kind byte, body []byte) {
 	case kind == 'd' && body[0] == 'w':
 		end := endOf(body[25:])
 		switch {
-		case c.physical:
+		case c.physical.Load():
 			end = lsnAt(body, 1) + walchan.LSN(len(body)-25)
 		case c.tap.raw:
 			end = lsnAt(body, 1)
@@ -198,12 +203,14 @@ func (c *tappedConn) fromServer(kind byte, body []byte) {
 	}
 }
 
-// endOf returns up to where everything has come with a message of pgoutput: behind a commit, and behind a message that
-// belongs to no transaction.
+// endOf returns up to where everything has come with a message of pgoutput: behind a commit, what is prepared and its outcome,
+// and behind a message that belongs to no transaction.
 func endOf(b []byte) walchan.LSN {
 	switch {
-	case len(b) == 26 && b[0] == 'C':
+	case len(b) == 26 && b[0] == 'C', len(b) > 26 && strings.IndexByte("PKrp", b[0]) >= 0:
 		return lsnAt(b, 10)
+	case len(b) == 30 && b[0] == 'c':
+		return lsnAt(b, 14)
 	case len(b) > 10 && b[0] == 'M' && b[1]&1 == 0:
 		return lsnAt(b, 2)
 	}
@@ -218,7 +225,7 @@ func (c *tappedConn) fromClient(kind byte, body []byte) {
 		c.check(status{time.Now(), lsnAt(body, 1), lsnAt(body, 9)}, lsnAt(body, 17))
 	case kind == 'Q' && strings.HasPrefix(string(body), "START_REPLICATION"):
 		_, from, logical := strings.Cut(string(body), " LOGICAL ")
-		if c.physical = !logical; c.physical {
+		if c.physical.Store(!logical); !logical {
 			_, from, _ = strings.Cut(string(body), "PHYSICAL ")
 		}
 		from, _, _ = strings.Cut(from, " ")
@@ -231,10 +238,10 @@ func (c *tappedConn) begin(from walchan.LSN) {
 	runtime.AddCleanup(c, func(p *tap) { p.collected.Add(1) }, p)
 	p.update(func() {
 		p.dials++
-		c.dial = p.dials
+		c.dial.Store(int32(p.dials))
 		if p.cut != nil {
-			if c.left = p.cut(c.dial); c.left == 0 {
-				c.left = -1
+			if left := p.cut(p.dials); left != 0 {
+				c.left.Store(int64(left))
 			}
 		}
 		if p.dials == 1 {

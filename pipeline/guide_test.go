@@ -43,7 +43,9 @@ func _(stream *walchan.Stream, out io.Writer) error {
 			return err
 		}
 		if len(line) > 0 {
-			out.Write(append(line, '\n'))
+			if _, err := out.Write(append(line, '\n')); err != nil {
+				return err
+			}
 		}
 		stream.Ack(msg)
 	}

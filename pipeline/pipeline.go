@@ -48,7 +48,7 @@ import (
 )
 
 // ErrGrace is what Wait returns when the grace was over and items were still in flight. They come again in the next process.
-var ErrGrace = errors.New("pipeline: the grace is over, and items are in flight")
+var ErrGrace = errors.New("pipeline: the grace is over, and items are in flight: they come again")
 
 // Group is the stages of one pipeline, and the stream that feeds it.
 type Group struct {

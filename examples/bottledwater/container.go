@@ -256,7 +256,7 @@ func containerHeader(f *os.File) (end int64, marker []byte, err error) {
 		return 0, nil, torn(err)
 	}
 	if string(magic) != "Obj\x01" {
-		return 0, nil, errors.New("it is no Avro file")
+		return 0, nil, errors.New("it is no Avro file: choose another, or the -format that it has")
 	}
 	if err := r.skipMetadata(); err != nil {
 		return 0, nil, torn(err)

@@ -505,7 +505,7 @@ func TestMistakes(t *testing.T) {
 	db := pgtest.Database(t)
 	dir := t.TempDir()
 	kept := filepath.Join(dir, "kept")
-	if err := os.WriteFile(kept, []byte("something\n"), 0o644); err != nil {
+	if err := os.WriteFile(kept, []byte("something\nmore"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -519,6 +519,8 @@ func TestMistakes(t *testing.T) {
 		{[]string{"-dsn", db.DSN(), "-slot", "nix", "-create-slot", "-o", "/nowhere/out"}, []string{"/nowhere/out"}},
 		{[]string{"-dsn", db.DSN(), "-slot", "nix", "-create-slot", "-tables", "missing"}, []string{"missing"}},
 		{[]string{"-dsn", db.DSN(), "-slot", "nix", "-initial-snapshot", "-o", kept}, []string{kept, "move it away"}},
+		{[]string{"-dsn", db.DSN(), "-slot", "nix", "-create-slot", "-o", kept}, []string{kept, "lines of JSON", "-format"}},
+		{[]string{"-dsn", db.DSN(), "-slot", "nix", "-create-slot", "-o", kept, "-format", "avro"}, []string{kept, "no Avro file", "-format"}},
 	} {
 		p := command(t, c.args...)
 		if err := p.Start(); err != nil {
@@ -526,7 +528,7 @@ func TestMistakes(t *testing.T) {
 		}
 		p.fail(t, c.want...)
 	}
-	compare(t, read(t, kept), "something\n")
+	compare(t, read(t, kept), "something\nmore")
 	if n := db.Query(t, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'nix'"); n != "0" {
 		t.Error("a slot was left behind")
 	}

@@ -35,7 +35,7 @@ func openOutput(f flags, slotExists bool) (*output, error) {
 		return o, nil // the snapshot begins anew
 	}
 	if err := o.repair(f.format); err != nil {
-		return nil, errors.Join(fmt.Errorf("cut off what a crash has torn: %w", err), o.close())
+		return nil, errors.Join(fmt.Errorf("go on in %s: %w", o.path, err), o.close())
 	}
 	return o, nil
 }
@@ -120,7 +120,7 @@ func (o *output) close() error {
 	return o.file.Close()
 }
 
-// repair cuts the file behind its last line or block, and goes there.
+// repair cuts the file behind its last line or block, and goes there. A file of anything else is left alone.
 func (o *output) repair(format string) error {
 	end, separator := int64(0), []byte("\n")
 	if format == "avro" {
@@ -128,6 +128,8 @@ func (o *output) repair(format string) error {
 		if end, separator, err = containerHeader(o.file); err != nil {
 			return err
 		}
+	} else if err := beginsWithJSON(o.file); err != nil {
+		return err
 	}
 	size, err := o.file.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -146,6 +148,17 @@ func (o *output) repair(format string) error {
 	}
 	_, err = o.file.Seek(end, io.SeekStart)
 	return err
+}
+
+func beginsWithJSON(f *os.File) error {
+	first := []byte("{")
+	if _, err := f.ReadAt(first, 0); err != nil && err != io.EOF {
+		return err
+	}
+	if first[0] != '{' {
+		return errors.New("it has something else than lines of JSON in it: choose another file, or the -format that it has")
+	}
+	return nil
 }
 
 // lastEnd returns where the last separator ends, or first if there is none behind that.

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -28,7 +29,7 @@ import (
 )
 
 func main() {
-	dsn := flag.String("dsn", "", "connection string of the `server`")
+	dsn := flag.String("dsn", "", "connection string of the `server` (default: what PGHOST etc. say)")
 	table := flag.String("table", "products", "`name` of the table")
 	key := flag.String("key", "id", "`name` of its key column")
 	flag.Parse()
@@ -67,14 +68,44 @@ func run(ctx context.Context, dsn, table, key string, in io.Reader, out io.Write
 	follower.Go(func() { follow(following, dsn, key, c, stream) })
 	defer follower.Wait()
 	defer stop()
-	for ids := bufio.NewScanner(in); ids.Scan() && ctx.Err() == nil; {
-		row, known, err := c.get(ctx, ids.Text())
+	for id := range lines(ctx, in) {
+		row, known, err := c.get(ctx, id)
+		if ctx.Err() != nil {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		fmt.Fprintln(out, map[bool]string{true: "known ", false: "loaded"}[known], row)
 	}
 	return nil
+}
+
+// lines returns the lines of in, until that ends or ctx does. A terminal's Read cannot be interrupted: it is left behind.
+func lines(ctx context.Context, in io.Reader) iter.Seq[string] {
+	read := make(chan string)
+	go func() {
+		defer close(read)
+		for s := bufio.NewScanner(in); s.Scan(); {
+			select {
+			case read <- s.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func(yield func(string) bool) {
+		for {
+			select {
+			case line, open := <-read:
+				if !open || !yield(line) {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 // subscribe opens the stream of changes. While that is not connected the cache may be stale, and is not used.

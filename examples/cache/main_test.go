@@ -74,6 +74,26 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// Ctrl-C ends it, also while nothing is asked.
+func TestStoppedWhileNothingIsAsked(t *testing.T) {
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE products (id int PRIMARY KEY)")
+	ctx, cancel := context.WithCancel(t.Context())
+	ask, in := io.Pipe()
+	defer in.Close()
+	out, answer := io.Pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, db.DSN(), "products", "id", ask, answer) }()
+	io.WriteString(in, "1\n")
+	if !bufio.NewScanner(out).Scan() {
+		t.Fatal("no answer")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // What changes while it is loaded is not kept.
 func TestChangedWhileItIsLoaded(t *testing.T) {
 	var c *cache

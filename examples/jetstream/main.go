@@ -31,7 +31,7 @@ type flags struct{ dsn, slot, publication, nats, store, stream string }
 
 func main() {
 	var f flags
-	flag.StringVar(&f.dsn, "dsn", "", "connection string of the `database`")
+	flag.StringVar(&f.dsn, "dsn", "", "connection string of the `database` (default: what PGHOST etc. say)")
 	flag.StringVar(&f.slot, "slot", "jetstream", "`name` of the replication slot, which is made if it is missing")
 	flag.StringVar(&f.publication, "publication", "jetstream", "`name` of the publication that says which tables")
 	flag.StringVar(&f.nats, "nats", "", "`URL` of a NATS server with JetStream (default: one in this process)")
@@ -40,6 +40,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for what is in hand
 	if err := run(ctx, f, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "jetstream:", err)
 		os.Exit(1)

@@ -36,7 +36,7 @@ type flags struct {
 
 func main() {
 	var f flags
-	flag.StringVar(&f.dsn, "dsn", "", "connection string of the `database`")
+	flag.StringVar(&f.dsn, "dsn", "", "connection string of the `database` (default: what PGHOST etc. say)")
 	flag.StringVar(&f.slot, "slot", "kafka", "`name` of the replication slot, which is made if it is missing")
 	flag.StringVar(&f.publication, "publication", "kafka", "`name` of the publication that says which tables")
 	flag.StringVar(&f.brokers, "brokers", "", "`addresses` of brokers, separated by commas (default: a fake one in this process)")
@@ -48,6 +48,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for what is in hand
 	if err := run(ctx, f); err != nil {
 		fmt.Fprintln(os.Stderr, "kafka:", err)
 		os.Exit(1)

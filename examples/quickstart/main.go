@@ -81,11 +81,14 @@ type source struct {
 }
 
 func open(ctx context.Context, f flags) (source, error) {
-	if f.dsn != "" {
+	nothing := source{close: func() error { return nil }}
+	switch {
+	case flag.NArg() > 0:
+		return nothing, fmt.Errorf("%q is not a flag: name the server with -dsn, tables with -table", flag.Arg(0))
+	case f.dsn != "":
 		return openServer(ctx, f)
-	}
-	if f.slot != "" || len(f.tables) > 0 || len(f.publications) > 0 || f.plugin != "" {
-		return source{close: func() error { return nil }}, errors.New("which server? Name it with -dsn")
+	case f.slot != "" || len(f.tables) > 0 || len(f.publications) > 0 || f.plugin != "":
+		return nothing, errors.New("which server? Name it with -dsn")
 	}
 	return openShop(ctx)
 }
@@ -99,6 +102,9 @@ func stream(ctx context.Context, f flags, src source) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	stream, err := walchan.Subscribe(ctx, src.dsn, src.options...)
+	if errors.Is(err, walchan.ErrSlotMissing) {
+		return fmt.Errorf("%w (here: -create-slot)", err)
+	}
 	if err != nil {
 		return err
 	}

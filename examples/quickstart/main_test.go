@@ -292,6 +292,9 @@ func TestMistakes(t *testing.T) {
 	}{
 		{nil, "WALCHAN_PGBIN=/nowhere", "no PostgreSQL server programs"},
 		{[]string{"-table", "t"}, "", "which server?"},
+		{[]string{db.DSN(), "-table", "t"}, "", "-dsn"},
+		{[]string{"-dsn", db.DSN(), "-table", "t", "u"}, "", `"u" is not a flag`},
+		{[]string{"-dsn", db.DSN(), "-plugin", "test_decoding", "-slot", "nix"}, "", "here: -create-slot"},
 		{[]string{"-dsn", "host=127.0.0.1 port=1", "-table", "t"}, "", "127.0.0.1:1"},
 		{[]string{"-dsn", db.DSN()}, "", "what to look at?"},
 		{[]string{"-dsn", db.DSN(), "-table", "nix"}, "", "nix"},

@@ -44,7 +44,7 @@ func openServer(ctx context.Context, f flags) (source, error) {
 	src.greeting = "reading from a temporary slot, which begins now and goes when this ends; Ctrl-C ends it"
 	if f.slot != "" {
 		src.options = append(src.options, walchan.WithSlot(f.slot))
-		src.greeting = "reading from the slot " + f.slot + ", for which the server keeps WAL until it is dropped; Ctrl-C ends it"
+		src.greeting = "reading from the slot " + f.slot + "; Ctrl-C ends it. The server keeps WAL for the slot until you SELECT pg_drop_replication_slot('" + f.slot + "')"
 	}
 	return src, nil
 }

@@ -51,7 +51,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, f); err != nil {
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for what is in hand
+	err = run(ctx, f)
+	if errors.Is(err, walchan.ErrSlotMissing) && !f.drop {
+		err = fmt.Errorf("%w (here: -create-slot)", err)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "recvlogical:", err)
 		os.Exit(1)
 	}

@@ -2,9 +2,9 @@
 //
 //	go run ./examples/replica -source postgres://localhost/shop -publication shop -target postgres://elsewhere/shop
 //
-// The tables must be in the target, with the same columns and primary keys, and have what those of the source had when the
-// slot was made. Each transaction is applied once, as a whole, whenever the process is stopped or killed: its position is
-// stored in the target, with the rows.
+// The tables must be in the target, with the same columns and primary keys. With -snapshot, the rows that exist are copied first,
+// if the slot has to be made; without, the target must have what the source had when the slot was made. Each transaction is
+// applied once, as a whole, whenever the process is stopped or killed: its position is stored in the target, with the rows.
 package main
 
 import (
@@ -24,6 +24,7 @@ import (
 
 type flags struct {
 	source, target, slot, publication string
+	snapshot                          bool
 	report                            time.Duration
 }
 
@@ -33,10 +34,12 @@ func main() {
 	flag.StringVar(&f.target, "target", "", "connection string of the `database` that is the copy")
 	flag.StringVar(&f.slot, "slot", "replica", "`name` of the replication slot, which is made if it is missing")
 	flag.StringVar(&f.publication, "publication", "replica", "`name` of the publication that says which tables")
+	flag.BoolVar(&f.snapshot, "snapshot", false, "if the slot has to be made, copy the rows that exist first: it empties the tables in the target")
 	flag.DurationVar(&f.report, "report", 10*time.Second, "say how far it is at this `interval`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for what is in hand
 	if err := run(ctx, f); err != nil {
 		fmt.Fprintln(os.Stderr, "replica:", err)
 		os.Exit(1)
@@ -47,15 +50,19 @@ const grace = 30 * time.Second
 
 // run applies changes until ctx ends.
 func run(ctx context.Context, f flags) error {
-	stream, err := walchan.Subscribe(ctx, f.source, walchan.WithSlot(f.slot), walchan.WithCreateSlot(), walchan.WithPublication(f.publication),
-		walchan.WithTransactions(), walchan.WithDrainTimeout(grace))
+	opts := []walchan.Option{walchan.WithSlot(f.slot), walchan.WithCreateSlot(), walchan.WithPublication(f.publication),
+		walchan.WithTransactions(), walchan.WithDrainTimeout(grace)}
+	if f.snapshot {
+		opts = append(opts, walchan.WithSnapshot())
+	}
+	stream, err := walchan.Subscribe(ctx, f.source, opts...)
 	if err != nil {
 		return err
 	}
-	sink, err := postgres.Open(ctx, f.target, stream.Source())
+	sink, err := postgres.Open(ctx, f.target, stream.Source(), postgres.WithEmptying())
 	if err != nil {
 		stream.Close()
-		return err
+		return fmt.Errorf("%w (if the source has the slot %s, it keeps WAL until replica goes on or the slot is dropped)", err, f.slot)
 	}
 	defer sink.Close()
 

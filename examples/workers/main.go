@@ -21,13 +21,14 @@ import (
 )
 
 func main() {
-	dsn := flag.String("dsn", "", "connection string of the `server`")
+	dsn := flag.String("dsn", "", "connection string of the `server` (default: what PGHOST etc. say)")
 	slot := flag.String("slot", "jobs", "`name` of the replication slot, which is made if it is missing")
 	publication := flag.String("publication", "jobs", "`name` of the publication, of a table with jobs")
 	workers := flag.Int("workers", 8, "`number` of jobs that are handled at once")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for what is in hand
 	stream, err := walchan.Subscribe(ctx, *dsn, walchan.WithSlot(*slot), walchan.WithCreateSlot(), walchan.WithPublication(*publication),
 		walchan.WithDrainTimeout(grace))
 	if err == nil {

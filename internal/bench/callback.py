@@ -1,5 +1,6 @@
 """psycopg2's way: a callback, and an acknowledgement for every message."""
 import json
+import select
 import sys
 
 import psycopg2
@@ -23,7 +24,10 @@ cur.start_replication(slot_name=slot, options={"proto_version": "1", "publicatio
 try:
     cur.consume_stream(receive)
 except psycopg2.extras.StopReplication:
-    cur.send_feedback(flush_lsn=end, force=True)
+    # Closed at once, the connection would sometimes be gone before the server has read that: wait for its answer.
+    cur.send_feedback(flush_lsn=end, reply=True, force=True)
+    select.select([cur], [], [], 1)
+    cur.read_message()
 cur.close()
 conn.close()
 print(json.dumps({"messages": count}))

@@ -32,9 +32,9 @@ func chart(panels ...panel) string {
 		y += title
 		most := slices.MaxFunc(p.bars, func(a, b bar) int { return int(a.value*1e6 - b.value*1e6) }).value
 		for _, x := range p.bars {
-			colour := "#8b949e"
-			if strings.HasPrefix(x.name, "walchan") {
-				colour = "#2f81f7"
+			colour := "#2f81f7"
+			if !strings.HasPrefix(x.name, "walchan") && x.name[0] > '9' { // another's, and not a number
+				colour = "#8b949e"
 			}
 			w := int(x.value / most * (width - left - right))
 			fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, left-8, y+16, html.EscapeString(x.name))

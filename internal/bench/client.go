@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -94,20 +93,9 @@ const (
 	replayStep  = fakewal.LSN(0x1000000) // WAL of a transaction
 )
 
-// make records enough transactions for large writes, and repeats them. Behind them comes one of a single row, that marks the
-// end.
+// make records enough transactions for large writes, and repeats them; or one large transaction, of which the rows are
+// repeated. Behind them comes one of a single row, that marks the end.
 func (rec recording) make() (*prepared, io.Reader) {
-	p := &prepared{}
-	record := func(b []byte, i fakewal.LSN, changes ...[]byte) []byte {
-		begin := replayStart + i*replayStep
-		tx := fakewal.Tx{XID: 700, First: begin + 0x100, Commit: begin + replayStep - 0x100, End: begin + replayStep, Changes: changes}
-		for _, f := range tx.Frames() {
-			b = f.Append(b)
-			p.messages++
-			p.bytes += int64(len(f.Payload))
-		}
-		return b
-	}
 	var tables, inserts [][]byte
 	row := slices.Repeat([]any{strings.Repeat("x", rec.width)}, rec.columns)
 	for i := range rec.tables {
@@ -118,26 +106,53 @@ func (rec recording) make() (*prepared, io.Reader) {
 		tables = append(tables, table.Encode())
 		inserts = append(inserts, fakewal.Insert(table.OID, row...))
 	}
-	inserts = slices.Repeat(inserts, rec.rows/rec.tables+1)[:rec.rows]
-
-	recorded := record(nil, 0, slices.Concat(tables, inserts)...)
-	transactions := fakewal.LSN(1)
-	for ; len(recorded) < 1<<20; transactions++ {
-		recorded = record(recorded, transactions, inserts...)
+	inserts = slices.Repeat(inserts, rec.rows/rec.tables+1)[:min(rec.rows, most)]
+	transaction := func(i fakewal.LSN, changes ...[]byte) []fakewal.Frame {
+		begin := replayStart + i*replayStep
+		return fakewal.Tx{XID: 700, First: begin + 0x100, Commit: begin + replayStep - 0x100, End: begin + replayStep, Changes: changes}.Frames()
 	}
-	repeats := max(1, rec.messages/p.messages)
-	p.messages *= repeats
-	p.bytes *= int64(repeats)
-	end := fakewal.LSN(repeats) * transactions
+
+	p := &prepared{}
+	var parts []io.Reader
+	frames, end := transaction(0, slices.Concat(tables, inserts)...), fakewal.LSN(1)
+	if rec.rows > most {
+		rows, commit := 1+len(tables), len(frames)-1
+		parts = append(parts, p.record(frames[:rows], 1, 0), p.record(frames[rows:commit], rec.rows/most, 0), p.record(frames[commit:], 1, 0))
+	} else {
+		for size := 0; size < 1<<20; end++ {
+			next := transaction(end, inserts...)
+			for _, f := range next {
+				size += len(f.Payload)
+			}
+			frames = append(frames, next...)
+		}
+		repeats := max(1, rec.messages/len(frames))
+		parts = append(parts, p.record(frames, repeats, end*replayStep))
+		end *= fakewal.LSN(repeats)
+	}
 	p.changes = int(end)*rec.rows + 1
-	last := record(nil, end, inserts[0])
+	parts = append(parts, p.record(transaction(end, inserts[0]), 1, 0))
 	p.filled = replayStart + end*replayStep
 	p.end = p.filled + replayStep
 	p.commit = p.end - 0x100
 	p.messages *= rec.streams
 	p.changes *= rec.streams
 	p.bytes *= int64(rec.streams)
-	return p, io.MultiReader(fakewal.Repeat(recorded, repeats, transactions*replayStep), bytes.NewReader(last))
+	return p, io.MultiReader(parts...)
+}
+
+// most is how many rows are recorded one by one.
+const most = 100_000
+
+// record counts frames that are sent n times, each time a step further on in the log.
+func (p *prepared) record(frames []fakewal.Frame, n int, step fakewal.LSN) io.Reader {
+	var b []byte
+	for _, f := range frames {
+		b = f.Append(b)
+		p.bytes += int64(n * len(f.Payload))
+	}
+	p.messages += n * len(frames)
+	return fakewal.Repeat(b, n, step)
 }
 
 // replay is a venue whose server is a fake one.

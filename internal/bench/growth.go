@@ -19,7 +19,7 @@ type dimension struct {
 var dimensions = []dimension{
 	{
 		name: "rows", title: "Rows of a transaction", what: "small transactions have more Begin and Commit for their rows",
-		values: []int{1, 10, 100, 1000, 10_000, 100_000},
+		values: []int{1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000},
 		set:    func(_ *contest, r *recording, n int) { r.rows = n },
 	},
 	{
@@ -41,17 +41,20 @@ var dimensions = []dimension{
 	},
 	{
 		name: "tables", title: "Tables", what: "whose rows take turns within the transactions",
-		values: []int{1, 10, 100, 1000},
+		values: []int{1, 10, 100, 1000, 10_000},
 		set:    func(_ *contest, r *recording, n int) { r.tables, r.rows = n, max(r.rows, n) },
 	},
 	{
-		name: "unacknowledged", title: "Unacknowledged messages", what: "a message is acknowledged when as many others have come",
-		values: []int{0, 1000, 10_000, 100_000, 1_000_000},
-		set:    func(c *contest, _ *recording, n int) { c.extra = []string{"-hold", strconv.Itoa(n)} },
+		name: "unacknowledged", title: "Unacknowledged messages", what: "a message is acknowledged when as many others have come; the consumer keeps a receipt of 24 bytes for each",
+		values: []int{0, 1000, 10_000, 100_000, 1_000_000, 10_000_000},
+		set: func(c *contest, r *recording, n int) {
+			r.messages = max(r.messages, 2*n)
+			c.extra = []string{"-hold", strconv.Itoa(n)}
+		},
 	},
 	{
 		name: "streams", title: "Streams in one process", what: "each with a connection and a consumer of its own; messages are those of all",
-		values: []int{1, 2, 4, 8, 16, 32},
+		values: []int{1, 3, 10, 30, 100},
 		set: func(c *contest, r *recording, n int) {
 			r.streams = n
 			r.messages /= n
@@ -82,6 +85,7 @@ func growth(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	for _, d := range choose(*only, refs(dimensions), func(d *dimension) string { return d.name }) {
 		rep.say("## %s\n\n%s.", d.title, capital(d.what))
 		rep.page.WriteString("| | messages/s | CPU a message | allocations | allocated | peak memory |\n|--:|--:|--:|--:|--:|--:|\n")
+		var speed, memory []bar
 		for _, n := range d.values {
 			rec := usual
 			rec.messages = *messages
@@ -90,22 +94,29 @@ func growth(ctx context.Context, flags *flag.FlagSet, args []string) error {
 			if err := c.holdReplay(ctx, srv, rec, e.racing(rep), &e); err != nil {
 				return err
 			}
-			rep.addGrowth(n, c)
+			rate, peak := rep.addGrowth(n, c)
+			speed = append(speed, bar{grouped(n), rate})
+			memory = append(memory, bar{grouped(n), peak})
 		}
 		rep.page.WriteString("\n")
+		file := "growth-" + d.name + ".svg"
+		rep.charts[file] = chart(panel{d.title + ": messages a second", speed, short}, panel{"peak memory of the process", memory, mebibytes})
+		rep.say("![%s](%s)", d.title, file)
 	}
 	return rep.write(e.out, "growth")
 }
 
-func (r *report) addGrowth(n int, c *contest) {
-	for _, ms := range c.measures {
-		fmt.Fprintf(&r.page, "| %s | %s | %s | %.2f | %s | %s |\n", grouped(n),
-			short(median(each(ms, func(m measure) float64 { return m.rate(c.prepared) }))),
+// addGrowth adds a line, and returns messages a second and the peak of memory.
+func (r *report) addGrowth(n int, c *contest) (rate, peak float64) {
+	for _, ms := range c.measures { // of one contender
+		rate = median(each(ms, func(m measure) float64 { return m.rate(c.prepared) }))
+		peak = median(each(ms, func(m measure) float64 { return float64(m.Peak) }))
+		fmt.Fprintf(&r.page, "| %s | %s | %s | %.2f | %s | %s |\n", grouped(n), short(rate),
 			nanoseconds(median(each(ms, func(m measure) float64 { return float64(m.ClientCPU) / float64(c.prepared.messages) }))),
 			median(each(ms, func(m measure) float64 { return m.Mallocs })),
-			size(median(each(ms, func(m measure) float64 { return m.Bytes }))),
-			known(mebibytes, median(each(ms, func(m measure) float64 { return float64(m.Peak) }))))
+			size(median(each(ms, func(m measure) float64 { return m.Bytes }))), known(mebibytes, peak))
 	}
+	return rate, peak
 }
 
 // grouped writes 1000000 as "1,000,000".

@@ -27,8 +27,12 @@ var mutants = append([]mutant{
 	{"a sleep that is not announced", "stream.go", "	s.asleep.Store(how)\n", "	s.asleep.Store(awake)\n", "", "TestStatusFollowsAnAcknowledgement"},
 	{"a sleep announced after the look", "stream.go", "	s.asleep.Store(how)\n	if s.ledger.watchFor(want) && !s.attention.Load() {", "	ok := s.ledger.watchFor(want) && !s.attention.Load()\n	s.asleep.Store(how)\n	if ok {", "", "TestSleepIsAnnounced"},
 	{"the deadline of a read set after the announcement", "stream.go", "		c.Gather(gather)\n		if err := c.Arm(until); err != nil {\n			return err\n		}\n		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n", "		if !s.sleep(reading, c.interest()) {\n			continue\n		}\n		c.Gather(gather)\n		if err := c.Arm(until); err != nil {\n			return err\n		}\n", "", "TestStatusMissesNoAck"},
+	{"no early statuses on a new connection", "connection.go", "min(max(c.toldAt.Sub(c.since), firstPause), c.interval)", "c.interval", "", "TestStatusFollowsAReconnect"},
+	{"a farewell waits for more", "internal/session/session.go", "	c.Gather(false) // the answer is short\n", "", "", "TestALateStreamEndsAtOnce"},
 	{"never answer the server", "connection.go", "	c.wantsReply = true\n", "", "", "TestStoppingServerIsLetGo|TestLiveness"},
 
+	{"a Unix socket stays in its epoll instance", "internal/session/unix_linux.go", "		syscall.EpollCtl(epoll, syscall.EPOLL_CTL_DEL, c.socket, nil)\n", "", "internal/session", "TestUnixConn"},
+	{"a write to a Unix socket has no end", "internal/session/unix_linux.go", "by != 0 && ", "false && ", "internal/session", "TestUnixConnWriteEnds"},
 	{"a record is said to be there too early", "internal/session/ahead.go", "len(b) >= 5+int(b[3])<<8+int(b[4])", "len(b) >= int(b[3])<<8+int(b[4])", "internal/session", "TestReadAhead"},
 
 	// Liveness.

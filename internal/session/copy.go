@@ -110,6 +110,9 @@ func (c *Conn) Copy(ctx context.Context, sql string, data func([]byte) error, pa
 				return refused
 			}
 		case kind == 'Z':
+			if err := c.Arm(time.Time{}); err != nil { // or the next command would have the deadline of the last Fill
+				return err
+			}
 			return refused
 		}
 	}

@@ -46,6 +46,7 @@ type Conn struct {
 	in  *reader
 	out []byte // scratch
 
+	unix    bool
 	gathers bool // see Gather
 
 	notice func(*pgconn.Notice)
@@ -81,16 +82,20 @@ func dial(ctx context.Context, cfg *pgconn.Config, params map[string]string) (*C
 		return pgproto3.NewFrontend(c.in, w)
 	}
 	var below *ahead // of each host that is tried, like the reader
-	if usesTLS(cfg) {
-		dial := cfg.DialFunc
-		cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-			nc, err := dial(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
+	encrypted, dial := usesTLS(cfg), cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		nc, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		if network == "unix" {
+			return unpolled(nc)
+		}
+		if encrypted {
 			below = readAhead(nc)
 			return below, nil
 		}
+		return nc, nil
 	}
 	if cfg.OnNotice != nil {
 		c.notice = func(n *pgconn.Notice) { cfg.OnNotice(c.pg, n) }
@@ -100,6 +105,7 @@ func dial(ctx context.Context, cfg *pgconn.Config, params map[string]string) (*C
 		return nil, err
 	}
 	c.pg, c.net = pg, pg.Conn()
+	c.unix = c.net.RemoteAddr().Network() == "unix"
 	if _, ok := c.net.(*tls.Conn); ok {
 		c.in.more = below.holdsRecord
 	}
@@ -289,7 +295,7 @@ func (c *Conn) other(kind byte, body []byte) error {
 
 // Fill reads once from the server, and returns os.ErrDeadlineExceeded at the deadline or when interrupted.
 func (c *Conn) Fill() error {
-	if c.gathers && c.isUnix() {
+	if c.gathers && c.unix {
 		nap()
 	}
 	return c.in.fill()
@@ -312,11 +318,6 @@ func (c *Conn) Gather(on bool) {
 	} else {
 		setLowWater(c.net, 1)
 	}
-}
-
-func (c *Conn) isUnix() bool {
-	_, ok := c.net.(*net.UnixConn)
-	return ok
 }
 
 // Arm sets the deadline of Fill.
@@ -417,5 +418,6 @@ func (c *Conn) Close() {
 	select {
 	case <-c.pg.CleanupDone():
 	case <-ctx.Done():
+		c.net.Close() // or pgx would read on from a dead connection for 15 s
 	}
 }

@@ -55,6 +55,13 @@ const finish = "SELECT pg_logical_emit_message(true, 'finish', '')"
 // catchUp applies all that was written so far.
 func (p pair) catchUp(t testing.TB, opts ...postgres.Option) {
 	t.Helper()
+	if err := p.catchUpError(t, opts...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p pair) catchUpError(t testing.TB, opts ...postgres.Option) error {
+	t.Helper()
 	p.source.Exec(t, finish)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -67,9 +74,7 @@ func (p pair) catchUp(t testing.TB, opts ...postgres.Option) {
 		t.Fatal(err)
 	}
 	defer sink.Close()
-	if err := replicate(ctx, stream, sink); err != nil {
-		t.Fatal(err)
-	}
+	return replicate(ctx, stream, sink)
 }
 
 // replicate applies what the stream delivers, until the message finish.

@@ -30,7 +30,7 @@ type column struct {
 
 // The type is printed as one with the modifier -1, which makes no difference to a cast, as bit and character without any do:
 // these would cut the value off. The assignment to the column then checks the length.
-const describeTable = `SELECT a.attname, format_type(a.atttypid, -1), a.attidentity = 'a', a.attgenerated <> '', coalesce(a.attnum = ANY (i.indkey), false)
+const describeTable = `SELECT a.attname, format_type(a.atttypid, -1), a.attidentity = 'a', a.attgenerated <> '', coalesce(a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]), false)
 	FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
 	WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`
 

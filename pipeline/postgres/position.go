@@ -21,11 +21,16 @@ var (
 
 	// ErrBusy: another process has the sink of that name open, and did not end within 30 seconds.
 	ErrBusy = errors.New("another process applies changes to the target")
+
+	// ErrTargetLost: the target has an older position than the sink has stored there, as after a fail-over to a standby that lagged
+	// behind. What lies between was acknowledged, so that the stream does not have it any more. It is an error of Write.
+	ErrTargetLost = errors.New("the target has lost changes that were applied")
 )
 
 // As PostgreSQL's own subscriptions have it (libpqrcv_connect and InitializeLogRepWorker): values come as a publisher writes
-// them.
-const settings = "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET lock_timeout = '30s'"
+// them. And what Write has written is acknowledged, so that a commit must be on the disk.
+const settings = "SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET lock_timeout = '30s'; " +
+	"SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'"
 
 const createPositions = `CREATE TABLE walchan_position (
 	name text PRIMARY KEY,
@@ -50,6 +55,9 @@ func (s *Sink) connect(ctx context.Context) error {
 	}
 	s.plans = map[*walchan.Relation]*plan{}
 	position, err := s.begin(ctx, conn)
+	if err == nil && position.Compare(s.position) < 0 {
+		err = backoff.Permanent(fmt.Errorf("%w: it is at %v, and was at %v; copy the tables again", ErrTargetLost, position, s.position))
+	}
 	if err != nil {
 		conn.Close(ctx)
 		return err

@@ -28,7 +28,8 @@
 // statement, so that a target that has some rows already is no obstacle; deletes of rows that are not there do nothing.
 // Where folding hits a constraint, because rows have swapped a unique value, the batch is applied again change by
 // change, as the source did. Large values that an update left alone (unchanged TOAST) are left alone. An update of the key
-// is one of the target, too. TRUNCATE is done without CASCADE, for the tables that the source names.
+// is one of the target, too, where it must not be GENERATED ALWAYS AS IDENTITY; other columns that are so are set when a row is
+// inserted, and not updated. TRUNCATE is done without CASCADE, for the tables that the source names.
 //
 // Rows are found by the columns of the replica identity, for which the target needs a unique index, such as its primary
 // key; with REPLICA IDENTITY FULL by the target's primary key. A table without either takes inserts alone, and may
@@ -38,6 +39,12 @@
 // somebody adds it. Generated columns of the target are left out. Triggers and foreign keys of the target do what they do for
 // any client; to have neither, as PostgreSQL's own subscriptions do, put options='-c session_replication_role=replica'
 // into the connection string.
+//
+// # Existing rows
+//
+// Rows of a snapshot (walchan.WithSnapshot) are upserted, too. A snapshot that was interrupted leaves rows that its next attempt,
+// or the next process, may know nothing of, for they were deleted meanwhile. WithEmptying has each attempt begin with empty
+// tables.
 //
 // The stream must have neither walchan.WithBinary nor walchan.WithTwoPhase.
 package postgres
@@ -71,6 +78,7 @@ type Option func(*config)
 
 type config struct {
 	name  string
+	empty bool
 	table func(*walchan.Relation) (schema, name string, ok bool)
 	log   *slog.Logger
 }
@@ -83,6 +91,10 @@ func WithName(name string) Option { return func(c *config) { c.name = name } }
 func WithTables(f func(source *walchan.Relation) (schema, name string, ok bool)) Option {
 	return func(c *config) { c.table = f }
 }
+
+// WithEmptying empties the tables whose rows follow, by TRUNCATE, when a snapshot begins or starts over (walchan.SnapshotBegin),
+// so that they equal those of the source at its end. Rows that come among the changes (Stream.ReadRows) empty nothing.
+func WithEmptying() Option { return func(c *config) { c.empty = true } }
 
 // WithLogger logs to l, overriding the default of slog.Default(). Row data is never logged.
 func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
@@ -180,20 +192,14 @@ func (s *Sink) add(ctx context.Context, f *fold, m walchan.Message) error {
 	if m.Tx != nil && m.Tx.GID != "" {
 		return errPrepared
 	}
-	if m.Kind == walchan.Truncate {
-		var plans []*plan
+	switch m.Kind {
+	case walchan.Truncate:
 		tables, _, restart := m.Truncated()
-		for _, rel := range tables {
-			p, err := s.plan(ctx, rel)
-			if err != nil {
-				return err
-			}
-			if p != nil {
-				plans = append(plans, p)
-			}
+		return s.truncate(ctx, f, tables, restart)
+	case walchan.SnapshotBegin:
+		if snapshot := m.Snapshot(); s.cfg.empty && !snapshot.Among {
+			return s.truncate(ctx, f, snapshot.Tables, false)
 		}
-		f.truncate(plans, restart)
-		return nil
 	}
 	row, old := m.New(), m.Old()
 	if m.Relation == nil || row.Len()+old.Len() == 0 {
@@ -210,6 +216,21 @@ func (s *Sink) add(ctx context.Context, f *fold, m walchan.Message) error {
 		return f.update(p, old, row)
 	}
 	return f.insert(p, row)
+}
+
+func (s *Sink) truncate(ctx context.Context, f *fold, tables []*walchan.Relation, restart bool) error {
+	var plans []*plan
+	for _, rel := range tables {
+		p, err := s.plan(ctx, rel)
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			plans = append(plans, p)
+		}
+	}
+	f.truncate(plans, restart)
+	return nil
 }
 
 // warnOfMissing says, once a table, that rows were to be changed that the target does not have.

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package session
+
+import "net"
+
+func unpolled(nc net.Conn) (net.Conn, error) { return nc, nil }

@@ -1,0 +1,161 @@
+package walchan
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// describe finds the table and its key, again when it was altered.
+func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error {
+	version, _ := x.conn.Version()
+	cfg := x.stream.cfg
+	if _, err := x.conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+		return failed("look up the table", err)
+	}
+	all, err := publishedTables(ctx, x.conn, version, cfg.publications)
+	if err != nil {
+		return err
+	}
+	chosen, err := choose(ctx, x.conn, all, []SnapshotTable{table})
+	if err != nil {
+		return err
+	}
+	if len(chosen) != 1 {
+		return invalid(fmt.Sprintf("ReadRows reads one table, and %s are %d", table.Name, len(chosen)))
+	}
+	if err := describe(ctx, x.conn, version, chosen); err != nil {
+		return err
+	}
+	t := chosen[0]
+	if x.oid != 0 && x.oid != t.rel.OID {
+		return &Error{Kind: ErrTableMissing, What: fmt.Sprintf("table %s is another one than that which was read so far", t.rel), Advice: "call ReadRows for it anew"}
+	}
+	key, columns, err := x.findKey(ctx, t.rel)
+	switch {
+	case err != nil:
+		return err
+	case x.oid != 0 && !slices.Equal(key, x.key):
+		return &Error{Kind: ErrTableKey, What: fmt.Sprintf("table %s has another key than that by which it was read so far", t.rel), Advice: "call ReadRows for it anew"}
+	case x.oid == 0 && x.after != nil && len(x.after) != len(key):
+		return invalid(fmt.Sprintf("ReadRows is to begin after %d values, and the key of %s has %d", len(x.after), t.rel, len(key)))
+	}
+	if oids := x.stream.types.unknown(t.rel.Columns); len(oids) > 0 {
+		if err := x.stream.types.lookup(ctx, x.conn.PG(), oids); err != nil {
+			return failed("look up types", err)
+		}
+	}
+	x.stream.types.bind(t.rel)
+	src := t.source(false)
+	x.from = t.rel.String()
+	if !t.partitioned {
+		x.from = "ONLY " + x.from
+	} else if err := x.leaveOut(ctx, src, t.rel); err != nil {
+		return err
+	}
+	rows, err := x.conn.Query(ctx, `SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::int8, coalesce(sum(greatest(c.reltuples, 0)), 0)::int8
+		FROM `+leavesOf(t.rel.OID))
+	if err != nil || len(rows) != 1 {
+		return failed("measure the table", err)
+	}
+	src.estimatedBytes, _ = strconv.ParseInt(rows[0][0], 10, 64)
+	src.estimatedRows, _ = strconv.ParseInt(rows[0][1], 10, 64)
+	src.left.Store(1)
+	shape, _, err := x.shapeOf(ctx, t.rel)
+	if err != nil {
+		return err
+	}
+	if _, err := x.conn.Query(ctx, "COMMIT"); err != nil {
+		return failed("look up the table", err)
+	}
+	if x.src != nil {
+		src.rows.Store(x.src.rows.Load())
+		src.bytes.Store(x.src.bytes.Load())
+	} else {
+		x.oid, x.key = t.rel.OID, key // before the owner looks
+		if !x.stream.reading.CompareAndSwap(nil, x) {
+			return invalid("ReadRows is at work already: one table at a time")
+		}
+	}
+	x.src, x.columns, x.shape = src, columns, shape
+	x.stream.gauge.read.Store(src)
+	return nil
+}
+
+// leavesOf is c, the table itself or those of its partitions that have rows.
+func leavesOf(oid uint32) string {
+	return fmt.Sprintf(`pg_catalog.pg_class c WHERE c.relkind = 'r'
+		AND (c.oid = %[1]d OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%[1]d) WHERE isleaf))`, oid)
+}
+
+// shapeOf returns what must not change while the table is read: what its name means, its columns, what tells its rows apart, and how it
+// is published. rewritten: it looks empty to the snapshot of the transaction (see snapshot.checkRewritten).
+func (x *tableReading) shapeOf(ctx context.Context, rel *Relation) (shape string, rewritten bool, err error) {
+	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT pg_catalog.concat_ws(' ', pg_catalog.to_regclass(%[2]s)::pg_catalog.oid, c.relreplident,
+			(SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attgenerated), ',' ORDER BY a.attnum)
+				FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+			(SELECT pg_catalog.string_agg(i::text, ',' ORDER BY i.indexrelid) FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)),
+			(SELECT pg_catalog.string_agg(r::text, ',' ORDER BY r.oid) FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = c.oid)),
+		EXISTS (SELECT FROM %[3]s AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid))
+		FROM pg_catalog.pg_class c WHERE c.oid = %[1]d`, rel.OID, quoteLiteral(rel.String()), leavesOf(rel.OID)))
+	switch {
+	case err != nil:
+		return "", false, failed("look whether the table was altered", err)
+	case len(rows) != 1:
+		return "", false, nil // it is gone
+	}
+	return rows[0][0], rows[0][1] == "t", nil
+}
+
+// checkShape fails if the table was altered since it was described, or while a piece was read.
+func (x *tableReading) checkShape(ctx context.Context) error {
+	shape, rewritten, err := x.shapeOf(ctx, x.src.rel)
+	if err != nil || shape == x.shape && !rewritten {
+		return err
+	}
+	return &Error{Kind: ErrServer, What: fmt.Sprintf("table %s was altered while it was read", x.src.rel)}
+}
+
+// findKey finds by what rows are told apart: in the stream's old rows by the replica identity.
+func (x *tableReading) findKey(ctx context.Context, rel *Relation) (key []string, columns []int, err error) {
+	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT a.attname
+		FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+		JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+		WHERE i.indrelid = %d AND i.indimmediate AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END
+		ORDER BY pg_catalog.array_position(i.indkey::int2[], a.attnum)`, rel.OID))
+	if err != nil {
+		return nil, nil, failed("look up the key", err)
+	}
+	for _, r := range rows {
+		i := rel.Index(r[0])
+		if i < 0 {
+			rows = nil
+			break
+		}
+		key, columns = append(key, r[0]), append(columns, i)
+	}
+	if len(rows) == 0 {
+		return nil, nil, &Error{Kind: ErrTableKey, What: fmt.Sprintf("table %s has no key, or not all of it is read", rel), Advice: "give it a primary key, or REPLICA IDENTITY USING INDEX, and have it published"}
+	}
+	return key, columns, nil
+}
+
+// leaveOut leaves out the partitions that are not in the log.
+func (x *tableReading) leaveOut(ctx context.Context, src *source, rel *Relation) error {
+	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT c.oid FROM pg_catalog.pg_partition_tree(%d) t JOIN pg_catalog.pg_class c ON c.oid = t.relid
+		WHERE t.isleaf AND (c.relkind <> 'r' OR c.relpersistence <> 'p')`, rel.OID))
+	if err != nil {
+		return failed("look up the partitions", err)
+	}
+	var conditions []string
+	for _, r := range rows {
+		conditions = append(conditions, "tableoid <> "+r[0])
+	}
+	if src.where != "" {
+		conditions = append(conditions, "("+src.where+"\n)")
+	}
+	src.where = strings.Join(conditions, " AND ")
+	return nil
+}
