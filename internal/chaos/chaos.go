@@ -24,7 +24,7 @@ const (
 	senderTimeout = 2 * time.Second  // the server's wal_sender_timeout
 	faultEvery    = 2 * time.Second  // at most, apart from the time that one takes
 	roundLength   = 15 * time.Second // of faults; then the consumers must catch up
-	catchUpLimit  = 90 * time.Second
+	catchUpLimit  = 3 * time.Minute  // JetStream syncs each message, and a machine may have other work
 	stopLimit     = 30 * time.Second // for the server to stop, whatever the consumers do
 )
 

@@ -106,7 +106,8 @@ func TestReference(t *testing.T) {
 		"table public.accounts: DELETE: id[bigint]:3",
 		"table public.scratch: TRUNCATE: (no-flags)",
 		"message: transactional: 1 prefix: chaos, sz: 4 content:of 1",
-		"table public.ledger: INSERT: tx[bigint]:2 changes[integer]:7",
+		"table public.ledger: INSERT: tx[bigint]:2 changes[integer]:8",
+		"message: transactional: 1 prefix: chaos, sz: 4 content:of 2",
 		"COMMIT 7",
 		"message: transactional: 0 prefix: chaos, sz: 6 content:beside",
 		"BEGIN 8",
@@ -124,7 +125,8 @@ func TestReference(t *testing.T) {
 7 DELETE public.accounts old id=3
 7 TRUNCATE public.scratch
 7 MESSAGE chaos of 1
-7 INSERT public.ledger tx=2 changes=7
+7 INSERT public.ledger tx=2 changes=8
+7 MESSAGE chaos of 2
 7 COMMIT 0/1A
 0 MESSAGE chaos beside`
 	if got := strings.Join(ref.published, "\n"); got != want {
@@ -135,11 +137,11 @@ func TestReference(t *testing.T) {
 		{gone: "accounts 1", row: "accounts 3", version: "3  ", record: "accounts id=3"},
 		{row: "documents 1", version: "1  ", record: "documents id=1 body=x"},
 		{gone: "accounts 3"}, {truncate: "scratch"}, {},
-		{row: "ledger 2", version: "2 7", record: "ledger tx=2 changes=7"}, {}, {}}
+		{row: "ledger 2", version: "2 8", record: "ledger tx=2 changes=8"}, {}, {}, {}}
 	if !slices.Equal(ref.effects, effects) {
 		t.Errorf("effects are\n%q\nnot\n%q", ref.effects, effects)
 	}
-	if len(ref.raw) != 14 || ref.raw[6] != "7 table public.scratch: TRUNCATE: (no-flags)" || ref.ledger["2"] != 7 || ref.end != 0x1A {
+	if len(ref.raw) != 15 || ref.raw[6] != "7 table public.scratch: TRUNCATE: (no-flags)" || ref.ledger["2"] != 8 || ref.end != 0x1A {
 		t.Errorf("%d raw, %q; ledger %v, end %s", len(ref.raw), ref.raw[6], ref.ledger, ref.end)
 	}
 	for _, line := range []string{"something", "table public.t: INSERT: id", "table public.t: INSERT: v[text]:'open", "message: transactional: 1"} {

@@ -20,6 +20,7 @@ type proxy struct {
 	until atomic.Int64 // Unix nanoseconds: nothing is passed on before
 	delay atomic.Int64 // nanoseconds, of each piece that is passed on
 	rate  atomic.Int64 // bytes a second in each direction; 0: no limit
+	down  atomic.Bool  // connections are refused
 
 	mu    sync.Mutex
 	links map[*link]bool // nil once closed
@@ -44,7 +45,7 @@ func (p *proxy) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", p.target)
+		server, err := p.dial()
 		if err != nil {
 			_ = client.Close() // as a server that is down
 			continue
@@ -52,20 +53,28 @@ func (p *proxy) accept() {
 		l := &link{proxy: p, client: client.(*net.TCPConn), server: server.(*net.TCPConn), gone: make(chan struct{})}
 		if !p.add(l) {
 			l.cut(false)
-			return
+			continue
 		}
 		p.pumps.Go(func() { l.pump(l.server, l.client, nil) })
 		p.pumps.Go(func() { l.pump(l.client, l.server, &frames{}) })
 	}
 }
 
+func (p *proxy) dial() (net.Conn, error) {
+	if p.down.Load() {
+		return nil, net.ErrClosed
+	}
+	return net.Dial("tcp", p.target)
+}
+
 func (p *proxy) add(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.links != nil {
-		p.links[l] = true
+	if p.links == nil || p.down.Load() {
+		return false
 	}
-	return p.links != nil
+	p.links[l] = true
+	return true
 }
 
 func (p *proxy) remove(l *link) {
@@ -93,6 +102,14 @@ func (p *proxy) cutInFrame() int { return p.each(func(l *link) { l.cutNext.Store
 // halfOpen makes all connections drop what they are given, in both directions, and stay open. Neither side hears of the
 // other's end.
 func (p *proxy) halfOpen() int { return p.each(func(l *link) { l.silent.Store(true) }) }
+
+// refuse ends all connections and takes no more of them, or takes them again: a server that is out of reach.
+func (p *proxy) refuse(down bool) {
+	p.down.Store(down)
+	if down {
+		p.cut(true)
+	}
+}
 
 // stall passes nothing on for a while, and loses nothing: a network that heals.
 func (p *proxy) stall(d time.Duration) { p.until.Store(time.Now().Add(d).UnixNano()) }

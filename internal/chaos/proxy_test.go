@@ -77,6 +77,43 @@ func TestCutInFrame(t *testing.T) {
 	}
 }
 
+// A server out of reach takes no connection, until it is there again.
+func TestRefuse(t *testing.T) {
+	p, client, _ := through(t)
+	ended := func(c net.Conn) {
+		t.Helper()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("read: %v", err)
+		}
+	}
+	dial := func() net.Conn {
+		t.Helper()
+		c, err := net.Dial("tcp", p.listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	target, err := net.Listen("tcp", p.target) // through has closed its own
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	p.refuse(true)
+	ended(client)
+	ended(dial())
+	p.refuse(false)
+	client = dial()
+	server, err := target.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	send(t, client, server, "hello again")
+}
+
 // A half-open connection swallows everything, and tells neither side that the other is gone.
 func TestHalfOpen(t *testing.T) {
 	p, client, server := through(t)

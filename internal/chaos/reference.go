@@ -22,7 +22,7 @@ type reference struct {
 	effects   []effect       // of each of published
 	raw       []string       // by payload: of a stream of test_decoding
 	end       walchan.LSN    // of the last one
-	ledger    map[string]int // published changes of a transaction, up to its row in the table ledger
+	ledger    map[string]int // published changes of a transaction, by its number in the table ledger
 }
 
 // An effect is what a change leaves in a sink that has rows and not changes. The zero effect is nothing.
@@ -64,16 +64,24 @@ type parser struct {
 	xid     string
 	began   bool // the BEGIN is in ref.published: something of the transaction was published
 	changes int  // of the transaction, that are published
+
+	// The transaction's, from its row in the table ledger. That row is written last, but may not come last: a message counts as
+	// written where it ends (logicalmsg_decode in src/backend/replication/logical), which is where the row begins, and of two
+	// changes at one place the one that is in no subtransaction may come first.
+	number string
 }
 
 func (p *parser) line(lsn, data string) error {
 	verb, rest, _ := strings.Cut(data, " ")
 	switch verb {
 	case "BEGIN":
-		p.xid, p.began, p.changes = rest, false, 0
+		p.xid, p.began, p.changes, p.number = rest, false, 0, ""
 	case "COMMIT":
 		if p.began {
 			p.add(p.xid+" COMMIT "+lsn, effect{})
+		}
+		if p.number != "" {
+			p.ref.ledger[p.number] = p.changes
 		}
 	case "table":
 		if err := p.change(rest); err != nil {
@@ -164,7 +172,7 @@ func (p *parser) change(s string) error {
 	}
 	p.publish(b.String(), effectOf(verb, strings.TrimPrefix(table, "public."), old, row, sent.String()))
 	if table == "public.ledger" {
-		p.ref.ledger[row["tx"]] = p.changes
+		p.number = row["tx"]
 	}
 	return nil
 }
