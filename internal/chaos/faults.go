@@ -173,10 +173,14 @@ func (c *chaos) between(low, high time.Duration) time.Duration {
 	return (low + time.Duration(c.rng.Int64N(int64(high-low)))).Round(time.Millisecond)
 }
 
-// restart stops the server. That must not depend on what the consumers do.
+// restart stops the server. That must not depend on what the consumers do. It does depend on the networks' rates: with Fast the
+// server first sends all that it has decoded, and at a few kB a second that takes minutes.
 func (c *chaos) restart(ctx context.Context, mode pgtest.Mode) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
+	for _, p := range c.proxies {
+		p.rate.Store(0)
+	}
 	began := time.Now()
 	if err := c.cluster.Stop(ctx, mode); err != nil {
 		return "", err
