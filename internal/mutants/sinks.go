@@ -18,7 +18,7 @@ func init() {
 		{"kafka: a key that changes leaves the old row", "pipeline/kafka/encode.go", "	records, err := t.tombstone(old)\n	return append(records, record), err", "	return []*kgo.Record{record}, err", "pipeline/kafka", "TestRowsOfPostgreSQL"},
 		{"kafka: any update changes the key", "pipeline/kafka/encode.go", "old.State(i) != row.State(i) || old.Text(i) != row.Text(i)", "true", "pipeline/kafka", "TestRefused"},
 		{"kafka: two tables in one topic", "pipeline/kafka/table.go", "ok && owner != rel.String()", "false && ok && owner != \"\"", "pipeline/kafka", "TestTopics"},
-		{"kafka: a failed batch is written as a whole", "pipeline/kafka/produce.go", "				s.stored[o.of] = true\n", "", "pipeline/kafka", "TestConnectionsCut|TestRefused"},
+		{"kafka: a failed batch is written as a whole", "pipeline/kafka/produce.go", "			s.stored[o.of] = true\n", "", "pipeline/kafka", "TestConnectionsCut|TestRefused"},
 		{"kafka: what a write that timed out becomes does not matter", "pipeline/kafka/sink.go", "		s.last = a\n", "", "pipeline/kafka", "TestConnectionsCut"},
 		{"kafka: schemas without their identifiers", "pipeline/kafka/encode.go", "uint32(id))", "0)", "pipeline/kafka", "TestAvro"},
 	}...)

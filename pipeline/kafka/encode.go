@@ -25,9 +25,6 @@ const (
 func (s *Sink) encode(ctx context.Context, batch []walchan.Message) ([]outgoing, error) {
 	out := make([]outgoing, 0, len(batch))
 	for i, m := range batch {
-		if s.stored[identify(m)] {
-			continue
-		}
 		records, err := s.records(ctx, m)
 		var r refusal
 		if errors.As(err, &r) {
@@ -37,7 +34,9 @@ func (s *Sink) encode(ctx context.Context, batch []walchan.Message) ([]outgoing,
 			return nil, err
 		}
 		for n, record := range records {
-			out = append(out, outgoing{i, identify(m), n == len(records)-1, record})
+			if of := identify(m, n); !s.stored[of] {
+				out = append(out, outgoing{i, of, record})
+			}
 		}
 	}
 	return out, nil

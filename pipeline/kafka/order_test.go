@@ -13,12 +13,13 @@ import (
 	"github.com/walchan/walchan/walchantest"
 )
 
-// Records that fail are not overtaken by those of the batch that the client takes later: who reads would take the former for
-// repetitions when they come.
-func TestNothingOvertakesWhatHasFailed(t *testing.T) {
-	const rows = 1000
-	c := startCluster(t)
+// refuseProduce has a broker refuse what it is given the nth time, once the client has had the time to take all it can buffer.
+func refuseProduce(c *cluster, nth int) {
+	n := 0
 	c.ControlKey(int16(kmsg.Produce), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		if n++; n < nth {
+			return nil, nil, false
+		}
 		resp := r.ResponseKind().(*kmsg.ProduceResponse)
 		for _, topic := range r.(*kmsg.ProduceRequest).Topics {
 			to := kmsg.NewProduceResponseTopic()
@@ -30,23 +31,23 @@ func TestNothingOvertakesWhatHasFailed(t *testing.T) {
 			}
 			resp.Topics = append(resp.Topics, to)
 		}
-		time.Sleep(100 * time.Millisecond) // the client has all it can buffer by then
-		return resp, nil, true             // once
+		time.Sleep(100 * time.Millisecond)
+		return resp, nil, true
 	})
-	sink, err := kafka.Open(t.Context(), client(t, c.ListenAddrs(), kgo.MaxBufferedRecords(50)))
-	if err != nil {
-		t.Fatal(err)
-	}
+}
+
+// Records that fail are not overtaken by those of the batch that the client takes later: who reads would take the former for
+// repetitions when they come.
+func TestNothingOvertakesWhatHasFailed(t *testing.T) {
+	const rows = 1000
+	c := startCluster(t)
+	refuseProduce(c, 1)
 	var entries []walchantest.Entry
 	for i := range rows {
 		entries = append(entries, items.Insert(i, "x"))
 	}
-	counted := pipeline.Count(sink)
-	if err := pipeline.Retry(counted, soon).Write(t.Context(), walchantest.Messages(entries...)); err != nil {
-		t.Fatal(err)
-	}
 	last, n := map[int32]string{}, 0
-	for _, r := range records(t, c.ListenAddrs(), "items") {
+	for _, r := range writeAgain(t, c, 50, entries...) {
 		p := header(r, "walchan-position")
 		if p <= last[r.Partition] {
 			t.Fatalf("partition %d: %s comes behind %s", r.Partition, p, last[r.Partition])
@@ -54,7 +55,31 @@ func TestNothingOvertakesWhatHasFailed(t *testing.T) {
 		last[r.Partition] = p
 		n++
 	}
-	if n != rows || counted.Stats().Errors == 0 {
-		t.Errorf("%d records of %d rows, after %d errors", n, rows, counted.Stats().Errors)
+	if n != rows {
+		t.Errorf("%d records of %d rows", n, rows)
 	}
+}
+
+// Of the two records of a changed key one is stored, the other fails: it alone is written again.
+func TestHalfOfAChangedKey(t *testing.T) {
+	c := startCluster(t)
+	refuseProduce(c, 2)
+	same(t, byKey(writeAgain(t, c, 1, items.Update(2, "x").From(1, nil))), map[string]string{`{"id":1}`: "", `{"id":2}`: `{"id":2,"v":"x"}`})
+}
+
+// writeAgain writes with a client that buffers so many records, until what was refused is stored, and returns what is.
+func writeAgain(t *testing.T, c *cluster, buffered int, entries ...walchantest.Entry) []*kgo.Record {
+	t.Helper()
+	sink, err := kafka.Open(t.Context(), client(t, c.ListenAddrs(), kgo.MaxBufferedRecords(buffered)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := pipeline.Count(sink)
+	if err := pipeline.Retry(counted, soon).Write(t.Context(), walchantest.Messages(entries...)); err != nil {
+		t.Fatal(err)
+	}
+	if counted.Stats().Errors != 1 {
+		t.Errorf("%d errors", counted.Stats().Errors)
+	}
+	return records(t, c.ListenAddrs(), "items")
 }

@@ -13,22 +13,22 @@ import (
 	"github.com/walchan/walchan/pipeline"
 )
 
-// identity recognises a message that is written again.
+// identity recognises a record that is written again.
 type identity struct {
 	receipt  walchan.Receipt
 	position walchan.Position
+	number   int // of the message's records
 }
 
-func identify(m walchan.Message) identity {
+func identify(m walchan.Message, number int) identity {
 	p, _ := m.Position()
-	return identity{m.Receipt(), p}
+	return identity{m.Receipt(), p, number}
 }
 
 // outgoing is a record to write.
 type outgoing struct {
 	item   int // of the batch
 	of     identity
-	last   bool // of the message's records
 	record *kgo.Record
 }
 
@@ -112,17 +112,12 @@ func (a *attempt) describe(i int) error {
 func (s *Sink) remember(a *attempt) {
 	type key struct{ topic, key string }
 	missing := map[key]bool{}
-	whole := true // the message's records, as far as they were looked at
 	for i, o := range a.out {
 		k := key{o.record.Topic, string(o.record.Key)}
 		if a.errs[i] != nil || o.record.Key != nil && missing[k] {
-			missing[k], whole = true, false
-		}
-		if o.last {
-			if whole {
-				s.stored[o.of] = true
-			}
-			whole = true
+			missing[k] = true
+		} else {
+			s.stored[o.of] = true
 		}
 	}
 }

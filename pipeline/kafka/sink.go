@@ -177,7 +177,8 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 	}
 	if len(s.stored) > 0 {
 		for _, m := range batch {
-			delete(s.stored, identify(m))
+			delete(s.stored, identify(m, 0))
+			delete(s.stored, identify(m, 1)) // of a changed key
 		}
 	}
 	return nil
