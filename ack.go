@@ -42,8 +42,10 @@ type ledger struct {
 	// Touched by Ack, from any goroutine.
 	through atomic.Uint64 // all messages below are acknowledged (AckThrough)
 	watch   atomic.Uint64 // number of the watched message plus 1; 0: none
+	stored  atomic.Uint64 // number of the newest message acknowledged by Ack, plus 1
 	late    atomic.Uint64 // acknowledgements after the end
 	wake    func()        // called by the acknowledgement of the watched message; must not block
+	storing bool          // a mark counts once the message before it, or a later one, was acknowledged by Ack and not by Skip
 
 	// The owner's own.
 	tail  *chunk
@@ -117,7 +119,7 @@ func (l *ledger) advance() LSN {
 		l.head += n
 	}
 	i := 0
-	for i < len(l.marks) && l.marks[i].seq <= l.head {
+	for i < len(l.marks) && l.marks[i].seq <= l.head && l.isStored(l.marks[i].seq) {
 		l.confirmed = l.marks[i].lsn
 		i++
 	}
@@ -125,6 +127,19 @@ func (l *ledger) advance() LSN {
 		l.marks = l.marks[:0]
 	} else if l.marks = l.marks[i:]; cap(l.marks) > 64 && len(l.marks) < cap(l.marks)/4 {
 		l.marks = append(make([]mark, 0, 2*len(l.marks)), l.marks...) // let the memory of a long backlog go
+	}
+	return l.confirmed
+}
+
+// isStored says whether a consumer that stores checkpoints has one from the message before seq, or from a later one.
+func (l *ledger) isStored(seq uint64) bool { return !l.storing || l.stored.Load() >= seq }
+
+// last returns the highest position that was confirmed or may be once what was delivered is acknowledged.
+func (l *ledger) last() LSN {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.marks); n > 0 {
+		return l.marks[n-1].lsn
 	}
 	return l.confirmed
 }
@@ -192,7 +207,7 @@ func (l *ledger) watchFor(what interest) bool {
 		end = min(end, l.head+1)
 	case what == nextMark && len(l.marks) == 0:
 		end = 0
-	case what == nextMark:
+	case what == nextMark && l.marks[0].seq > l.head: // else it waits for a message that is stored
 		end = min(end, l.marks[0].seq)
 	}
 	head, c := l.head, l.first
@@ -244,6 +259,30 @@ func (r Receipt) Ack() {
 	if r.c == nil {
 		return
 	}
+	if l := r.c.ledger; l.storing {
+		raise(&l.stored, r.c.base+uint64(r.i)+1) // first: who sees the bit sees this
+	}
+	r.Skip()
+}
+
+// raise sets v to n, unless it is higher. It says whether it did.
+func raise(v *atomic.Uint64, n uint64) bool {
+	for {
+		old := v.Load()
+		if n <= old {
+			return false
+		}
+		if v.CompareAndSwap(old, n) {
+			return true
+		}
+	}
+}
+
+// Skip acknowledges the message without its checkpoint, as Stream.Skip does.
+func (r Receipt) Skip() {
+	if r.c == nil {
+		return
+	}
 	bit := uint64(1) << (r.i % 64)
 	if r.c.acked[r.i/64].Or(bit)&bit != 0 {
 		return
@@ -260,14 +299,11 @@ func (r Receipt) AckThrough() {
 		return
 	}
 	l, end := r.c.ledger, r.c.base+uint64(r.i)+1
-	for {
-		old := l.through.Load()
-		if end <= old {
-			return
-		}
-		if l.through.CompareAndSwap(old, end) {
-			break
-		}
+	if l.storing {
+		raise(&l.stored, end)
+	}
+	if !raise(&l.through, end) {
+		return
 	}
 	if w := l.watch.Load(); w != 0 {
 		l.acknowledged(w, 0, end)

@@ -32,6 +32,8 @@ type connection struct {
 	*session.Conn
 	config  *pgconn.Config // it was made with
 	address string         // it was made to
+	origin  *origin        // of its messages
+	history string         // of the server's timeline, where it was asked for
 	from    LSN            // where the stream begins
 	made    bool           // the slot was made for it
 
@@ -44,6 +46,8 @@ type connection struct {
 	standby      bool   // it is in recovery
 	backendStart string // with the PID it identifies the walsender
 
+	serverStarted int64 // microseconds since 1970-01-01 UTC
+
 	interval      time.Duration // between statuses
 	senderTimeout time.Duration // the server's wal_sender_timeout; 0: none
 	timeout       time.Duration // of silence
@@ -52,6 +56,7 @@ type connection struct {
 	received   LSN // up to here the server has sent everything
 	told       LSN // flush position of the last status
 	confirmed  LSN // what is to be told
+	limit      LSN // no more is told: the slot's own position, while the connection is on trial; never: there is none
 	toldAt     time.Time
 	wantsReply bool
 
@@ -65,13 +70,19 @@ type connection struct {
 	caughtUp time.Time     // when the server last had nothing to send
 
 	// A server that is stopping waits for us.
-	pings     int
-	pingAt    LSN
-	leaveAt   time.Time // when to hang up; zero: it does not stop
-	probedAt  time.Time
-	probing   chan struct{} // closed when the probe has ended; nil: none is under way
-	stopProbe context.CancelFunc
-	refused   atomic.Bool // the probe was: the server is stopping
+	pings    int
+	pingAt   LSN
+	leaveAt  time.Time // when to hang up; zero: it does not stop
+	probedAt time.Time
+	probing  sideTask
+	refused  atomic.Bool // the probe was: the server is stopping
+
+	// With checkpoints: see progress.go.
+	ahead       LSN       // the last keepalive between two transactions was there
+	progressAt  time.Time // of the last Progress
+	looking     sideTask  // at synchronous_standby_names
+	lookedAt    time.Time
+	synchronous atomic.Bool // COMMITs may wait for this stream
 }
 
 // report writes a status if one is due: in time, because the confirmed position has moved, because the server asked, or
@@ -281,18 +292,8 @@ func (c *connection) shutdown(s *Stream, now time.Time) (time.Time, error) {
 }
 
 func (c *connection) probe(s *Stream) {
-	if c.probing != nil {
-		select {
-		case <-c.probing:
-		default:
-			return // it takes its time
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), 2*probeAfter) // also while draining; hangUp ends it
-	c.probing, c.stopProbe = make(chan struct{}), cancel
-	go func(done chan struct{}) {
-		defer close(done)
-		defer cancel()
+	ctx := context.WithoutCancel(s.ctx) // also while draining; hangUp ends it
+	c.probing.begin(ctx, 2*probeAfter, func(ctx context.Context) {
 		conn, err := c.dialOrdinary(ctx)
 		if err == nil {
 			conn.Close(ctx)
@@ -300,7 +301,7 @@ func (c *connection) probe(s *Stream) {
 			c.refused.Store(true)
 			s.interrupt()
 		}
-	}(c.probing)
+	})
 }
 
 // farewell confirms the last position and ends the stream properly. nil: the server has it.
@@ -312,12 +313,10 @@ func (c *connection) farewell(last LSN, deadline time.Time) error {
 	return c.Finish(deadline)
 }
 
-// hangUp closes the connection and waits for the probe.
+// hangUp closes the connection and waits for what was asked beside it.
 func (c *connection) hangUp() {
-	if c.probing != nil {
-		c.stopProbe()
-		<-c.probing
-	}
+	c.probing.end()
+	c.looking.end()
 	if c.snapshot != nil {
 		c.snapshot.close()
 	}

@@ -36,7 +36,9 @@ var (
 	ErrSlotMoved       = permanent("slot was advanced or made anew by somebody") // changes were skipped
 	ErrNoFreeSlot      = passing("all replication slots are in use")
 	ErrWALRemoved      = permanent("server no longer has the WAL that is asked for")
-	ErrDiverged        = permanent("server lacks what was already delivered") // failed over with loss
+	ErrDiverged        = permanent("server has another history than what was delivered") // fail-over with loss, restore
+	ErrCheckpoint      = permanent("checkpoint is torn, missing, too new or of another source")
+	ErrUnproven        = permanent("nothing proves that the server has this history") // see WithProof
 
 	ErrPublicationMissing = permanent("publication does not exist")
 	ErrPublication        = permanent("publication cannot be what it is asked to be")

@@ -3,40 +3,44 @@ package walchan
 import (
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"time"
 
 	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/txn"
 )
 
 // feed turns the server's frames into messages and marks. It survives reconnects, and knows what it has delivered.
 type feed interface {
-	connected(from LSN) // a new connection, that streams from there
+	connected(*connection)
 	data(*Stream, *session.Frame) error
+	keepalive(*Stream, *connection) error
 	disconnected()
-	delivered() LSN // a server whose WAL ends before it cannot continue the stream
-	held() int64    // bytes kept of transactions that are not complete
+	delivered() resume.Point // a server that does not have it cannot continue the stream
+	held() int64             // bytes kept of transactions that are not complete
 }
 
 // changes is the feed of pgoutput.
 //
-// After a reconnect the server sends every unconfirmed transaction again. What was delivered is recognised by position:
-// a transaction whose commit LSN lies before the end of the last complete one is old. Of the one that was being
-// delivered when the connection broke, as many messages are skipped as were delivered, if they are the same: their hash
-// tells. An ALTER PUBLICATION meanwhile can change what an older transaction is sent as; then counting would lose a row, and
-// the transaction is delivered again as a whole.
+// After a reconnect, and behind a checkpoint, the server sends every unconfirmed transaction again. What was delivered is
+// recognised by position: a transaction whose commit LSN lies before that of the last one is old. Of the last one as many
+// messages are skipped as were delivered, if they are the same: their hash tells. With other publications than before an
+// older transaction may be sent as something else; then counting would lose a row, and the transaction is delivered again
+// as a whole.
 type changes struct {
 	transactions bool
+	checkpoints  bool
 	decoder      pgoutput.Decoder
 	relations    map[uint32]table
 	last         *Relation // most rows are of the table of the row before
 	txs          []Tx      // a slab: transactions are mostly small, and their messages keep them
+	ends         []lastEnd // likewise
 	msg          Message   // scratch
 	frames       uint64    // received so far
 
-	from     LSN              // where the connection's stream begins
+	origin   *origin          // of the connection
+	from     LSN              // where its stream begins
 	spools   txn.Store        // transactions whose outcome is not known yet
 	spooling *txn.Transaction // the one of them of which messages are coming; nil: none
 	late     bool             // it was prepared before from
@@ -45,16 +49,24 @@ type changes struct {
 	begun     bool
 	committed int64    // when tx was, microseconds since 2000-01-01 UTC
 	at        progress // in tx, as the server sends it
+	skip      progress // in tx, up to which it was delivered before
 	old       bool     // tx was delivered before, wholly
 
-	done LSN      // end of the last complete entry that was delivered
-	part progress // what was delivered of the transaction that is not complete
-	anew LSN      // commit LSN of the transaction that is to be delivered again
+	// kept is the newest change of tx. It waits until it is known whether it is the last one, because its checkpoint says so. With
+	// Commit messages none is kept, because they carry the end.
+	kept    Message
+	keeping bool
+
+	point resume.Point // what was delivered
+	ended LSN          // end of the last entry that was received as a whole
+	anew  LSN          // commit LSN of the transaction that is to be delivered again
+	trial *trial       // until the server's history is known to be that of point; nil: it is
 }
 
 func newChanges(cfg *config) *changes {
 	return &changes{
 		transactions: cfg.transactions,
+		checkpoints:  cfg.checkpoints,
 		decoder:      pgoutput.Decoder{Parallel: isParallel(cfg.pgoutputArgs())},
 		spools:       txn.Store{Limit: cfg.spoolMemory, Dir: cfg.spoolDir},
 	}
@@ -62,30 +74,19 @@ func newChanges(cfg *config) *changes {
 
 // progress is how far a transaction has come.
 type progress struct {
-	commit  LSN
 	ordinal uint32
-	hash    uint64 // of the messages up to ordinal
+	hash    uint32 // of the messages up to ordinal
 }
-
-var hashSeed = maphash.MakeSeed()
 
 func (p *progress) add(b []byte) {
 	p.ordinal++
-	p.hash = roll(p.hash, b)
-}
-
-// roll adds a message to the hash of those before it.
-func roll(hash uint64, b []byte) uint64 {
-	return hash*0x9E3779B97F4A7C15 + maphash.Bytes(hashSeed, b)
-}
-
-func rollString(hash uint64, s string) uint64 {
-	return hash*0x9E3779B97F4A7C15 + maphash.String(hashSeed, s)
+	p.hash = resume.Hash(p.hash, b)
 }
 
 // connected: the server describes tables anew on each connection, and begins with a transaction.
-func (f *changes) connected(from LSN) {
-	f.relations, f.last, f.tx, f.from = map[uint32]table{}, nil, nil, from
+func (f *changes) connected(c *connection) {
+	f.relations, f.last, f.tx, f.from, f.origin = map[uint32]table{}, nil, nil, c.from, c.origin
+	f.keeping = false
 }
 
 // disconnected: what was not complete is sent again.
@@ -122,7 +123,6 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 		}
 		return f.change(s, m, frame.Data)
 	case pgoutput.Begin:
-		f.committed = ev.Time
 		return f.begin(s, m, ev)
 	case pgoutput.Commit:
 		return f.end(s, m, ev, Commit)
@@ -136,7 +136,7 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 		}
 		return f.change(s, m, frame.Data)
 	case pgoutput.Message:
-		m.Kind, m.ext, m.data, m.LSN = LogicalMessage, ev.Name, ev.Content, LSN(ev.LSN)
+		m.Kind, m.ext, m.data, m.LSN = LogicalMessage, &logicalMessage{prefix: ev.Name}, ev.Content, LSN(ev.LSN)
 		if ev.Name == readRowsPrefix {
 			if x := s.reading.Load(); x != nil {
 				return x.mark(s, m)
@@ -165,22 +165,29 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 	return unexpected(fmt.Sprintf("message %q", ev.Type))
 }
 
-func (f *changes) delivered() LSN { return max(f.done, f.part.commit+1) }
+func (f *changes) delivered() resume.Point { return f.point }
+
+// here is what the checkpoint of a message outside of transactions says.
+func (f *changes) here() *point { return &point{f.origin, f.point} }
 
 func (f *changes) begin(s *Stream, m *Message, ev *pgoutput.Event) error {
 	if f.tx != nil {
 		return unexpected("begin inside of a transaction")
 	}
+	if err := f.witness(s, LSN(ev.LSN), ev); err != nil {
+		return err
+	}
 	if LSN(ev.LSN) >= s.until {
 		return errEnded
 	}
-	f.tx = f.newTx(ev)
+	f.tx, f.committed = f.newTx(ev), ev.Time
 	f.tx.Redelivered = f.tx.CommitLSN == f.anew
+	f.tx.prepared = ev.Type == pgoutput.BeginPrepare || ev.Type == pgoutput.StreamPrepare || ev.Type == pgoutput.Prepare
 	f.begun = false
-	f.old = f.tx.CommitLSN < f.done
-	f.at = progress{commit: f.tx.CommitLSN, ordinal: 1}
-	if !f.old && f.part.commit != f.at.commit {
-		f.part = progress{}
+	f.old = f.point.Covers(f.tx.CommitLSN)
+	f.at, f.skip = progress{ordinal: 1}, progress{}
+	if f.tx.CommitLSN == f.point.Commit {
+		f.skip = progress{f.point.Ordinal, f.point.Hash}
 	}
 	return nil
 }
@@ -189,7 +196,7 @@ func (f *changes) newTx(ev *pgoutput.Event) *Tx {
 	if len(f.txs) == cap(f.txs) {
 		f.txs = make([]Tx, 0, 64)
 	}
-	f.txs = append(f.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgTime(ev.Time)})
+	f.txs = append(f.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgTime(ev.Time), origin: f.origin, before: f.point.Through})
 	return &f.txs[len(f.txs)-1]
 }
 
@@ -221,18 +228,61 @@ func (f *changes) announce(s *Stream, m *Message) error {
 
 // pass delivers the message at f.at, unless it belongs to what was delivered of the transaction before.
 func (f *changes) pass(s *Stream, m *Message) error {
-	if f.at.ordinal <= f.part.ordinal {
-		if f.at.ordinal == f.part.ordinal && f.at.hash != f.part.hash {
+	if f.at.ordinal <= f.skip.ordinal {
+		if f.at.ordinal == f.skip.ordinal && f.at.hash != f.skip.hash && !f.point.IsBare() {
 			return f.again(s)
 		}
 		return nil
 	}
-	m.Tx, m.Ordinal = f.tx, f.at.ordinal
+	m.Tx, m.Ordinal, m.hash = f.tx, f.at.ordinal, f.at.hash
+	if !f.checkpoints || f.transactions {
+		return f.hand(s, m)
+	}
+	if f.keeping {
+		if err := f.hand(s, &f.kept); err != nil {
+			return err
+		}
+	}
+	f.kept, f.keeping = *m, true
+	return nil
+}
+
+// hand delivers a message of the transaction.
+func (f *changes) hand(s *Stream, m *Message) error {
 	if err := s.deliver(m); err != nil {
 		return err
 	}
-	f.part = f.at
+	if p := &f.point; p.Commit != f.tx.CommitLSN || p.IsBare() {
+		*p = resume.Point{Through: f.tx.before, Commit: f.tx.CommitLSN, XID: f.tx.XID, Time: f.committed, Prepared: f.tx.prepared}
+	}
+	f.point.Ordinal, f.point.Hash = m.Ordinal, m.hash
+	if f.checkpoints && m.ext != nil {
+		if end := m.end(); end != 0 {
+			s.ledger.mark(end)
+		}
+	}
 	return nil
+}
+
+// handLast delivers the change that was kept, now that it is known to be the transaction's last.
+func (f *changes) handLast(s *Stream, end LSN) error {
+	if !f.keeping {
+		return nil
+	}
+	f.keeping = false
+	switch x := f.kept.ext.(type) {
+	case nil:
+		if len(f.ends) == cap(f.ends) {
+			f.ends = make([]lastEnd, 0, 64)
+		}
+		f.ends = append(f.ends, lastEnd(end))
+		f.kept.ext = &f.ends[len(f.ends)-1]
+	case *truncation:
+		x.end = end
+	case *logicalMessage:
+		x.end = end
+	}
+	return f.hand(s, &f.kept)
 }
 
 // end closes the transaction, with a message that says so if its Begin was delivered; the outcome of a prepared one always is.
@@ -242,7 +292,7 @@ func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind) erro
 		return unexpected(kind.String())
 	case LSN(ev.LSN) != f.tx.CommitLSN:
 		return unexpected(kind.String() + " of another transaction")
-	case !f.old && f.at.ordinal < f.part.ordinal:
+	case !f.old && f.at.ordinal < f.skip.ordinal && !f.point.IsBare():
 		return f.again(s)
 	}
 	// Servers before version 15 send transactions without changes, too: they are not delivered.
@@ -252,10 +302,22 @@ func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind) erro
 			return err
 		}
 	}
+	if err := f.handLast(s, LSN(ev.End)); err != nil {
+		return err
+	}
 	f.tx = nil
-	f.done = max(f.done, LSN(ev.End))
-	s.received(LSN(ev.End))
+	f.received(s, LSN(ev.End), false)
 	return nil
+}
+
+// received notes that everything up to a position was received and delivered. single says that it is the end of a message outside of
+// transactions.
+func (f *changes) received(s *Stream, lsn LSN, single bool) {
+	f.ended = max(f.ended, lsn)
+	if lsn > f.point.Through {
+		f.point.Through, f.point.Single = lsn, single
+	}
+	s.received(lsn)
 }
 
 // mark delivers a message of the transaction that is no change.
@@ -266,25 +328,38 @@ func (f *changes) mark(s *Stream, m *Message) error {
 
 // single delivers a message that is sent by itself. Its LSN is the end of its record.
 func (f *changes) single(s *Stream, m *Message) error {
-	if m.LSN <= f.done {
+	if err := f.witness(s, m.LSN, nil); err != nil {
+		return err
+	}
+	if m.LSN <= max(f.point.Through, f.point.Commit) {
 		return nil
 	}
 	if m.LSN > s.until {
 		return errEnded
 	}
+	at := f.here()
+	at.Through, at.Single = m.LSN, true
+	if l, ok := m.ext.(*logicalMessage); ok {
+		l.at = at
+	} else {
+		m.ext = at
+	}
 	if err := s.deliver(m); err != nil {
 		return err
 	}
-	f.done = m.LSN
-	s.received(m.LSN)
+	if f.checkpoints {
+		s.ledger.mark(m.LSN)
+	}
+	f.received(s, m.LSN, true)
 	return nil
 }
 
 // again has the transaction delivered once more, from its beginning, over a new connection.
 func (f *changes) again(s *Stream) error {
-	s.cfg.log.Warn("the server sends a transaction differently than before the reconnect (was a publication altered?): it is delivered again as a whole",
-		"slot", s.source.Slot, "xid", f.tx.XID, "commit", f.tx.CommitLSN, "delivered", f.part.ordinal)
-	f.anew, f.part = f.tx.CommitLSN, progress{}
+	s.cfg.log.Warn("the server sends a transaction differently than before (was a publication altered, or is it another list?): it is delivered again as a whole",
+		"slot", s.source.Slot, "xid", f.tx.XID, "commit", f.tx.CommitLSN, "delivered", f.point.Ordinal, "sent", f.at.ordinal)
+	f.anew = f.tx.CommitLSN
+	f.point.Ordinal, f.point.Hash = 0, 0
 	return errAgain
 }
 

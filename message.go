@@ -43,10 +43,13 @@ const (
 	SnapshotBegin // the rows that exist follow, or start over: Snapshot
 	Read          // a row that exists: New
 	SnapshotEnd   // all have come: Snapshot
+
+	// With WithCheckpoint.
+	Progress // the server has nothing more up to LSN: store its Checkpoint, so that the slot goes on
 )
 
 var kindNames = [...]string{"invalid", "insert", "update", "delete", "truncate", "message", "begin", "commit", "raw",
-	"prepare", "commit prepared", "rollback prepared", "wal", "timeline history", "snapshot begin", "read", "snapshot end"}
+	"prepare", "commit prepared", "rollback prepared", "wal", "timeline history", "snapshot begin", "read", "snapshot end", "progress"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -81,9 +84,10 @@ type Message struct {
 
 	sent  int64  // the server's clock when it sent the message, microseconds since 2000-01-01 UTC
 	split uint32 // length of the old row's offset table at the end of data; 0: no old row
+	hash  uint32 // of the transaction's messages up to this one: see resume.Hash
 	data  string // row block (see pgoutput.Block) or payload
 	ack   Receipt
-	ext   any // what only some kinds have: *truncation, string (prefix), LSN (end), uint32 (timeline), *Snapshot
+	ext   any // what only some kinds have: *truncation, *logicalMessage, LSN (end), *lastEnd, uint32 (timeline), *Snapshot, *point
 }
 
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
@@ -102,6 +106,10 @@ type Tx struct {
 	// Redelivered says that messages of this transaction were delivered before, and come again as a whole, because the server
 	// sent it differently after a reconnect.
 	Redelivered bool
+
+	origin   *origin
+	before   LSN  // everything that ended at or before it was delivered before the transaction
+	prepared bool // it is delivered at its PREPARE
 }
 
 // Position identifies and orders changes within one Source, across reconnects and restarts of the process: a sink that
@@ -133,8 +141,8 @@ type Source struct {
 	Slot     string // "" of a physical stream without one
 }
 
-// Position returns the key of the message. ok is false where there is none: Raw, WAL, TimelineHistory, those of a snapshot, and
-// the zero Message.
+// Position returns the key of the message. ok is false where there is none: Raw, WAL, TimelineHistory, Progress, those of a snapshot,
+// and the zero Message.
 func (m Message) Position() (p Position, ok bool) {
 	switch {
 	case m.Tx != nil:
@@ -179,16 +187,27 @@ func (m Message) Size() int { return len(m.data) }
 
 // Prefix returns the prefix of a LogicalMessage.
 func (m Message) Prefix() string {
-	s, _ := m.ext.(string)
-	return s
+	if l, ok := m.ext.(*logicalMessage); ok {
+		return l.prefix
+	}
+	return ""
+}
+
+type logicalMessage struct {
+	prefix string
+	end    LSN    // of its transaction, if it is the last message of that
+	at     *point // if it is outside of transactions
 }
 
 // End returns the end LSN of a Commit, Prepare, CommitPrepared or RollbackPrepared: the position that is confirmed once
 // everything up to it is acknowledged. Of WAL it is the position behind its last byte. 0 otherwise; also of a Prepare that
 // came late, together with its CommitPrepared.
 func (m Message) End() LSN {
-	if m.Kind == WAL {
+	switch m.Kind {
+	case WAL:
 		return m.LSN + LSN(len(m.data))
+	case RollbackPrepared:
+		return m.LSN
 	}
 	lsn, _ := m.ext.(LSN)
 	return lsn
@@ -211,6 +230,7 @@ func (m Message) Truncated() (tables []*Relation, cascade, restartIdentity bool)
 type truncation struct {
 	tables           []*Relation
 	cascade, restart bool
+	end              LSN // of its transaction, if it is the last message of that
 }
 
 // SentAt returns the time on the server's clock at which it sent the message; the zero time on the zero Message.
@@ -303,4 +323,12 @@ func pgTime(µs int64) time.Time {
 		return time.Time{}
 	}
 	return time.UnixMicro(µs + pgEpoch).UTC()
+}
+
+// pgMicros is the reverse of pgTime.
+func pgMicros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro() - pgEpoch
 }

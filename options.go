@@ -27,6 +27,12 @@ type config struct {
 	pluginArgs   map[string]string
 	transactions bool
 
+	checkpoint   func(context.Context) (Checkpoint, error) // see checkpoint.go
+	checkpoints  bool
+	proof        proofWanted
+	upgradedFrom string
+	upgraded     bool
+
 	from, until LSN // see span.go; 0: not given
 	untilNow    bool
 
@@ -267,6 +273,7 @@ func (c *config) validate(streaming bool) error {
 	problems = append(problems, c.protocolProblems(streaming)...)
 	problems = append(problems, c.physicalProblems()...)
 	problems = append(problems, c.spanProblems()...)
+	problems = append(problems, c.checkpointProblems()...)
 	problems = append(problems, c.snapshotProblems()...)
 	if c.messages < 1 || c.bytes < 1 {
 		wrong("WithBuffer(%d, %d): both must be at least 1", c.messages, c.bytes)

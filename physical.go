@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -86,10 +87,14 @@ type walFeed struct {
 	historyOf int32  // timeline
 }
 
-func (f *walFeed) connected(LSN)  {}
-func (f *walFeed) disconnected()  {}
-func (f *walFeed) held() int64    { return 0 }
-func (f *walFeed) delivered() LSN { return f.high }
+func (f *walFeed) connected(*connection) {}
+func (f *walFeed) disconnected()         {}
+
+func (f *walFeed) keepalive(*Stream, *connection) error { return nil }
+
+func (f *walFeed) held() int64 { return 0 }
+
+func (f *walFeed) delivered() resume.Point { return resume.Point{Through: f.high, Single: true} }
 
 func (f *walFeed) data(s *Stream, frame *session.Frame) error {
 	if frame.Start != f.at {

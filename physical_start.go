@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -54,7 +55,7 @@ func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, 
 	}
 	if lost == nil {
 		f.choose(s.cfg, c.told, system, history)
-	} else if _, err := s.checkSystem(ctx, c, lost, system); err != nil {
+	} else if err := s.checkCluster(lost, system, c.standby, history); err != nil {
 		return err
 	}
 	if err := f.locate(system, history, c.standby); err != nil {
@@ -68,6 +69,23 @@ func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, 
 	}
 	if err := c.Start(ctx, f.startCommand(s.cfg.slot)); err != nil {
 		return s.physicalError(ctx, c, err)
+	}
+	return nil
+}
+
+// checkCluster compares the cluster with what was delivered over the lost connection.
+func (s *Stream) checkCluster(lost *connection, system session.System, standby bool, history string) error {
+	if system.ID != s.source.SystemID {
+		return diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID))
+	}
+	var was resume.Origin
+	if !lost.standby { // it may have been promoted since
+		was.Timeline = lost.timeline
+	}
+	server := resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby}
+	_, err := resume.Check(was, s.feed.delivered(), lost.told, server, func() (string, error) { return history, nil })
+	if err != nil {
+		return refused(err)
 	}
 	return nil
 }
@@ -112,7 +130,7 @@ func (f *walFeed) choose(cfg *config, restart LSN, system session.System, histor
 	// Rounded down it may lie on the timeline before, but the segment's file of this one has both.
 	f.timeline = int32(cfg.walTimeline)
 	if f.timeline == 0 {
-		f.timeline = timelineAt(f.at, history, system.Timeline)
+		f.timeline = resume.TimelineAt(f.at, history, system.Timeline)
 	}
 	f.at = f.round(f.at)
 	f.high = f.at
@@ -208,7 +226,7 @@ func (f *walFeed) locate(system session.System, history string, standby bool) er
 			Advice: "this is not the WAL that the stream is to continue: connect to the right server, or begin anew (WithWALFrom)"}
 	}
 	for f.timeline != system.Timeline {
-		fork, ok := forkOf(history, f.timeline)
+		fork, ok := resume.ForkOf(history, f.timeline)
 		switch {
 		case !ok:
 			return diverged("timeline %d is not in the history of the server's timeline %d", f.timeline, system.Timeline)
@@ -217,7 +235,7 @@ func (f *walFeed) locate(system session.System, history string, standby bool) er
 		case f.at < fork:
 			return nil
 		}
-		f.timeline, f.at = timelineAfter(f.timeline, history, system.Timeline), f.round(fork)
+		f.timeline, f.at = resume.TimelineAfter(f.timeline, history, system.Timeline), f.round(fork)
 	}
 	switch what := fmt.Sprintf("the server's WAL ends at %s, before %s, where the stream is to go on", system.Flushed, f.at); {
 	case f.at <= system.Flushed:

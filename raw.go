@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strconv"
 
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -26,7 +27,9 @@ type raw struct {
 
 func (f *raw) disconnected() {}
 
-func (f *raw) delivered() LSN { return f.high }
+func (f *raw) keepalive(*Stream, *connection) error { return nil }
+
+func (f *raw) delivered() resume.Point { return resume.Point{Through: f.high, Single: f.high != 0} }
 
 func (f *raw) held() int64 { return 0 }
 
@@ -34,7 +37,7 @@ func (f *raw) held() int64 { return 0 }
 type entry struct {
 	end      LSN // 0: not complete
 	messages uint64
-	hash     uint64
+	hash     uint32
 }
 
 // place is where a message stands.
@@ -82,9 +85,9 @@ func transactionEnds(plugin string, args map[string]string) func([]byte) place {
 func hasPrefix(b []byte, s string) bool { return len(b) >= len(s) && string(b[:len(s)]) == s }
 
 // connected: the server resumes behind from, and nowhere else.
-func (f *raw) connected(from LSN) {
+func (f *raw) connected(c *connection) {
 	f.again, f.now = len(f.sent), entry{}
-	f.forget(from)
+	f.forget(c.from)
 	f.again = 0
 }
 
@@ -114,7 +117,7 @@ func (f *raw) data(s *Stream, frame *session.Frame) error {
 		return nil
 	}
 	f.now.messages++
-	f.now.hash = roll(f.now.hash, frame.Data)
+	f.now.hash = resume.Hash(f.now.hash, frame.Data)
 	place := f.ends(frame.Data)
 	if place == last {
 		f.now.end = frame.Start

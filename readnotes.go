@@ -65,7 +65,8 @@ func (x *tableReading) mark(s *Stream, m *Message) error {
 		x.weed(p)
 	}
 	out := Message{LSN: m.LSN, sent: m.sent}
-	info := &Snapshot{Tables: []*Relation{p.src.rel}, Attempt: 1, Among: true}
+	at := s.feed.(*changes).here()
+	info := &Snapshot{Tables: []*Relation{p.src.rel}, Attempt: 1, Among: true, at: at}
 	if p.first && !p.begun {
 		out.Kind, out.ext = SnapshotBegin, info
 		if err := s.deliver(&out); err != nil {
@@ -73,7 +74,7 @@ func (x *tableReading) mark(s *Stream, m *Message) error {
 		}
 		p.begun = true
 	}
-	out.Kind, out.ext, out.Relation = Read, nil, p.src.rel
+	out.Kind, out.ext, out.Relation = Read, at, p.src.rel
 	for ; p.next < len(p.rows); p.next++ {
 		if out.data = p.rows[p.next]; out.data == "" {
 			continue

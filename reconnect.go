@@ -14,6 +14,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -218,36 +219,66 @@ func (s *Stream) start(c, lost *connection) error {
 	if err != nil {
 		return failed("identify the system", err)
 	}
-	from, fork := LSN(0), LSN(0)
 	if lost == nil {
 		s.source.SystemID, s.source.Database = system.ID, system.Database
-	} else {
-		if fork, err = s.checkSystem(ctx, c, lost, system); err != nil {
-			return err
-		}
+	} else if system.ID != s.source.SystemID {
+		return diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID))
 	}
+	c.setOrigin(s, system)
 	if err := checkPublications(ctx, c.Conn, s.cfg.publications); err != nil {
 		return err
+	}
+	if lost == nil && s.cfg.checkpoints {
+		if err := s.beginAnew(ctx, c); err != nil {
+			return err
+		}
 	}
 	if s.snapshots.due {
 		if begun, err := s.openSnapshot(ctx, c, system); begun || err != nil {
 			return err
 		}
 	}
-	if from, err = s.prepareSlot(ctx, c, lost, system.Database); err != nil {
+	slot, err := s.prepareSlot(ctx, c, lost, system.Database)
+	if err != nil {
+		return err
+	}
+	if lost == nil && !s.cfg.checkpoints {
+		from, err := s.cfg.beginning(slot, system.Flushed)
+		if err != nil {
+			return err
+		}
+		return s.launch(ctx, c, lost, system, from)
+	}
+	if c.history, err = timelineHistory(ctx, c, system.Timeline); err != nil {
 		return err
 	}
 	if lost == nil {
-		if from, err = s.cfg.beginning(from, system.Flushed); err != nil {
-			return err
-		}
+		return s.continueCheckpoint(ctx, c, system, slot)
 	}
-	if fork > 0 && from > fork {
-		// Confirmed beyond the fork without anything delivered there (checkSystem): the new timeline has other WAL behind it.
-		s.ledger.rewind(fork)
-		from = fork
+	return s.continueStream(ctx, c, lost, system)
+}
+
+// continueStream goes on where lost has ended.
+func (s *Stream) continueStream(ctx context.Context, c, lost *connection, system session.System) error {
+	p := past{Origin: lost.origin.Origin, Point: s.feed.delivered(), bound: s.told, told: []LSN{s.told}}
+	bound, err := c.check(p, system)
+	if err != nil {
+		return err
 	}
-	return s.launch(ctx, c, lost, system, from)
+	if bound < p.bound || system.Timeline != lost.timeline {
+		s.cfg.log.Info("the server is on a new timeline, or lacks WAL that was confirmed; what was delivered it may have", "slot", s.source.Slot,
+			"timeline", system.Timeline, "was", lost.timeline, "same_until", bound, "delivered", s.certain())
+	}
+	p.bound = bound
+	// Not the position that was acknowledged last: a keepalive's may belong to another history, which has something else there.
+	from := min(s.ledger.advance(), max(s.certain(), p.Commit))
+	if p.HasTransaction() {
+		from = min(from, p.Commit)
+	}
+	if err := s.launch(ctx, c, lost, system, from); err != nil {
+		return err
+	}
+	return s.examine(ctx, c, p, from)
 }
 
 // launch has the server stream from a position.
@@ -260,10 +291,7 @@ func (s *Stream) launch(ctx context.Context, c, lost *connection, system session
 		return err
 	}
 	s.started(c, lost, system, from)
-	if lost == nil {
-		return nil
-	}
-	return s.checkMoved(ctx, c)
+	return nil
 }
 
 // started notes where the connection stands when its stream has begun.
@@ -272,21 +300,43 @@ func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 	if lost == nil {
 		c.told = from
 	}
+	c.limit = never
 	c.timeline, s.known = system.Timeline, c.told
 	c.from, c.confirmed, c.received = from, from, from
-	c.since, c.probedAt, c.caughtUp = now, now, now
+	c.since, c.probedAt, c.caughtUp, c.lookedAt = now, now, now, now
 	c.toldAt = time.Time{} // a status at once: a COMMIT may be waiting for one that was lost with the last connection
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
 		s.ledger.begin(from)
 		s.until = s.cfg.ending(system.Flushed)
+		s.told = max(s.told, from)
 	}
+}
+
+// setOrigin notes which server this is. The timeline of a standby is not kept, because it may be promoted under the connection.
+func (c *connection) setOrigin(s *Stream, system session.System) {
+	c.origin = &origin{checkpoints: s.cfg.checkpoints, Origin: resume.Origin{
+		SystemID: s.source.SystemID, Database: s.source.Database, Slot: s.source.Slot, Started: c.serverStarted}}
+	if !c.standby {
+		c.origin.Timeline = system.Timeline
+	}
+}
+
+// check is resume.Check of this connection's server.
+func (c *connection) check(p past, system session.System) (LSN, error) {
+	bound, err := resume.Check(p.Origin, p.Point, p.bound, resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: c.standby},
+		func() (string, error) { return c.history, nil })
+	if err != nil {
+		return 0, refused(err)
+	}
+	return bound, nil
 }
 
 // readSession asks what is to be known of the connection.
 func (s *Stream) readSession(ctx context.Context, c *connection) error {
-	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start "+
+	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start, "+
+		"(extract(epoch from pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8, pg_catalog.current_setting('synchronous_standby_names') "+
 		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
 	if err == nil && len(rows) != 1 {
 		err = errors.New("unexpected answer")
@@ -301,6 +351,10 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 		}
 	}
 	c.standby, c.backendStart = rows[0][1] == "t", rows[0][2]
+	if c.serverStarted, err = strconv.ParseInt(rows[0][3], 10, 64); err != nil {
+		return failed("read when the server was started", err)
+	}
+	c.synchronous.Store(namesStandby(rows[0][4], c.config.RuntimeParams["application_name"]))
 	s.setTimers(c, parseGUCTime(rows[0][0]))
 	return nil
 }
@@ -333,65 +387,7 @@ func parseGUCTime(s string) time.Duration {
 	return time.Duration(v) * unit
 }
 
-// checkSystem compares the cluster with what was delivered: no other one may continue the stream, nor one that lacks what
-// was delivered. It returns where the server's timeline has forked from that of the lost connection; 0: it is the same.
-//
-// The same system identifier and a WAL position ahead of ours do not exclude a loss: a standby that was promoted before it
-// had received everything soon has written other WAL of its own.
-func (s *Stream) checkSystem(ctx context.Context, c, lost *connection, system session.System) (LSN, error) {
-	diverged := func(format string, args ...any) error {
-		return &Error{Kind: ErrDiverged, What: fmt.Sprintf(format, args...),
-			Advice: "the changes behind it that were delivered do not exist on this server; repair what was made of them, then Subscribe anew"}
-	}
-	delivered := s.feed.delivered()
-	switch {
-	case system.ID != s.source.SystemID:
-		return 0, diverged("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID)
-	case system.Timeline < lost.timeline:
-		return 0, diverged("the server is on timeline %d, behind %d", system.Timeline, lost.timeline)
-	case system.Timeline == lost.timeline:
-		if system.Flushed >= max(delivered, lost.told) {
-			return 0, nil
-		}
-		if c.standby {
-			return 0, inRecovery(fmt.Sprintf("it has come to %s, and %s was delivered", system.Flushed, max(delivered, lost.told)), nil)
-		}
-		return 0, diverged("the server's WAL ends at %s, before %s, which was delivered", system.Flushed, max(delivered, lost.told))
-	}
-	history, err := c.TimelineHistory(ctx, system.Timeline)
-	if err != nil {
-		return 0, failed(fmt.Sprintf("read the history of timeline %d", system.Timeline), err)
-	}
-	fork, ok := forkOf(history, lost.timeline)
-	if !ok {
-		return 0, diverged("the server's timeline %d does not descend from timeline %d", system.Timeline, lost.timeline)
-	}
-	if fork < delivered {
-		return 0, diverged("the server's timeline %d has forked at %s, before %s, which was delivered", system.Timeline, fork, delivered)
-	}
-	s.cfg.log.Info("the server is on a new timeline", "slot", s.source.Slot, "timeline", system.Timeline, "forked_at", fork, "delivered", delivered)
-	return fork, nil
-}
-
 // inRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
 func inRecovery(what string, err error) error {
 	return &Error{Kind: ErrServerDown, What: "the server is in recovery: " + what, Err: err, Advice: "wait for it to catch up or to be promoted, or connect to the primary"}
-}
-
-// checkMoved makes sure, now that the slot is ours, that nobody has moved it between prepareSlot and START_REPLICATION. That
-// takes an ordinary connection, for this one is streaming.
-func (s *Stream) checkMoved(ctx context.Context, c *connection) error {
-	conn, err := c.dialOrdinary(ctx)
-	if err != nil {
-		return connectError(err, c.config)
-	}
-	defer conn.Close(ctx)
-	slot, err := readSlot(ctx, func(ctx context.Context, sql string) ([][]string, error) { return session.Query(ctx, conn, sql) }, s.source.Slot)
-	switch {
-	case err != nil:
-		return err
-	case slot == nil:
-		return missingSlot(s.source.Slot, nil)
-	}
-	return s.moved(slot, c.from)
 }

@@ -35,7 +35,7 @@ func readSlot(ctx context.Context, query func(context.Context, string) ([][]stri
 	return slot, nil
 }
 
-// prepareSlot makes sure of the slot, and returns where to stream from.
+// prepareSlot makes sure of the slot, and returns what it has as confirmed.
 func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database string) (LSN, error) {
 	name := s.source.Slot
 	if s.cfg.slot == "" {
@@ -65,18 +65,13 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 	if err := s.cfg.checkTwoPhase(slot, name, version); err != nil {
 		return 0, err
 	}
-	if lost == nil {
-		return slot.confirmed, nil
-	}
-	if s.cfg.terminateOld && slot.activePID == lost.PID() {
+	if lost != nil && s.cfg.terminateOld && slot.activePID == lost.PID() {
 		if err := s.terminate(ctx, c, lost); err != nil {
 			return 0, err
 		}
 	}
-	// The last position that was acknowledged, whatever the slot has: after a crash of the server it may have rolled back.
-	from := s.ledger.advance()
 	c.told = slot.confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
-	return from, s.moved(slot, from)
+	return slot.confirmed, nil
 }
 
 // terminate ends the walsender of a lost connection, which may wait for us for long.
@@ -88,16 +83,6 @@ func (s *Stream) terminate(ctx context.Context, c, lost *connection) error {
 	}
 	s.cfg.log.Info("terminated the walsender of the lost connection", "slot", s.source.Slot, "pid", lost.PID())
 	return nil
-}
-
-// moved fails if the slot is ahead of what this stream has acknowledged: then somebody else has moved it.
-func (s *Stream) moved(slot *slotRow, acknowledged LSN) error {
-	if slot.confirmed <= acknowledged {
-		return nil
-	}
-	return &Error{Kind: ErrSlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, to which this stream has acknowledged",
-		s.source.Slot, slot.confirmed, acknowledged),
-		Advice: "something else has advanced the slot or made it anew, and changes may be lost to this stream: compare, then Subscribe again"}
 }
 
 // check says whether a stream can be had from the slot.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,8 @@ type part struct {
 	rows  int64  // handed over so far
 	hash  uint64 // of these
 }
+
+var hashSeed = maphash.MakeSeed()
 
 // batch is rows on their way to the owner.
 type batch struct {
@@ -136,7 +139,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		return nil
 	}
 	add := func(row string) error {
-		hash = rollString(hash, row)
+		hash = hash*0x9E3779B97F4A7C15 + maphash.String(hashSeed, row)
 		if skip > 0 {
 			b.bytes = 0
 			if skip--; skip == 0 && hash != p.hash {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -37,6 +38,8 @@ type Snapshot struct {
 
 	// Among says that the rows come among the changes: see Stream.ReadRows.
 	Among bool
+
+	at *point // what the checkpoint of its message says; nil: it has none
 }
 
 // Snapshot returns what a SnapshotBegin or SnapshotEnd is about; nil otherwise. It must not be changed.
@@ -167,7 +170,9 @@ func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session
 	if err := p.export(s.ctx, c, s.cfg); err != nil {
 		return false, err
 	}
-	if err := p.plan(s.ctx, c, s); err != nil {
+	if s.snapshots.bare {
+		p.info = &Snapshot{}
+	} else if err := p.plan(s.ctx, c, s); err != nil {
 		return false, err
 	}
 	s.snapshots.attempt++
@@ -239,7 +244,7 @@ func (s *Stream) takeSnapshot(c *connection) error {
 		if err != nil {
 			return err
 		}
-		if s.ledger.outstanding() == 0 {
+		if s.isSettled() {
 			break
 		}
 		s.wait(now, next, all, nil, &Message{}, nil)
@@ -247,7 +252,8 @@ func (s *Stream) takeSnapshot(c *connection) error {
 	if err := s.keepSlot(c); err != nil {
 		return err
 	}
-	s.cfg.log.Info("the snapshot is complete", "slot", s.source.Slot, "from", p.from)
+	s.feed.(*changes).point = resume.Point{Through: p.from}
+	s.cfg.log.Info("the slot is made", "slot", s.source.Slot, "from", p.from)
 	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
 	defer cancel()
 	return s.launch(ctx, c, nil, p.system, p.from)
@@ -257,12 +263,23 @@ func (s *Stream) takeSnapshot(c *connection) error {
 // be waited for without end.
 func (c *connection) patience() time.Duration { return max(c.timeout, awaitTimeout) }
 
+// isSettled says whether everything is acknowledged, and the last checkpoint is stored, if those are asked for.
+func (s *Stream) isSettled() bool {
+	return s.ledger.outstanding() == 0 && s.ledger.isStored(s.ledger.seq)
+}
+
 func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	now := time.Now()
+	info := *p.info
 	mark := func(kind Kind) error {
-		return s.deliver(&Message{Kind: kind, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: p.info})
+		return s.deliver(&Message{Kind: kind, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: &info})
 	}
 	s.setState(StateSnapshot, nil)
+	end := &point{c.origin, resume.Point{Through: p.from}}
+	if s.snapshots.bare {
+		p.ended = true
+		return s.deliver(&Message{Kind: Progress, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: end})
+	}
 	if err := mark(SnapshotBegin); err != nil {
 		return err
 	}
@@ -277,6 +294,7 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	}
 	p.close()
 	now = time.Now()
+	info.at = end
 	if err := mark(SnapshotEnd); err != nil {
 		return err
 	}
@@ -446,7 +464,7 @@ func (p *snapshot) drain(s *Stream, c *connection) error {
 		if err != nil {
 			return err
 		}
-		if s.ledger.outstanding() == 0 {
+		if s.isSettled() {
 			if err := s.keepSlot(c); err != nil {
 				return err
 			}
@@ -473,6 +491,7 @@ func (p *snapshot) close() {
 // snapshots is what a stream knows of its snapshot over all attempts. It belongs to the owner.
 type snapshots struct {
 	due     bool // one is to be taken before the stream
+	bare    bool // without rows: it makes the slot, once the first checkpoint is stored
 	attempt int
 	kept    LSN // where the permanent slot begins, if it was made; 0: that was not tried
 }

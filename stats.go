@@ -52,6 +52,10 @@ type Stats struct {
 	// else sees the latter, for they are in no directory.
 	Spooled int64
 
+	// Unproven says that nothing could prove that the server has the history of what was delivered, or of the checkpoint: see
+	// WithProof.
+	Unproven bool
+
 	Reconnects uint64
 	LateAcks   uint64 // acknowledgements after the stream has stopped, which did nothing
 
@@ -73,6 +77,7 @@ type gauge struct {
 	snapshot                    atomic.Pointer[snapshot]
 	read                        atomic.Pointer[source] // by the last ReadRows
 	spooled                     atomic.Int64
+	unproven                    atomic.Bool
 
 	ended chan struct{} // closed once Stream.err is set
 }
@@ -111,6 +116,7 @@ func (s *Stream) Stats() Stats {
 		Oldest:       b.oldest,
 		OldestAge:    b.age,
 		Spooled:      s.gauge.spooled.Load(),
+		Unproven:     s.gauge.unproven.Load(),
 		LateAcks:     s.ledger.late.Load(),
 		Snapshot:     append(g.snapshot.Load().progress(), g.read.Load().progress()...),
 	}

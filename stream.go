@@ -107,6 +107,7 @@ type Stream struct {
 	until LSN   // where the stream ends
 	state StreamState
 	known LSN // what the server is known to have as confirmed
+	told  LSN // the highest position that any server was told
 
 	outage outage
 
@@ -164,6 +165,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.sizes = sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)}
 	s.ledger = newLedger(0, s.wake)
+	s.ledger.storing = cfg.checkpoints
 	s.gauge.ended = make(chan struct{})
 	s.gauge.since = time.Now()
 	s.types = newTypes()
@@ -188,7 +190,14 @@ func (s *Stream) C() <-chan Message { return s.c }
 // and from any goroutine, never blocks, and a second call does nothing. It does nothing either on the zero Message, and
 // once the stream has stopped: that is counted (Stats.LateAcks). A message acknowledges itself to the stream that
 // delivered it, whichever stream's Ack is called.
+//
+// With WithCheckpoint Ack means: the checkpoint of m, or of a later message, is stored. Skip every other message. AckThrough counts
+// as Ack of m.
 func (s *Stream) Ack(m Message) { m.ack.Ack() }
+
+// Skip says that nothing of m will be stored. Without WithCheckpoint it is Ack. With it the slot goes on once the checkpoint of a
+// later message is stored.
+func (s *Stream) Skip(m Message) { m.ack.Skip() }
 
 // AckThrough acknowledges m and all that were delivered before it, whoever holds them: for sequential loops that skip or
 // batch. It is wrong where several goroutines receive.
@@ -265,7 +274,7 @@ func (s *Stream) stream(c *connection) error {
 			return err
 		}
 	}
-	s.feed.connected(c.from)
+	s.feed.connected(c)
 	defer func() {
 		s.feed.disconnected()
 		s.publish(c)
@@ -283,6 +292,7 @@ func (s *Stream) stream(c *connection) error {
 		case c.frame.Keepalive:
 			s.received(c.frame.End)
 			c.keepalive()
+			err = s.feed.keepalive(s, c)
 		default:
 			c.busy = true
 			err = s.feed.data(s, &c.frame)
@@ -329,6 +339,11 @@ func (s *Stream) receive(c *connection) error {
 		if c.idle(now) {
 			s.setState(StateIdle, nil)
 		}
+		due, err := s.progress(c, now)
+		if err != nil {
+			return err
+		}
+		next = earliest(next, due)
 		alive, err := s.alive(c, now)
 		if err != nil {
 			return err
@@ -378,9 +393,11 @@ func (s *Stream) delivered(m *Message) {
 }
 
 // received notes a position up to which the server has sent everything, and which may be confirmed once all messages
-// delivered so far are acknowledged.
+// delivered so far are acknowledged. With checkpoints only a position that a message carries is confirmed.
 func (s *Stream) received(lsn LSN) {
-	s.ledger.mark(lsn)
+	if !s.ledger.storing || s.cfg.physical {
+		s.ledger.mark(lsn)
+	}
 	c := s.conn.Load()
 	c.received = max(c.received, lsn)
 }
@@ -483,7 +500,8 @@ func (s *Stream) attend(c *connection, now time.Time) (time.Time, error) {
 func (s *Stream) report(c *connection, now time.Time) (time.Time, error) {
 	s.ledger.tick(now)
 	flushes := s.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
-	next, err := c.report(s.ledger.advance(), now, flushes > 0)
+	next, err := c.report(min(s.ledger.advance(), c.limit), now, flushes > 0)
+	s.told = max(s.told, c.told)
 	s.publish(c)
 	if err == nil {
 		s.flushes.release(flushes)
@@ -580,8 +598,9 @@ func (s *Stream) farewell(c *connection, err error) error {
 	last := s.ledger.advance()
 	if c != nil {
 		if err == nil {
-			if err = c.farewell(last, time.Now().Add(s.cfg.closeTimeout)); err == nil {
-				s.known = last
+			told := min(last, c.limit)
+			if err = c.farewell(told, time.Now().Add(s.cfg.closeTimeout)); err == nil {
+				s.known = told
 			}
 		}
 		c.hangUp()

@@ -97,7 +97,7 @@ func (f *changes) rollbackPrepared(s *Stream, m *Message, ev *pgoutput.Event) er
 	if err := f.spools.Rollback(ev.XID, ev.XID); err != nil {
 		return spoolError(err)
 	}
-	m.Kind, m.LSN, m.ext = RollbackPrepared, LSN(ev.End), LSN(ev.End)
+	m.Kind, m.LSN = RollbackPrepared, LSN(ev.End)
 	m.Tx = f.newTx(ev)
 	m.Tx.CommitLSN = LSN(ev.End)
 	return f.single(s, m)

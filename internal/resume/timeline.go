@@ -1,8 +1,10 @@
-package walchan
+package resume
 
 import (
 	"fmt"
 	"strings"
+
+	"github.com/jackc/pglogrepl"
 )
 
 // A branch is a timeline that was left, and where: a line of a history file.
@@ -21,15 +23,15 @@ func parseHistory(content string) (branches []branch) {
 			continue // a comment
 		}
 		var err error
-		if b.end, err = ParseLSN(end); err == nil {
+		if b.end, err = pglogrepl.ParseLSN(end); err == nil {
 			branches = append(branches, b)
 		}
 	}
 	return branches
 }
 
-// forkOf finds in a history file where a timeline was left.
-func forkOf(history string, timeline int32) (LSN, bool) {
+// ForkOf finds in a history file where a timeline was left.
+func ForkOf(history string, timeline int32) (LSN, bool) {
 	for _, b := range parseHistory(history) {
 		if b.timeline == timeline {
 			return b.end, true
@@ -38,8 +40,8 @@ func forkOf(history string, timeline int32) (LSN, bool) {
 	return 0, false
 }
 
-// timelineAt returns the timeline that has the WAL at a position. history is that of the timeline current.
-func timelineAt(lsn LSN, history string, current int32) int32 {
+// TimelineAt returns the timeline that has the WAL at a position. history is that of the timeline current.
+func TimelineAt(lsn LSN, history string, current int32) int32 {
 	for _, b := range parseHistory(history) {
 		if lsn < b.end {
 			return b.timeline
@@ -48,8 +50,8 @@ func timelineAt(lsn LSN, history string, current int32) int32 {
 	return current
 }
 
-// timelineAfter returns the timeline that follows one on the way to current.
-func timelineAfter(timeline int32, history string, current int32) int32 {
+// TimelineAfter returns the timeline that follows one on the way to current.
+func TimelineAfter(timeline int32, history string, current int32) int32 {
 	branches := parseHistory(history)
 	for i, b := range branches[:max(len(branches)-1, 0)] {
 		if b.timeline == timeline {

@@ -1,0 +1,236 @@
+package walchan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/internal/session"
+)
+
+// How a stream begins behind a checkpoint.
+//
+// The slot never confirms more than what is stored: a keepalive's position is not confirmed by itself, but delivered as a
+// Progress. So a slot that has confirmed more than the checkpoint proves a loss, in every process. For the same reason the
+// slot is made only after the first checkpoint is stored.
+
+// beginAnew decides what a missing slot means.
+func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
+	name := s.source.Slot
+	slot, err := readSlot(ctx, c.Query, name)
+	if err != nil || slot != nil {
+		return err
+	}
+	cp, err := s.cfg.checkpoint(s.ctx)
+	if err != nil {
+		return err
+	}
+	if slot, err = readSlot(s.ctx, c.Query, name); err != nil || slot != nil {
+		return err // another process has made it meanwhile
+	}
+	if err := s.checkSource(cp); err != nil {
+		return err
+	}
+	snapshot := s.cfg.snapshot.wanted
+	switch {
+	case cp.c.HasTransaction():
+		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", name, cp.Position()),
+			Advice: "a new slot would leave a gap, so none is made: copy the tables again (SubscribeAnew, with WithSnapshot)"}
+	case !cp.IsZero() && !snapshot:
+		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and the checkpoint says that it began at %s", name, cp.c.Through),
+			Advice: "nothing was delivered yet: delete the checkpoint to begin now"}
+	case !snapshot && !s.cfg.createSlot:
+		return missingSlot(name, nil)
+	}
+	s.snapshots.due, s.snapshots.bare = true, !snapshot
+	return nil
+}
+
+// checkSource fails for a checkpoint of another cluster, database or slot.
+func (s *Stream) checkSource(cp Checkpoint) error {
+	if cp.IsZero() || cp.Source() == s.source || s.isUpgraded(cp) {
+		return nil
+	}
+	return &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", describeSource(cp.Source()), describeSource(s.source)),
+		Advice: "connect to its server and slot, or keep one checkpoint for each source; after pg_upgrade see WithUpgradedFrom"}
+}
+
+func (s *Stream) isUpgraded(cp Checkpoint) bool {
+	from := s.source
+	from.SystemID = s.cfg.upgradedFrom
+	return s.cfg.upgraded && cp.Source() == from && from != s.source
+}
+
+func describeSource(s Source) string {
+	return fmt.Sprintf("slot %q of database %q in cluster %s", s.Slot, s.Database, s.SystemID)
+}
+
+// continueCheckpoint begins behind the checkpoint of the consumer. The slot is taken first, and then the consumer is asked: the
+// process that had the slot before may have stored more until then.
+func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system session.System, slot LSN) error {
+	from, err := s.cfg.beginning(slot, system.Flushed)
+	if err != nil {
+		return err
+	}
+	if err := s.launch(ctx, c, nil, system, from); err != nil {
+		return err
+	}
+	c.limit = slot
+	cp, err := s.askCheckpoint(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
+	defer cancel()
+	p, err := s.pastOf(ctx, c, cp, slot)
+	if err != nil {
+		return err
+	}
+	if p.bound, err = c.check(p, system); err != nil {
+		return err
+	}
+	if err := s.examine(ctx, c, p, from); err != nil {
+		return err
+	}
+	if p.IsBare() {
+		p.Through = c.told // it was acknowledged, thus stored
+	}
+	s.feed.(*changes).point = p.Point
+	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.Position(), "confirmed", c.told)
+	return nil
+}
+
+// askCheckpoint asks the consumer. That may take its time, and the server must not take it for a dead client.
+func (s *Stream) askCheckpoint(c *connection) (cp Checkpoint, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		cp, err = s.cfg.checkpoint(s.ctx)
+	}()
+	tick := time.NewTicker(c.interval)
+	defer tick.Stop()
+	var broken error
+	for {
+		select {
+		case <-done:
+			return cp, errors.Join(err, broken)
+		case now := <-tick.C:
+			if broken == nil {
+				broken = s.streamError(c.status(now, false))
+			}
+		}
+	}
+}
+
+// pastOf returns what the checkpoint says of the past. slot is what the slot has as confirmed.
+func (s *Stream) pastOf(ctx context.Context, c *connection, cp Checkpoint, slot LSN) (past, error) {
+	p := past{Origin: cp.c.Origin, Point: cp.c.Point, bound: max(cp.c.Through, s.cfg.from)}
+	if err := s.checkSource(cp); err != nil {
+		return p, err
+	}
+	switch {
+	case cp.c.Physical:
+		return p, &Error{Kind: ErrCheckpoint, What: "the checkpoint is of a physical stream", Advice: "give it to SubscribePhysical"}
+	case cp.IsZero() && s.cfg.from == 0:
+		return p, &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("slot %q exists, and the consumer has no checkpoint: it has lost it, or never had one", s.source.Slot),
+			Advice: fmt.Sprintf("if the target is a copy as of %s, say so with WithFrom; else copy the tables again (SubscribeAnew)", slot)}
+	case cp.IsZero():
+		p.Origin, p.Through = c.origin.Origin, s.cfg.from
+	case p.IsBare():
+		p.bound = never
+		s.cfg.log.Info("the consumer has a position that an older version has stored: it is trusted, and replaced by a checkpoint", "slot", s.source.Slot, "position", cp.Position())
+	case s.isUpgraded(cp):
+		return s.upgraded(ctx, c, p, slot)
+	}
+	return p, nil
+}
+
+// upgraded takes over the checkpoint of a cluster that pg_upgrade has read. That keeps XIDs, and demands that the slot has
+// confirmed all WAL, but says nothing of the consumer. The new cluster has other positions.
+func (s *Stream) upgraded(ctx context.Context, c *connection, p past, slot LSN) (past, error) {
+	refuse := func(what string) (past, error) {
+		return p, &Error{Kind: ErrCheckpoint, What: "the checkpoint is of the cluster before pg_upgrade, and " + what, Advice: "compare the target with the server, then begin anew (SubscribeAnew)"}
+	}
+	if !p.IsComplete() {
+		return refuse("its last transaction is not complete")
+	}
+	if slot < p.Through {
+		return refuse(fmt.Sprintf("the slot is at %s, before it", slot))
+	}
+	if p.HasTransaction() {
+		side, err := c.beside(ctx, true)
+		if err != nil {
+			return p, err
+		}
+		defer side.Close(context.WithoutCancel(ctx))
+		if is, err := transactionStatus(ctx, side, p.XID); err != nil || is != "committed" {
+			return refuse(fmt.Sprintf("its last transaction, %d, is not committed here", p.XID))
+		}
+	}
+	return past{Origin: c.origin.Origin, Point: resume.Point{Through: slot}, bound: slot}, nil
+}
+
+// transactionStatus returns "committed", "aborted" or "in progress", "" for a transaction that is too old, and "future" for one that
+// the server has not begun.
+func transactionStatus(ctx context.Context, conn *pgconn.PgConn, xid32 uint32) (string, error) {
+	rows, err := session.Query(ctx, conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())")
+	if err != nil || len(rows) != 1 {
+		return "", failed("look up the next transaction", err)
+	}
+	next, err := strconv.ParseUint(rows[0][0], 10, 64)
+	if err != nil {
+		return "", failed("look up the next transaction", err)
+	}
+	xid := next&^0xFFFFFFFF | uint64(xid32)
+	if xid >= next && xid < 1<<32 {
+		return "future", nil
+	}
+	if xid >= next {
+		xid -= 1 << 32
+	}
+	rows, err = session.Query(ctx, conn, fmt.Sprintf("SELECT pg_catalog.pg_xact_status('%d'::pg_catalog.xid8)", xid))
+	if err != nil || len(rows) != 1 {
+		return "", failed("look up a transaction", err)
+	}
+	return rows[0][0], nil
+}
+
+// SubscribeAnew gives up what the slot has not confirmed. It drops the slot if it exists, then calls Subscribe with WithCreateSlot
+// and the zero checkpoint. It waits while the slot is in use. lost is the checkpoint that is given up: SubscribeAnew begins
+// anew only while that is the one that is stored (as WithCheckpoint or WithCheckpointFrom among opts say), so that a restart
+// of the same process does not begin anew a second time. Call it after ErrSlotMoved, ErrSlotMissing, ErrSlotInvalidated or
+// ErrDiverged, if a person says so, usually with WithSnapshot.
+func SubscribeAnew(ctx context.Context, connString string, lost Checkpoint, opts ...Option) (*Stream, error) {
+	cfg := newConfig(opts)
+	cfg.connString = connString
+	if !cfg.checkpoints {
+		return nil, invalid("SubscribeAnew needs WithCheckpoint or WithCheckpointFrom: what is stored says whether it was done before")
+	}
+	if err := cfg.validate(true); err != nil {
+		return nil, err
+	}
+	stored, err := cfg.checkpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if stored != lost {
+		cfg.log.Info("another checkpoint is stored than the one that is given up: the stream goes on", "slot", cfg.slot, "stored", stored.Position(), "lost", lost.Position())
+		return Subscribe(ctx, connString, opts...)
+	}
+	cfg.log.Warn("beginning anew: the slot is dropped, and what it has not confirmed is given up", "slot", cfg.slot, "lost", lost.Position())
+	c, _, err := manage(ctx, connString, cfg.slot, opts...)
+	if err != nil {
+		return nil, err
+	}
+	err = dropSlot(ctx, c, cfg.slot, true)
+	c.Close()
+	if err != nil && !errors.Is(err, ErrSlotMissing) {
+		return nil, err
+	}
+	return Subscribe(ctx, connString, append(opts[:len(opts):len(opts)], WithCreateSlot(), WithCheckpoint(Checkpoint{}))...)
+}

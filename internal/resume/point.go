@@ -1,0 +1,85 @@
+// Package resume knows how far a consumer has come, how that is written down, and whether a server can continue from there.
+//
+// The same numbers mean something else in another history of the same cluster: after a fail-over, a restore, or with other
+// publications. So a place is not a number. A Point names the last transaction by its position, XID and time, and has a hash of
+// what was delivered of it; an Origin names the server; a Checkpoint is both, and has a text form.
+//
+// The package does no I/O and knows neither connections nor messages.
+package resume
+
+import (
+	"hash/crc32"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// LSN is a position in the write-ahead log.
+type LSN = pglogrepl.LSN
+
+// Point is how far a consumer has come in the order of delivery.
+type Point struct {
+	// Through is a position: everything that ended at or before it is contained.
+	Through LSN
+
+	// Single says that Through is the end of a message outside of transactions, which was delivered.
+	Single bool
+
+	// The last transaction of which anything was delivered. All zero: there is none yet.
+	Commit   LSN    // of the record that commits or prepares it
+	XID      uint32 // 0 in a position that an older version has stored: see IsBare
+	Time     int64  // of that record, in microseconds since 2000-01-01 UTC
+	Prepared bool   // it was delivered at its PREPARE
+
+	Ordinal uint32 // of its last message that was delivered
+	Hash    uint32 // of its messages up to that one: see Hash
+}
+
+// HasTransaction says whether there is a last transaction.
+func (p Point) HasTransaction() bool { return p.Commit != 0 }
+
+// IsComplete says whether all of the last transaction was delivered. It is true, too, if there is none.
+func (p Point) IsComplete() bool { return p.Through > p.Commit || p.Commit == 0 }
+
+// IsBare says whether the last transaction is known by its position alone, as older versions have stored it: nothing can be proven
+// of it.
+func (p Point) IsBare() bool { return p.Commit != 0 && p.XID == 0 }
+
+// Covers says whether the whole transaction that was committed at a position is contained.
+func (p Point) Covers(commit LSN) bool { return commit < max(p.Through, p.Commit) }
+
+// Is says whether the transaction is the last one of the point. A transaction of another history may have the same position
+// and XID; then its time differs.
+func (p Point) Is(xid uint32, time int64) bool { return p.IsBare() || p.XID == xid && p.Time == time }
+
+// Needed is the position before which a server's WAL must not end. If it ends earlier, it lacks what was delivered.
+func (p Point) Needed() LSN {
+	switch {
+	case p.Single:
+		return p.Through
+	case p.Commit != 0:
+		return p.Commit + 1 // the record ends behind its beginning
+	}
+	return 0
+}
+
+// Compare returns -1, 0 or +1 if p lies before, at or after q in the order of delivery.
+func (p Point) Compare(q Point) int {
+	for _, d := range [...][2]uint64{{uint64(p.Commit), uint64(q.Commit)}, {uint64(p.Ordinal), uint64(q.Ordinal)}, {uint64(p.Through), uint64(q.Through)}} {
+		if d[0] < d[1] {
+			return -1
+		}
+		if d[0] > d[1] {
+			return 1
+		}
+	}
+	return 0
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Hash adds a message of a transaction to the hash of those before it. The messages are those of pgoutput that count as
+// ordinals, without the XID that they have in a block of a transaction in progress. Each message says where it ends,
+// so that a hash of their concatenation is unambiguous.
+//
+// The function is fixed, because the hash is stored.
+func Hash(before uint32, message []byte) uint32 { return crc32.Update(before, castagnoli, message) }

@@ -1,0 +1,154 @@
+package walchan
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/walchan/walchan/internal/session"
+)
+
+// With checkpoints a keepalive's position is not confirmed by itself, because nothing that is stored covers it. A Progress carries
+// it, and its checkpoint is stored like any other. Progress is rare: a target in the same cluster would otherwise feed itself with
+// WAL. But a server that is stopping waits for us, and so does a COMMIT if the stream is a synchronous standby.
+const (
+	progressBytes = 16 << 20         // a slot keeps WAL in segments, which are usually that large
+	progressPause = time.Second      // between two of them
+	lookPause     = 10 * time.Second // between two looks at synchronous_standby_names
+)
+
+// keepalive takes in how far the server has come, between two transactions.
+func (f *changes) keepalive(s *Stream, c *connection) error {
+	if f.trial != nil {
+		if err := f.witness(s, c.frame.End, nil); err != nil {
+			return err
+		}
+	}
+	if f.checkpoints && f.tx == nil && f.trial == nil {
+		c.ahead = max(c.ahead, c.frame.End)
+	}
+	return nil
+}
+
+// progress delivers a Progress if one is due, and returns when it is next.
+func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
+	later := now.Add(time.Hour)
+	if c.ahead == 0 {
+		return later, nil
+	}
+	last := s.ledger.last()
+	if c.ahead <= last {
+		return later, nil
+	}
+	c.lookAtStandbys(s, now)
+	switch next := c.progressAt.Add(progressPause); {
+	case s.ledger.outstanding() > 0 && c.ahead-last < progressBytes:
+		return later, nil // an acknowledgement comes first, and wakes the owner
+	case c.pings >= pingsOfStop, !c.leaveAt.IsZero(), c.synchronous.Load():
+	case c.ahead-last < progressBytes:
+		return c.lookedAt.Add(lookPause), nil
+	case now.Before(next):
+		return next, nil
+	}
+	c.progressAt = now
+	return later, s.feed.(*changes).progress(s, c)
+}
+
+func (f *changes) progress(s *Stream, c *connection) error {
+	at := f.here()
+	at.Through, at.Single = max(at.Through, c.ahead), false
+	if err := s.deliver(&Message{Kind: Progress, LSN: c.ahead, sent: c.frame.SentAt, ext: at}); err != nil {
+		return err
+	}
+	f.point = at.Point
+	s.ledger.mark(at.Through)
+	return nil
+}
+
+// sideTask is a goroutine that asks the server something beside the stream.
+type sideTask struct {
+	done chan struct{} // closed when it has ended; nil: it was not begun
+	stop context.CancelFunc
+}
+
+// begin runs f, unless it still runs.
+func (t *sideTask) begin(parent context.Context, timeout time.Duration, f func(context.Context)) {
+	if t.done != nil {
+		select {
+		case <-t.done:
+		default:
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(parent, timeout)
+	done := make(chan struct{})
+	t.done, t.stop = done, cancel
+	go func() {
+		defer close(done)
+		defer cancel()
+		f(ctx)
+	}()
+}
+
+// end stops it and waits for it.
+func (t *sideTask) end() {
+	if t.done != nil {
+		t.stop()
+		<-t.done
+	}
+}
+
+// lookAtStandbys looks from time to time whether the stream is a synchronous standby. pg_stat_replication does not tell an
+// ordinary role.
+func (c *connection) lookAtStandbys(s *Stream, now time.Time) {
+	if now.Sub(c.lookedAt) < lookPause {
+		return
+	}
+	c.lookedAt = now
+	c.looking.begin(s.ctx, awaitTimeout, func(ctx context.Context) {
+		conn, err := c.dialOrdinary(ctx)
+		if err != nil {
+			return
+		}
+		defer conn.Close(ctx)
+		rows, err := session.Query(ctx, conn, "SHOW synchronous_standby_names")
+		if err == nil && len(rows) == 1 && c.synchronous.Swap(namesStandby(rows[0][0], c.config.RuntimeParams["application_name"])) != c.synchronous.Load() {
+			s.interrupt()
+		}
+	})
+}
+
+// namesStandby says whether synchronous_standby_names has a name: "a, b", "FIRST 2 (a, b)", "ANY 1 (*)", with quotes where they
+// are wanted (src/backend/replication/syncrep_gram.y). PostgreSQL compares names without regard to case.
+func namesStandby(setting, name string) bool {
+	if i, j := strings.IndexByte(setting, '('), strings.LastIndexByte(setting, ')'); i >= 0 && j > i && !strings.Contains(setting[:i], `"`) {
+		setting = setting[i+1 : j]
+	}
+	for _, n := range splitNames(setting) {
+		if n == "*" || strings.EqualFold(n, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// splitNames splits at commas outside of quotes, and takes the quotes off.
+func splitNames(list string) (names []string) {
+	var b strings.Builder
+	quoted := false
+	for i := 0; i <= len(list); i++ {
+		switch {
+		case i == len(list), list[i] == ',' && !quoted:
+			names = append(names, strings.TrimSpace(b.String()))
+			b.Reset()
+		case list[i] == '"' && quoted && i+1 < len(list) && list[i+1] == '"':
+			b.WriteByte('"')
+			i++
+		case list[i] == '"':
+			quoted = !quoted
+		default:
+			b.WriteByte(list[i])
+		}
+	}
+	return names
+}

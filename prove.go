@@ -1,0 +1,334 @@
+package walchan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/internal/session"
+)
+
+// A connection is on trial until its server is known to have the history of what the consumer has.
+//
+// The numbers of a position mean something else in another history: after a fail-over, a restore, a second promotion. Positions
+// and timelines can show that (resume.Check), but they cannot show the opposite. So a proof is looked for. The slot is the
+// first witness: where history may have changed its position is old, and the last transaction comes by again, with its XID and
+// time, or it is another history. Where the slot stands behind that transaction, the server is asked.
+//
+// Meanwhile the server is told nothing that it does not have itself. A position of the other history could lie ahead of
+// its WAL; it would take that, and leave out for the next connection what is written up to there.
+
+// past is what a connection has to continue.
+type past struct {
+	resume.Origin
+	resume.Point
+	bound LSN   // the slot may have confirmed up to here
+	told  []LSN // positions at which the slot may stand because of this consumer
+}
+
+// trial is what is still open.
+type trial struct {
+	past
+	proven bool // the history is the same, but the last transaction has not come by
+}
+
+// witness looks at what comes by, as long as the last transaction is expected. ev is nil for a message outside of transactions
+// and for a keepalive.
+func (f *changes) witness(s *Stream, lsn LSN, ev *pgoutput.Event) error {
+	t := f.trial
+	switch {
+	case t == nil || lsn < t.Commit || lsn == t.Commit && ev == nil:
+		return nil
+	case lsn > t.Commit:
+		return f.absent(s, t)
+	case !t.Is(ev.XID, ev.Time):
+		return diverged(fmt.Sprintf("at %s the server has transaction %d of %s, and not %d of %s, which was delivered",
+			lsn, ev.XID, pgTime(ev.Time).Format(timeFormat), t.XID, pgTime(t.Time).Format(timeFormat)))
+	}
+	f.trial = nil
+	if !t.proven {
+		s.accept(s.conn.Load(), "the last transaction came again")
+	}
+	return nil
+}
+
+const timeFormat = "2006-01-02 15:04:05.000000"
+
+// absent: the last transaction has not come, although the server must have sent it.
+func (f *changes) absent(s *Stream, t *trial) error {
+	c := s.conn.Load()
+	if !t.proven {
+		var answer answer
+		failed, err := s.await(func(ctx context.Context) (err error) {
+			answer, err = s.ask(ctx, c, t.past)
+			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case failed != nil:
+			return failed
+		case answer.is == no:
+			return s.differs(t.Point, answer.by)
+		case answer.is == unknown && s.cfg.proof != proofWaived:
+			return &Error{Kind: ErrUnproven, What: fmt.Sprintf("transaction %d, which was committed at %s and delivered, should have come again and did not", t.XID, t.Commit),
+				Advice: "either the server has another history, or the transaction is no longer published (see the publications); compare, then use WithProof(false), or begin anew"}
+		case answer.is == unknown:
+			s.doubt(c, "the last transaction did not come again")
+		default:
+			s.accept(c, answer.by)
+		}
+	}
+	s.cfg.log.Warn("the last transaction that was delivered is no longer sent: is its table still published? The stream goes on after it",
+		"slot", s.source.Slot, "xid", t.XID, "commit", t.Commit)
+	f.trial = nil
+	if !f.point.IsComplete() {
+		f.point.Through = f.point.Commit + 1
+	}
+	return nil
+}
+
+// examine finds out, now that the slot is held, whether the server's history is that of p. start is where the stream was to begin.
+func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) error {
+	same := p.Started != 0 && p.Started == c.origin.Started
+	side, err := c.beside(ctx, same)
+	if err != nil {
+		return err
+	}
+	defer side.Close(context.WithoutCancel(ctx))
+	slot, err := readSlot(ctx, querier(side), s.source.Slot)
+	switch {
+	case err != nil:
+		return err
+	case slot == nil:
+		return missingSlot(s.source.Slot, nil)
+	}
+	if slot.confirmed > p.bound {
+		return s.moved(p, slot.confirmed)
+	}
+	c.told, c.limit, s.known, s.told = slot.confirmed, slot.confirmed, slot.confirmed, p.bound
+	c.from = max(start, slot.confirmed)
+	c.received = max(c.received, c.from)
+	f, _ := s.feed.(*changes)
+	if f != nil {
+		f.trial = nil
+	}
+	switch resume.Next(p.Point, c.from, same) {
+	case resume.Expect:
+		f.trial = &trial{p, same}
+		if same {
+			s.accept(c, sameServer)
+		}
+		return nil
+	case resume.Deliver:
+		s.accept(c, sameServer)
+		return nil
+	}
+	answer, err := s.question(ctx, c, side, p)
+	switch {
+	case err != nil:
+		return err
+	case answer.is == no:
+		return s.differs(p.Point, answer.by)
+	case answer.is == yes:
+		s.accept(c, answer.by)
+	case p.stands(slot.confirmed):
+		s.accept(c, "the slot stands where this consumer left it")
+	case s.cfg.proof == proofRequired:
+		return &Error{Kind: ErrUnproven, What: fmt.Sprintf("nothing proves that the server has transaction %d, which was committed at %s and delivered", p.XID, p.Commit),
+			Advice: "compare the target with the server, then Subscribe without WithProof(true); a role with REPLICATION that may open a walsender, or track_commit_timestamp = on, gives the proof"}
+	case p.HasTransaction() || s.cfg.checkpoints:
+		s.doubt(c, answer.by)
+	default:
+		s.accept(c, "nothing was delivered")
+	}
+	return nil
+}
+
+const sameServer = "the server has not been restarted"
+
+// stands says whether the slot is where this consumer has put it.
+func (p past) stands(confirmed LSN) bool {
+	for _, told := range append(p.told, p.Through) {
+		if confirmed == told {
+			return true
+		}
+	}
+	return false
+}
+
+// accept ends the trial of a connection. From now on it is told what is confirmed, but not what only another server has said.
+func (s *Stream) accept(c *connection, by string) {
+	if by != sameServer {
+		s.ledger.rewind(max(c.limit, s.certain()))
+		s.cfg.log.Info("the server has the history of what was delivered", "slot", s.source.Slot, "from", c.from, "because", by)
+	}
+	c.limit = never
+}
+
+// doubt goes on without a proof.
+func (s *Stream) doubt(c *connection, why string) {
+	s.ledger.rewind(max(c.limit, s.certain()))
+	c.limit = never
+	s.gauge.unproven.Store(true)
+	s.cfg.log.Warn("nothing proves that the server has the history of what was delivered, and nothing disproves it: going on (see WithProof)",
+		"slot", s.source.Slot, "from", c.from, "why", why)
+}
+
+// certain is the highest position that lies in the history of what was delivered for certain. A keepalive's position may not.
+func (s *Stream) certain() LSN {
+	if f, ok := s.feed.(*changes); ok {
+		return max(f.ended, f.point.Commit)
+	}
+	return s.feed.delivered().Through
+}
+
+// moved is the error of a slot that has confirmed what the consumer does not have.
+func (s *Stream) moved(p past, confirmed LSN) error {
+	e := &Error{Kind: ErrSlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, to which this stream has acknowledged", s.source.Slot, confirmed, p.bound),
+		Advice: "something else has advanced the slot or made it again, and changes may be lost to this stream: compare, then Subscribe again"}
+	if p.told == nil { // it is a checkpoint's
+		e.What = fmt.Sprintf("slot %q is at %s, ahead of the checkpoint, which is at %s", s.source.Slot, confirmed, p.bound)
+		e.Advice = fmt.Sprintf("either messages were acknowledged whose checkpoint was not stored, or the target is older than the slot, or something else has moved the slot. "+
+			"The changes in between are gone: copy the tables again (SubscribeAnew), or accept the gap with WithFrom(%s) beside WithCheckpoint", confirmed)
+	}
+	return e
+}
+
+func (s *Stream) differs(p resume.Point, by string) error {
+	return diverged(fmt.Sprintf("the server does not have transaction %d of %s, which was committed at %s and delivered (%s)", p.XID, pgTime(p.Time).Format(timeFormat), p.Commit, by))
+}
+
+// diverged is the error of a server with another history.
+func diverged(what string) error {
+	return &Error{Kind: ErrDiverged, What: what,
+		Advice: "what was delivered after the fork does not exist on this server: compare, repair the target, then begin anew (SubscribeAnew)"}
+}
+
+// answer is what the server says of the last transaction.
+type answer struct {
+	is yesNo
+	by string
+}
+
+type yesNo uint8
+
+const (
+	unknown yesNo = iota
+	yes
+	no
+)
+
+// ask is question over a connection of its own.
+func (s *Stream) ask(ctx context.Context, c *connection, p past) (answer, error) {
+	side, err := c.beside(ctx, false)
+	if err != nil {
+		return answer{}, err
+	}
+	defer side.Close(context.WithoutCancel(ctx))
+	return s.question(ctx, c, side, p)
+}
+
+// question asks whether the server has the last transaction: for its commit timestamp, then for its record in the WAL, then whether
+// its XID is known to be another's. side is of no use afterwards.
+func (s *Stream) question(ctx context.Context, c *connection, side *pgconn.PgConn, p past) (answer, error) {
+	if !p.HasTransaction() || p.IsBare() {
+		return answer{by: "no transaction is known"}, nil
+	}
+	if !p.Prepared {
+		if is := commitTimestamp(ctx, side, p.Point); is != unknown {
+			return answer{is, "by its commit timestamp"}, nil
+		}
+	}
+	// The status first: nothing can be asked over the connection once it has streamed.
+	lost, status := isLost(ctx, side, p.Point)
+	is, err := c.commitRecord(ctx, side, p.Point)
+	if err := context.Cause(ctx); err != nil {
+		return answer{}, failed("ask for the last transaction", err)
+	}
+	switch {
+	case is != unknown:
+		return answer{is, "by its record in the WAL"}, nil
+	case lost:
+		return answer{no, status}, nil
+	}
+	return answer{by: fmt.Sprintf("its record in the WAL cannot be read: %s", line(err))}, nil
+}
+
+// commitTimestamp asks for the time of a transaction, which a server knows that has track_commit_timestamp on.
+func commitTimestamp(ctx context.Context, conn *pgconn.PgConn, p resume.Point) yesNo {
+	rows, err := session.Query(ctx, conn, fmt.Sprintf("SELECT (extract(epoch from pg_catalog.pg_xact_commit_timestamp('%d'::pg_catalog.xid)) * 1000000)::pg_catalog.int8 - %d", p.XID, pgEpoch))
+	if err != nil || len(rows) != 1 || rows[0][0] == "" {
+		return unknown
+	}
+	if rows[0][0] == strconv.FormatInt(p.Time, 10) {
+		return yes
+	}
+	return no
+}
+
+// isLost says whether the server has never assigned the XID, or has rolled the transaction back. A prepared one may be rolled
+// back after it was delivered.
+func isLost(ctx context.Context, conn *pgconn.PgConn, p resume.Point) (bool, string) {
+	if p.Prepared {
+		return false, ""
+	}
+	switch status, err := transactionStatus(ctx, conn, p.XID); {
+	case err != nil:
+		return false, ""
+	case status == "future":
+		return true, "it has not come to that transaction"
+	default:
+		return status == "aborted", "it was rolled back there"
+	}
+}
+
+// beside makes a second connection to the server of this one: a walsender, which can read WAL, or else an ordinary one.
+// plain asks for an ordinary one.
+func (c *connection) beside(ctx context.Context, plain bool) (*pgconn.PgConn, error) {
+	cfg := c.ordinaryConfig()
+	if !plain {
+		walsender := cfg.Copy()
+		walsender.RuntimeParams["replication"] = "database"
+		// Not the stream's name, or it may be taken for a synchronous standby.
+		walsender.RuntimeParams["application_name"] = "walchan proof"
+		conn, err := pgconn.ConnectConfig(ctx, walsender)
+		if err == nil {
+			return conn, nil
+		}
+		if ctx.Err() != nil {
+			return nil, connectError(err, walsender)
+		}
+	}
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, connectError(err, cfg)
+	}
+	return conn, nil
+}
+
+func querier(conn *pgconn.PgConn) func(context.Context, string) ([][]string, error) {
+	return func(ctx context.Context, sql string) ([][]string, error) { return session.Query(ctx, conn, sql) }
+}
+
+// refused makes an error of what resume.Check says.
+func refused(err error) error {
+	r := (*resume.Refusal)(nil)
+	switch {
+	case !errors.As(err, &r):
+		return err
+	case r.Passing:
+		return inRecovery(r.Text, nil)
+	}
+	return diverged(r.Text)
+}
+
+// commitRecord reads the record that commits or prepares the transaction out of the server's WAL. side is of no use afterwards.
+func (c *connection) commitRecord(ctx context.Context, side *pgconn.PgConn, p resume.Point) (yesNo, error) {
+	return unknown, errors.New("not asked")
+}
