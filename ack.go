@@ -56,8 +56,14 @@ type ledger struct {
 	head      uint64     // the oldest message that is not acknowledged; all below are
 	first     *chunk     // the chunk of head
 	published uint64     // seq as of the last advance
-	marks     []mark     // not yet reached, ascending
+	marks     []mark     // not yet reached, or not yet stored, ascending
 	confirmed LSN        // the highest reached mark
+
+	// With checkpoints: what those of the marks say, the one of the highest mark that is reached, stored or not, and up to where
+	// the consumer says that it has stored one.
+	points  []point
+	reached point
+	saved   LSN
 }
 
 func newLedger(confirmed LSN, wake func()) *ledger {
@@ -83,6 +89,16 @@ func (l *ledger) next() Receipt {
 
 // delivered counts the message that got the receipt of next.
 func (l *ledger) delivered() { l.seq++ }
+
+// markAt is mark for a checkpoint.
+func (l *ledger) markAt(p point) {
+	l.mark(p.Through)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.marks); n > 0 && l.marks[n-1] == (mark{l.seq, p.Through}) {
+		l.points = append(l.points[:n-1], p)
+	}
+}
 
 // mark says that lsn may be confirmed once everything delivered so far is acknowledged.
 func (l *ledger) mark(lsn LSN) {
@@ -119,9 +135,12 @@ func (l *ledger) advance() LSN {
 		l.head += n
 	}
 	i := 0
-	for i < len(l.marks) && l.marks[i].seq <= l.head && l.isStored(l.marks[i].seq) {
+	for i < len(l.marks) && l.marks[i].seq <= l.head && l.isStored(l.marks[i]) {
 		l.confirmed = l.marks[i].lsn
 		i++
+	}
+	if l.storing {
+		i = l.reach(i)
 	}
 	if i == len(l.marks) {
 		l.marks = l.marks[:0]
@@ -131,8 +150,48 @@ func (l *ledger) advance() LSN {
 	return l.confirmed
 }
 
-// isStored says whether a consumer that stores checkpoints has one from the message before seq, or from a later one.
-func (l *ledger) isStored(seq uint64) bool { return !l.storing || l.stored.Load() >= seq }
+// reach notes the highest mark that is reached. The first i are confirmed. It returns how many marks are of no more use: of those
+// that are reached and not stored the last one will do.
+func (l *ledger) reach(i int) int {
+	n := i
+	for n < len(l.marks) && l.marks[n].seq <= l.head {
+		n++
+	}
+	if n > 0 {
+		l.reached = l.points[n-1]
+	}
+	if n > i {
+		i = n - 1
+	}
+	l.points = append(l.points[:0], l.points[i:]...)
+	return i
+}
+
+// checkpoint returns the place up to which everything is acknowledged, stored or not.
+func (l *ledger) checkpoint() point {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reached
+}
+
+// start sets what checkpoint returns before anything is acknowledged.
+func (l *ledger) start(p point) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reached = p
+}
+
+// save notes that the consumer has stored a checkpoint that checkpoint returned.
+func (l *ledger) save(lsn LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.saved = max(l.saved, min(lsn, l.reached.Through))
+}
+
+// isStored says whether a consumer that stores checkpoints has that of the message before the mark, or a later one.
+func (l *ledger) isStored(m mark) bool {
+	return !l.storing || l.stored.Load() >= m.seq || l.saved >= m.lsn
+}
 
 // last returns the highest position that was confirmed or may be once what was delivered is acknowledged.
 func (l *ledger) last() LSN {

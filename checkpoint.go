@@ -211,6 +211,23 @@ func (m Message) ID() string {
 	return fmt.Sprintf("%s:%s:%d:%d:%d", o.SystemID, p.Commit, xid, time, p.Ordinal)
 }
 
+// Checkpoint returns the place up to which everything is acknowledged or skipped. It is zero before the first acknowledgement, unless
+// WithCheckpoint gave one, and for a stream without WithCheckpoint. Store it from time to time if you skip messages, and say so
+// with Stored: otherwise the slot waits for a message that you acknowledge.
+func (s *Stream) Checkpoint() Checkpoint {
+	p := s.ledger.checkpoint()
+	if p.origin == nil {
+		return Checkpoint{without: !s.cfg.checkpoints}
+	}
+	return Checkpoint{c: resume.Checkpoint{Origin: p.origin.Origin, Point: p.Point}}
+}
+
+// Stored says that c, which Checkpoint has returned, is stored. Ack says the same of a message's checkpoint.
+func (s *Stream) Stored(c Checkpoint) {
+	s.ledger.save(c.c.Through)
+	s.interrupt()
+}
+
 // WithCheckpoint continues after c: the message of c is not delivered again, everything after it is. Subscribe returns
 // ErrCheckpoint if c belongs to another source, and ErrSlotMoved if the slot has confirmed more than c. The stream ends with
 // ErrDiverged if the server's history differs from c.

@@ -101,6 +101,7 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 		p.Through = c.told // it was acknowledged, thus stored
 	}
 	s.feed.(*changes).point = p.Point
+	s.ledger.start(point{c.origin, p.Point})
 	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.Position(), "confirmed", c.told)
 	return nil
 }

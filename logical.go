@@ -258,7 +258,9 @@ func (f *changes) hand(s *Stream, m *Message) error {
 	f.point.Ordinal, f.point.Hash = m.Ordinal, m.hash
 	if f.checkpoints && m.ext != nil {
 		if end := m.end(); end != 0 {
-			s.ledger.mark(end)
+			at := point{f.origin, f.point}
+			at.Through, at.Single = end, false
+			s.ledger.markAt(at)
 		}
 	}
 	return nil
@@ -348,7 +350,7 @@ func (f *changes) single(s *Stream, m *Message) error {
 		return err
 	}
 	if f.checkpoints {
-		s.ledger.mark(m.LSN)
+		s.ledger.markAt(*at)
 	}
 	f.received(s, m.LSN, true)
 	return nil

@@ -61,7 +61,7 @@ func (f *changes) progress(s *Stream, c *connection) error {
 		return err
 	}
 	f.point = at.Point
-	s.ledger.mark(at.Through)
+	s.ledger.markAt(*at)
 	return nil
 }
 

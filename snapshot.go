@@ -252,7 +252,9 @@ func (s *Stream) takeSnapshot(c *connection) error {
 	if err := s.keepSlot(c); err != nil {
 		return err
 	}
-	s.feed.(*changes).point = resume.Point{Through: p.from}
+	begun := point{c.origin, resume.Point{Through: p.from}}
+	s.feed.(*changes).point = begun.Point
+	s.ledger.start(begun)
 	s.cfg.log.Info("the slot is made", "slot", s.source.Slot, "from", p.from)
 	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
 	defer cancel()
@@ -265,7 +267,7 @@ func (c *connection) patience() time.Duration { return max(c.timeout, awaitTimeo
 
 // isSettled says whether everything is acknowledged, and the last checkpoint is stored, if those are asked for.
 func (s *Stream) isSettled() bool {
-	return s.ledger.outstanding() == 0 && s.ledger.isStored(s.ledger.seq)
+	return s.ledger.outstanding() == 0 && s.ledger.isStored(mark{seq: s.ledger.seq, lsn: never})
 }
 
 func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
