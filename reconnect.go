@@ -336,7 +336,7 @@ func (c *connection) check(p past, system session.System) (LSN, error) {
 // readSession asks what is to be known of the connection.
 func (s *Stream) readSession(ctx context.Context, c *connection) error {
 	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start, "+
-		"(extract(epoch from pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8, pg_catalog.current_setting('synchronous_standby_names') "+
+		"pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('synchronous_standby_names') "+
 		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
 	if err == nil && len(rows) != 1 {
 		err = errors.New("unexpected answer")
@@ -351,12 +351,23 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 		}
 	}
 	c.standby, c.backendStart = rows[0][1] == "t", rows[0][2]
-	if c.serverStarted, err = strconv.ParseInt(rows[0][3], 10, 64); err != nil {
+	if c.serverStarted, err = parseTimestamp(rows[0][3]); err != nil {
 		return failed("read when the server was started", err)
 	}
 	c.synchronous.Store(namesStandby(rows[0][4], c.config.RuntimeParams["application_name"]))
 	s.setTimers(c, parseGUCTime(rows[0][0]))
 	return nil
+}
+
+// parseTimestamp reads a time as PostgreSQL prints it, and returns it in microseconds since 1970.
+func parseTimestamp(s string) (µs int64, err error) {
+	for _, zone := range []string{"-07", "-07:00", "-07:00:00"} {
+		var t time.Time
+		if t, err = time.Parse("2006-01-02 15:04:05"+zone, s); err == nil {
+			return t.UnixMicro(), nil
+		}
+	}
+	return 0, err
 }
 
 // setTimers derives the connection's timers from the server's wal_sender_timeout.

@@ -238,6 +238,8 @@ func (s *selection) call(name string) (any, error) {
 		return s.conn.PID, nil
 	case name == "pg_is_in_recovery":
 		return s.state.Standby, nil
+	case name == "pg_postmaster_start_time":
+		return s.state.Started.UTC().Format("2006-01-02 15:04:05.999999-07"), nil
 	case name == "pg_current_wal_lsn", name == "pg_current_wal_flush_lsn", name == "pg_last_wal_replay_lsn":
 		return s.state.WALEnd, nil
 	case name == "current_setting" && len(args) > 0:

@@ -19,6 +19,7 @@ type State struct {
 	Timeline     int32             // 1
 	WALEnd       LSN               // IDENTIFY_SYSTEM's xlogpos, 0/1000000; raised by what streams send
 	Standby      bool              // pg_is_in_recovery(), in_hot_standby
+	Started      time.Time         // pg_postmaster_start_time(), 2026-01-01 00:00:00 UTC
 	Settings     map[string]string // SHOW name
 	Slots        map[string]*Slot
 	Publications []string
@@ -75,6 +76,7 @@ func defaultState() State {
 		SystemID:      "7000000000000000001",
 		Timeline:      1,
 		WALEnd:        0x1000000,
+		Started:       time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		Waiting:       [2]string{"Activity", "WalSenderMain"},
 		backends:      map[uint32]bool{},
 		SenderTimeout: time.Minute,
@@ -84,6 +86,8 @@ func defaultState() State {
 			"max_wal_senders":       "10",
 			"transaction_read_only": "off",
 			"wal_level":             "logical",
+
+			"synchronous_standby_names": "",
 		},
 		Slots:     map[string]*Slot{},
 		Histories: map[int32]string{},
