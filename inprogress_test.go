@@ -246,10 +246,15 @@ func TestOrdinalsOfAPreparedTransaction(t *testing.T) {
 // Delivered in part, sent differently after the reconnect: again as a whole, also where one of the two was sent in blocks.
 func TestStreamedTransactionSentDifferentlyComesAgainWhole(t *testing.T) {
 	streamed := playing(block(2, 2, true, "a", "b", "x"), streamCommit(2, 0x300))
-	ordinary := playing(tx(2, 0x300, "a", "c").Frames())
+	whole := func(rows ...any) fakewal.Script {
+		x := tx(2, 0x300, rows...)
+		x.At = then // as in blocks: it is the same transaction
+		return playing(x.Frames())
+	}
+	ordinary := whole("a", "c")
 	for name, scripts := range map[string][]fakewal.Script{
 		"first in blocks":     {streamed, ordinary},
-		"then in blocks":      {playing(tx(2, 0x300, "a", "b", "x").Frames()), playing(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
+		"then in blocks":      {whole("a", "b", "x"), playing(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
 		"in blocks each time": {streamed, playing(block(2, 2, true, "a", "c"), streamCommit(2, 0x300))},
 	} {
 		t.Run(name, func(t *testing.T) {
