@@ -10,9 +10,9 @@ SEED := $$(date +%s)
 
 # The servers of make matrix, and the tests that depend on the server's version.
 VERSIONS := 14 15 16 17 18
-VERSIONED := . ./examples/... ./pipeline/postgres
+VERSIONED := . ./internal/walrecord ./examples/... ./pipeline/postgres
 
-FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/pgoutput:FuzzCopy ./internal/session:FuzzFrames
+FUZZED := .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/pgoutput:FuzzCopy ./internal/session:FuzzFrames ./internal/walrecord:FuzzParse
 
 .PHONY: help demo test matrix chaos mutants fuzz bench bench-growth fmt lint
 .DEFAULT_GOAL := help

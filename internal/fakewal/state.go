@@ -84,6 +84,7 @@ func defaultState() State {
 		Settings: map[string]string{
 			"max_replication_slots": "10",
 			"max_wal_senders":       "10",
+			"wal_block_size":        "8192",
 			"transaction_read_only": "off",
 			"wal_level":             "logical",
 
