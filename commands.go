@@ -120,7 +120,7 @@ func show(ctx context.Context, c *session.Conn, name string) (string, error) {
 
 // timelineHistory returns the content of a timeline's history file; "" of timeline 1, which has none.
 func timelineHistory(ctx context.Context, c *connection, timeline int32) (string, error) {
-	if timeline == 1 {
+	if timeline <= 1 {
 		return "", nil
 	}
 	history, err := c.TimelineHistory(ctx, timeline)

@@ -11,6 +11,7 @@ import (
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/walrecord"
 )
 
 // A connection is on trial until its server is known to have the history of what the consumer has.
@@ -257,7 +258,11 @@ func (s *Stream) question(ctx context.Context, c *connection, side *pgconn.PgCon
 	case lost:
 		return answer{no, status}, nil
 	}
-	return answer{by: fmt.Sprintf("its record in the WAL cannot be read: %s", line(err))}, nil
+	why := "its record in the WAL cannot be read"
+	if err != nil {
+		why += ": " + line(err)
+	}
+	return answer{by: why}, nil
 }
 
 // commitTimestamp asks for the time of a transaction, which a server knows that has track_commit_timestamp on.
@@ -330,5 +335,13 @@ func refused(err error) error {
 
 // commitRecord reads the record that commits or prepares the transaction out of the server's WAL. side is of no use afterwards.
 func (c *connection) commitRecord(ctx context.Context, side *pgconn.PgConn, p resume.Point) (yesNo, error) {
-	return unknown, errors.New("not asked")
+	want := walrecord.Want{LSN: uint64(p.Commit), XID: p.XID, Time: p.Time, Prepared: p.Prepared}
+	answer, err := walrecord.Find(ctx, side, resume.TimelineAt(p.Commit, c.history, c.timeline), want)
+	switch answer {
+	case walrecord.Yes:
+		return yes, nil
+	case walrecord.No:
+		return no, nil
+	}
+	return unknown, err
 }

@@ -224,7 +224,7 @@ func (s *Stream) start(c, lost *connection) error {
 	} else if system.ID != s.source.SystemID {
 		return diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID))
 	}
-	c.setOrigin(s, system)
+	c.setOrigin(s, lost, system)
 	if err := checkPublications(ctx, c.Conn, s.cfg.publications); err != nil {
 		return err
 	}
@@ -315,11 +315,14 @@ func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 }
 
 // setOrigin notes which server this is. The timeline of a standby is not kept, because it may be promoted under the connection.
-func (c *connection) setOrigin(s *Stream, system session.System) {
-	c.origin = &origin{checkpoints: s.cfg.checkpoints, Origin: resume.Origin{
+func (c *connection) setOrigin(s *Stream, lost *connection, system session.System) {
+	o := origin{checkpoints: s.cfg.checkpoints, Origin: resume.Origin{
 		SystemID: s.source.SystemID, Database: s.source.Database, Slot: s.source.Slot, Started: c.serverStarted}}
 	if !c.standby {
-		c.origin.Timeline = system.Timeline
+		o.Timeline = system.Timeline
+	}
+	if c.origin = &o; lost != nil && lost.origin != nil && *lost.origin == o {
+		c.origin = lost.origin // messages of one transaction then have equal ones
 	}
 }
 

@@ -240,6 +240,7 @@ func TestNewTimelineIsReadFromTheFork(t *testing.T) {
 		}
 		srv.Update(func(st *fakewal.State) {
 			st.Timeline, st.Histories = 2, map[int32]string{2: "1\t0/500\tno recovery target specified\n"}
+			st.Started = st.Started.Add(time.Hour)
 			st.Slots["p"].ConfirmedFlush = 0x2b0 // as far as it was synchronised
 		})
 		srv.CloseConns()

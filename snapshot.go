@@ -252,9 +252,6 @@ func (s *Stream) takeSnapshot(c *connection) error {
 	if err := s.keepSlot(c); err != nil {
 		return err
 	}
-	begun := point{c.origin, resume.Point{Through: p.from}}
-	s.feed.(*changes).point = begun.Point
-	s.ledger.start(begun)
 	s.cfg.log.Info("the slot is made", "slot", s.source.Slot, "from", p.from)
 	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
 	defer cancel()
@@ -414,8 +411,11 @@ func (s *Stream) keepSlot(c *connection) error {
 	stopped := context.AfterFunc(s.ctx, func() { time.AfterFunc(s.cfg.closeTimeout, cancel) })
 	defer stopped()
 	p := c.snapshot
-	s.snapshots.kept, s.known = p.from, p.from // should the answer be lost
+	begun := point{c.origin, resume.Point{Through: p.from}}
+	s.feed.(*changes).point = begun.Point
+	s.snapshots.kept, s.known, s.told = p.from, p.from, p.from // should the answer be lost
 	s.ledger.begin(p.from)
+	s.ledger.start(begun)
 	if s.cfg.slot != "" {
 		_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", quoteLiteral(p.slot), quoteLiteral(s.cfg.slot)))
 		if err != nil {
