@@ -31,28 +31,36 @@ func Check(o Origin, p Point, bound LSN, s Server, history func() (string, error
 	if s.Flushed < max(p.Needed(), p.Through, bound) && s.Recovery {
 		return 0, &Refusal{Passing: true, Text: fmt.Sprintf("it has come to %s, and %s was delivered", s.Flushed, max(p.Needed(), p.Through, bound))}
 	}
+	fork := s.Flushed
+	if o.Timeline != 0 && o.Timeline != s.Timeline {
+		var err error
+		if fork, err = forkFrom(o.Timeline, s.Timeline, history); err != nil {
+			return 0, err
+		}
+		if fork < p.Needed() {
+			return 0, diverged("the server's timeline %d has forked at %s, before the end of what was delivered at %s", s.Timeline, fork, p.last())
+		}
+	}
 	if s.Flushed < p.Needed() {
 		return 0, diverged("the server's WAL ends at %s, before the end of what was delivered at %s", s.Flushed, p.last())
 	}
-	bound = min(bound, s.Flushed) // beyond it there was nothing of ours
-	switch {
-	case o.Timeline == 0 || o.Timeline == s.Timeline:
-		return bound, nil
-	case s.Timeline < o.Timeline:
-		return 0, diverged("the server is on timeline %d, behind %d", s.Timeline, o.Timeline)
+	return min(bound, s.Flushed, fork), nil // beyond it there was nothing of ours
+}
+
+// forkFrom returns where the history of a server's timeline leaves another one.
+func forkFrom(timeline, server int32, history func() (string, error)) (LSN, error) {
+	if server < timeline {
+		return 0, diverged("the server is on timeline %d, behind %d", server, timeline)
 	}
 	content, err := history()
 	if err != nil {
 		return 0, err
 	}
-	fork, ok := ForkOf(content, o.Timeline)
-	switch {
-	case !ok:
-		return 0, diverged("the server's timeline %d does not descend from timeline %d", s.Timeline, o.Timeline)
-	case fork < p.Needed():
-		return 0, diverged("the server's timeline %d has forked at %s, before the end of what was delivered at %s", s.Timeline, fork, p.last())
+	fork, ok := ForkOf(content, timeline)
+	if !ok {
+		return 0, diverged("the server's timeline %d does not descend from timeline %d", server, timeline)
 	}
-	return min(bound, fork), nil
+	return fork, nil
 }
 
 func (p Point) last() LSN {
