@@ -1,0 +1,21 @@
+package main
+
+func init() { mutants = append(mutants, checkpoints...) }
+
+// Checkpoints, and the proof that a server has the history of what was delivered.
+var checkpoints = []mutant{
+	{"a position of another history is told", "prove.go", "		s.ledger.rewind(max(c.limit, s.certain()))\n		s.cfg.log.Info", "		s.cfg.log.Info", "", "TestNewTimelineIsReadFromTheFork|TestAfterAReconnect"},
+	{"a connection on trial is told what is confirmed", "prove.go", "c.told, c.limit, s.known, s.told = slot.confirmed, slot.confirmed, slot.confirmed, p.bound", "c.told, c.limit, s.known, s.told = slot.confirmed, never, slot.confirmed, p.bound", "", "TestAfterAReconnect"},
+	{"the last transaction may be another", "prove.go", "	case !t.Is(ev.XID, ev.Time):", "	case false:", "", "TestAfterAReconnect"},
+	{"a transaction that does not come is not missed", "prove.go", "	case lsn > t.Commit:\n		return f.absent(s, t)\n", "	case lsn > t.Commit:\n		f.trial = nil\n		return nil\n", "", "TestAfterAReconnect"},
+	{"the time of a transaction does not matter to its identity", "internal/resume/point.go", "p.XID == xid && p.Time == time", "p.XID == xid", "", "TestAfterAReconnect"},
+	{"a keepalive is confirmed although nothing covers it", "stream.go", "	if !s.ledger.storing || s.cfg.physical {\n", "	if true {\n", "", "TestCheckpointed"},
+	{"a skipped message counts as stored", "ack.go", "	return !l.storing || l.stored.Load() >= m.seq || l.saved >= m.lsn\n", "	return true\n", "", "TestCheckpointed|TestSlotIsMadeOnce"},
+	{"the last row does not say that it is the last", "logical.go", "		f.kept.ext = &f.ends[len(f.ends)-1]\n", "", "", "TestCheckpointed"},
+	{"a torn checkpoint is read", "internal/resume/text.go", "p.bad || c.String() != text", "p.bad", "internal/resume", "TestTornText|TestTexts"},
+	{"a new slot behind a checkpoint", "continue.go", "	case cp.c.HasTransaction():", "	case false:", "", "TestMissingSlotAndCheckpoint"},
+	{"a lost checkpoint goes unnoticed", "continue.go", "	case cp.IsZero() && s.cfg.from == 0:", "	case false:", "", "TestMissingSlotAndCheckpoint"},
+	{"a checkpoint of another source goes unnoticed", "continue.go", "cp.IsZero() || cp.Source() == s.source || s.isUpgraded(cp)", "true", "", "TestCheckpointOfAnotherSource"},
+	{"nothing tells a stopping server that it may go", "progress.go", "	case c.pings >= pingsOfStop, !c.leaveAt.IsZero(), c.synchronous.Load():\n", "	case c.synchronous.Load():\n", "", "TestCheckpointed"},
+	{"a synchronous standby is not noticed", "progress.go", "	case c.pings >= pingsOfStop, !c.leaveAt.IsZero(), c.synchronous.Load():\n", "	case c.pings >= pingsOfStop, !c.leaveAt.IsZero():\n", "", "TestCheckpointed"},
+}
