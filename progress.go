@@ -139,13 +139,14 @@ func splitNames(list string) (names []string) {
 	for i := 0; i <= len(list); i++ {
 		switch {
 		case i == len(list), list[i] == ',' && !quoted:
-			names = append(names, strings.TrimSpace(b.String()))
+			names = append(names, b.String())
 			b.Reset()
 		case list[i] == '"' && quoted && i+1 < len(list) && list[i+1] == '"':
 			b.WriteByte('"')
 			i++
 		case list[i] == '"':
 			quoted = !quoted
+		case !quoted && strings.IndexByte(" \t\n\r", list[i]) >= 0:
 		default:
 			b.WriteByte(list[i])
 		}

@@ -3,10 +3,10 @@ package main
 func init() {
 	mutants = append(mutants, []mutant{
 		{"a worker that finds no snapshot ends the stream", "snapread.go", "e.Kind, e.Advice = ErrUnreachable, ", "e.Advice = ", "", "TestSnapshotThatIsGone"},
-		{"a permanent slot before the rows are acknowledged", "snapshot.go", "		if s.ledger.outstanding() == 0 {\n			break\n		}\n		s.wait(now, next, all", "		if true {\n			break\n		}\n		s.wait(now, next, all", "", "TestSnapshotComesBeforeTheChanges"},
+		{"a permanent slot before the rows are acknowledged", "snapshot.go", "		if s.isSettled() {\n			break\n		}\n		s.wait(now, next, all", "		if true {\n			break\n		}\n		s.wait(now, next, all", "", "TestSnapshotComesBeforeTheChanges"},
 		{"a lost snapshot goes unnoticed", "snapshot.go", "	if err := c.Check(); err != nil {", "	if err := error(nil); err != nil {", "", "TestSnapshotStartsOver"},
 		{"the locks are lost unnoticed", "snapshot.go", "if _, err := p.keeper.Query(ctx, \"COMMIT\"); err != nil {", "if _, err := p.keeper.Query(ctx, \"COMMIT\"); err == errStopped {", "", "TestSnapshotLosesItsLocks"},
-		{"the slot is kept without the last row", "snapshot.go", "	s.snapshots.kept, s.known = p.from, p.from // should the answer be lost\n", "	s.snapshots.kept, s.known = 0, 0\n", "", "TestSnapshotIsKeptByAStop"},
+		{"the slot is kept without the last row", "snapshot.go", "	s.snapshots.kept, s.known, s.told = p.from, p.from, p.from // should the answer be lost\n", "	s.snapshots.kept, s.known, s.told = 0, 0, 0\n", "", "TestSnapshotIsKeptByAStop"},
 		{"a stop does not keep the slot", "snapshot.go", "			if err := s.keepSlot(c); err != nil {\n", "			if err := s.ctx.Err(); err != nil {\n", "", "TestSnapshotIsKeptByAStop"},
 		{"the time-outs hold", "snapshot.go", "SET idle_in_transaction_session_timeout = 0; ", "", "", "TestSnapshotOutlivesTimeouts"},
 		{"an existing slot gets a snapshot", "snapshot.go", "		case slot != nil:\n			return false, &Error{Kind: ErrSlotExists", "		case false:\n			return false, &Error{Kind: ErrSlotExists", "", "TestSnapshotRefuses"},
