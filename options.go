@@ -99,7 +99,8 @@ func WithSlot(name string) Option { return func(c *config) { c.slot = name } }
 // WithCreateSlot makes the slot, a permanent one, if it does not exist. It then begins now, and from now on the server keeps
 // WAL for it until it is dropped: see DropSlot. Only Subscribe does it, never a reconnect, where a new slot would hide a
 // gap. It waits for the end of the transactions that are running (CREATE_REPLICATION_SLOT in the PostgreSQL
-// documentation), which can be long; the context ends the wait.
+// documentation), which can be long; the context ends the wait. If Subscribe fails, it leaves no slot that it has made:
+// it cancels the statement on the server and drops the slot, which can take a few seconds.
 func WithCreateSlot() Option { return func(c *config) { c.createSlot = true } }
 
 // WithPublication streams the changes of these publications, which must exist: EnsurePublication makes one.

@@ -2,7 +2,6 @@ package walchan
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -203,19 +202,8 @@ func (p *snapshot) export(ctx context.Context, c *connection, cfg *config) error
 		return failed("set the time-outs", err)
 	}
 	c.KeepAlive()
-	sql := "CREATE_REPLICATION_SLOT " + quoteName(p.slot) + " TEMPORARY LOGICAL " + quoteName(cfg.plugin) + " EXPORT_SNAPSHOT"
-	if cfg.isTwoPhase() {
-		sql += " TWO_PHASE"
-	}
-	rows, err := c.Query(ctx, sql)
-	if err != nil {
-		return createError(ctx, c.Conn, p.slot, cfg.plugin, err)
-	}
-	if len(rows) != 1 || len(rows[0]) < 3 {
-		return failed("export a snapshot", errors.New("unexpected answer"))
-	}
-	p.name = rows[0][2]
-	p.from, err = ParseLSN(rows[0][1])
+	slot, err := createSlot(ctx, c, cfg, NewSlot{Name: p.slot, Plugin: cfg.plugin, Temporary: true, TwoPhase: cfg.isTwoPhase(), Snapshot: SnapshotExport})
+	p.name, p.from = slot.Snapshot, slot.Start
 	return err
 }
 
