@@ -187,7 +187,7 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 	if cfg.physical {
 		conn.RuntimeParams["replication"] = "true" // for its probes, too: pg_hba.conf may let them in for nothing else
 	}
-	c := &connection{config: conn.Copy()}
+	c := &connection{config: conn.Copy(), succession: newSuccession()}
 	var reached atomic.Pointer[string] // pgx dials to cancel a statement, too, at any time
 	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		reached.Store(&address) // the last one is the one that was reached

@@ -15,24 +15,24 @@ import (
 // cleanUpTimeout bounds the wait for the answer to a cancelled CREATE_REPLICATION_SLOT, and then the dropping of the slot.
 const cleanUpTimeout = 5 * time.Second
 
-// origin says what is known of a slot that nobody wants.
-type origin uint8
+// maker says who has made a slot that nobody wants.
+type maker uint8
 
 const (
-	madeByUs   origin = iota // the server has said so
-	missedOnce               // it was missing before it was asked for: if it exists now, it is ours
-	notKnown                 // it may be somebody else's
+	madeByUs   maker = iota // the server has said so
+	missedOnce              // it was missing before it was asked for: if it exists now, it is ours
+	notKnown                // it may be somebody else's
 )
 
 // makeSlot runs CREATE_REPLICATION_SLOT, and returns its row. After an error there is no slot.
 func (c *connection) makeSlot(ctx context.Context, cfg *config, n *NewSlot) ([]string, error) {
-	from := notKnown
+	by := notKnown
 	if c.lacks(ctx, n) {
-		from = missedOnce
+		by = missedOnce
 	}
 	rows, err := c.QueryAnswered(ctx, n.command(), cleanUpTimeout)
 	if err == nil {
-		from = madeByUs
+		by = madeByUs
 		if len(rows) != 1 || len(rows[0]) < 3 {
 			err = errors.New("unexpected answer")
 		}
@@ -45,8 +45,8 @@ func (c *connection) makeSlot(ctx context.Context, cfg *config, n *NewSlot) ([]s
 	switch {
 	case err == nil:
 		return rows[0], nil
-	case from == madeByUs, !n.Temporary && isOpen(err):
-		c.clearAway(cfg, n.Name, from)
+	case by == madeByUs, !n.Temporary && isOpen(err):
+		c.clearAway(cfg, n.Name, by)
 	}
 	return nil, createError(ctx, c.Conn, n.Name, n.plugin(), err)
 }
@@ -76,12 +76,12 @@ func (c *connection) lacks(ctx context.Context, n *NewSlot) bool {
 
 // clearAway drops a slot that was made over the connection, or may have been, also if the connection is broken by then. What it
 // cannot drop it logs.
-func (c *connection) clearAway(cfg *config, name string, from origin) {
+func (c *connection) clearAway(cfg *config, name string, by maker) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
 	defer cancel()
-	err := c.dropUnwanted(ctx, name, from)
+	err := c.dropUnwanted(ctx, name, by)
 	if errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown) {
-		err = c.dropElsewhere(ctx, name, from)
+		err = c.dropElsewhere(ctx, name, by)
 	}
 	switch {
 	case err == nil:
@@ -93,8 +93,8 @@ func (c *connection) clearAway(cfg *config, name string, from origin) {
 }
 
 // dropUnwanted drops the slot if it is there and ours.
-func (c *connection) dropUnwanted(ctx context.Context, name string, from origin) error {
-	if from == notKnown {
+func (c *connection) dropUnwanted(ctx context.Context, name string, by maker) error {
+	if by == notKnown {
 		slot, err := readSlot(ctx, c.sql, name)
 		if err != nil || slot == nil {
 			return err
@@ -110,7 +110,7 @@ func (c *connection) dropUnwanted(ctx context.Context, name string, from origin)
 
 // dropElsewhere drops the slot over another connection to the same server, after the walsender of the broken one has ended: until
 // then it may still make the slot, or hold it.
-func (c *connection) dropElsewhere(ctx context.Context, name string, from origin) error {
+func (c *connection) dropElsewhere(ctx context.Context, name string, by maker) error {
 	c.Close()
 	other, err := c.dialAgain(ctx)
 	if err != nil {
@@ -125,7 +125,7 @@ func (c *connection) dropElsewhere(ctx context.Context, name string, from origin
 			break // half-open: it waits for the next command, which does no harm
 		}
 	}
-	return other.dropUnwanted(ctx, name, from)
+	return other.dropUnwanted(ctx, name, by)
 }
 
 // serves says whether the walsender of another connection is known to live.
