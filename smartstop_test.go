@@ -19,11 +19,12 @@ import (
 func stopSmart(t *testing.T, db pgtest.DB) (wait func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
-	stopped := make(chan error, 1)
+	stopped, ended := make(chan error, 1), make(chan struct{})
 	go func() {
-		defer cancel()
+		defer close(ended)
 		stopped <- db.Stop(ctx, pgtest.Smart)
 	}()
+	t.Cleanup(func() { cancel(); <-ended })
 	for refused := (*pgconn.PgError)(nil); !errors.As(dialOnce(ctx, db), &refused) || refused.Code != "57P03"; time.Sleep(time.Millisecond) {
 		if ctx.Err() != nil {
 			break

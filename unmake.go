@@ -79,6 +79,9 @@ func (c *connection) lacks(ctx context.Context, n *NewSlot) bool {
 func (c *connection) clearAway(cfg *config, name string, by maker) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
 	defer cancel()
+	if !c.since.IsZero() {
+		c.Close() // it streams already, and takes no commands
+	}
 	err := c.dropUnwanted(ctx, name, by)
 	if errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown) {
 		err = c.dropElsewhere(ctx, name, by)
