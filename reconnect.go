@@ -141,14 +141,14 @@ func (s *Stream) begin() (*connection, error) {
 	if s.source.Slot == "" && !s.cfg.physical {
 		s.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
+	var wait slotWait
 	for {
 		c, err := s.open(nil)
 		if err == nil || !s.cfg.waitForSlot || !errors.Is(err, ErrSlotActive) {
-			s.outage = outage{}
 			return c, err
 		}
-		if s.pause(err) != nil {
-			return nil, fmt.Errorf("%w: %w", context.Cause(s.ctx), err)
+		if err := s.untilFree(&wait, err); err != nil {
+			return nil, err
 		}
 	}
 }
