@@ -12,8 +12,8 @@ import (
 // (ConnectPhysical). One command runs at a time; it is for one goroutine. A command whose context ends leaves the connection
 // unusable.
 type Conn struct {
-	c        *connection
-	physical bool
+	c   *connection
+	cfg *config
 }
 
 // Connect makes a replication connection to the database of connString. Of opts, which are those of Subscribe, WithConnect and
@@ -42,7 +42,7 @@ func connect(ctx context.Context, connString string, physical bool, opts []Optio
 		c.Close()
 		return nil, err
 	}
-	return &Conn{c, physical}, nil
+	return &Conn{c, cfg}, nil
 }
 
 // Close ends the connection, and with it the temporary slots that were made on it.
@@ -77,15 +77,15 @@ func (c *Conn) Show(ctx context.Context, name string) (string, error) {
 }
 
 // CreateSlot makes a slot. What the server is too old for is ErrServerVersion, with nothing made. A logical slot waits for the
-// end of the transactions that are running, see the function CreateSlot.
+// end of the transactions that are running, see the function CreateSlot: if ctx ends meanwhile, no slot is left.
 func (c *Conn) CreateSlot(ctx context.Context, slot NewSlot) (CreatedSlot, error) {
 	if err := slot.validate(); err != nil {
 		return CreatedSlot{}, err
 	}
-	if c.physical && !slot.Physical {
+	if c.cfg.physical && !slot.Physical {
 		return CreatedSlot{}, invalid("a physical connection makes no logical slots: use Connect")
 	}
-	return createSlot(ctx, c.c.Conn, slot)
+	return createSlot(ctx, c.c, c.cfg, slot)
 }
 
 // DropSlot drops a slot, as the function DropSlot does.

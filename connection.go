@@ -36,6 +36,7 @@ type connection struct {
 	history string         // of the server's timeline, where it was asked for
 	from    LSN            // where the stream begins
 	made    bool           // the slot was made for it
+	succession
 
 	snapshot *snapshot // to be taken before its stream begins; nil: none
 
@@ -294,10 +295,7 @@ func (c *connection) shutdown(s *Stream, now time.Time) (time.Time, error) {
 func (c *connection) probe(s *Stream) {
 	ctx := context.WithoutCancel(s.ctx) // also while draining; hangUp ends it
 	c.probing.begin(ctx, 2*probeAfter, func(ctx context.Context) {
-		conn, err := c.dialOrdinary(ctx)
-		if err == nil {
-			conn.Close(ctx)
-		} else if sqlState(err) == stateCannotConnectNow {
+		if c.isStopping(ctx) {
 			c.refused.Store(true)
 			s.interrupt()
 		}
@@ -315,6 +313,7 @@ func (c *connection) farewell(last LSN, deadline time.Time) error {
 
 // hangUp closes the connection and waits for what was asked beside it.
 func (c *connection) hangUp() {
+	c.finish()
 	c.probing.end()
 	c.looking.end()
 	if c.snapshot != nil {

@@ -223,6 +223,7 @@ const (
 	stateObjectInUse         = "55006"
 	stateLockNotAvailable    = "55P03"
 	stateCantChangeParameter = "55P02"
+	stateQueryCanceled       = "57014"
 	stateAdminShutdown       = "57P01"
 	stateCrashShutdown       = "57P02"
 	stateCannotConnectNow    = "57P03"

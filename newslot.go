@@ -2,7 +2,6 @@ package walchan
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -112,17 +111,14 @@ func (n *NewSlot) command() string {
 	return b.String()
 }
 
-func createSlot(ctx context.Context, c *session.Conn, n NewSlot) (CreatedSlot, error) {
-	if err := n.checkVersion(c); err != nil {
+func createSlot(ctx context.Context, c *connection, cfg *config, n NewSlot) (CreatedSlot, error) {
+	if err := n.checkVersion(c.Conn); err != nil {
 		return CreatedSlot{}, err
 	}
-	rows, err := c.Query(ctx, n.command())
+	row, err := c.makeSlot(ctx, cfg, &n)
 	if err != nil {
-		return CreatedSlot{}, createError(ctx, c, n.Name, n.plugin(), err)
+		return CreatedSlot{}, err
 	}
-	if len(rows) != 1 || len(rows[0]) < 3 {
-		return CreatedSlot{}, failed(fmt.Sprintf("create slot %q", n.Name), errors.New("unexpected answer"))
-	}
-	start, err := ParseLSN(rows[0][1])
-	return CreatedSlot{rows[0][0], start, rows[0][2]}, err
+	start, err := ParseLSN(row[1])
+	return CreatedSlot{row[0], start, row[2]}, err
 }

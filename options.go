@@ -99,7 +99,8 @@ func WithSlot(name string) Option { return func(c *config) { c.slot = name } }
 // WithCreateSlot makes the slot, a permanent one, if it does not exist. It then begins now, and from now on the server keeps
 // WAL for it until it is dropped: see DropSlot. Only Subscribe does it, never a reconnect, where a new slot would hide a
 // gap. It waits for the end of the transactions that are running (CREATE_REPLICATION_SLOT in the PostgreSQL
-// documentation), which can be long; the context ends the wait.
+// documentation), which can be long; the context ends the wait. If Subscribe fails, it leaves no slot that it has made:
+// it cancels the statement on the server and drops the slot, which can take a few seconds.
 func WithCreateSlot() Option { return func(c *config) { c.createSlot = true } }
 
 // WithPublication streams the changes of these publications, which must exist: EnsurePublication makes one.
@@ -227,7 +228,8 @@ func WithStateHook(f func(Stats)) Option { return func(c *config) { c.onState = 
 
 // WithWaitForSlot has Subscribe wait, until its context ends, while another client is streaming from the slot, instead
 // of returning ErrSlotActive: a second process then is a hot standby, that takes over when the first one is gone. It
-// looks again with the delays of WithRetry.
+// looks at the slot about once a second, over a replication connection that counts for max_wal_senders, and takes over within
+// 2 s. It logs for whom it waits at first, when that changes, and at growing intervals. Other errors end the wait.
 func WithWaitForSlot() Option { return func(c *config) { c.waitForSlot = true } }
 
 // WithTerminateOld terminates the walsender of a connection that this stream has lost, if it still holds the slot when the

@@ -35,9 +35,6 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 		}
 	}
 	if err := s.startWAL(ctx, c, lost, &f, system); err != nil {
-		if c.made {
-			s.unmake(ctx, c)
-		}
 		return err
 	}
 	*s.feed.(*walFeed) = f
@@ -148,7 +145,7 @@ func (s *Stream) preparePhysicalSlot(ctx context.Context, c, lost *connection) (
 	case lost != nil || !s.cfg.createSlot:
 		return 0, err
 	}
-	_, err = createSlot(ctx, c.Conn, NewSlot{Name: name, Physical: true, ReserveWAL: true})
+	_, err = createSlot(ctx, c, s.cfg, NewSlot{Name: name, Physical: true, ReserveWAL: true})
 	if c.made = err == nil; err != nil && !errors.Is(err, ErrSlotExists) { // another process was faster
 		return 0, err
 	}
@@ -206,7 +203,7 @@ func notPhysical(name string, err error) error {
 
 // sql runs a query, if need be on an ordinary connection of its own, for a physical one has no SQL.
 func (c *connection) sql(ctx context.Context, query string) ([][]string, error) {
-	if c.config.RuntimeParams["replication"] != "true" {
+	if !c.isPhysical() {
 		return c.Query(ctx, query)
 	}
 	ordinary := &connection{config: c.config.Copy(), address: c.address}

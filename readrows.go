@@ -34,6 +34,8 @@ import (
 // A Read is the row as it is at its place among the changes, so that the last word on a row is always the last message. Changes come
 // in between, also of rows that were not delivered yet: an Update of a row that is not there puts it there, a Delete of one does
 // nothing. Over reconnects ReadRows goes on by itself, and where a column is added, with the Relation of the table as it is then.
+// While the stream has no connection, ReadRows has none either. When the server is stopping, ReadRows notices it within seconds and
+// waits until the stream is connected again: so a smart stop (pg_ctl stop -m smart) does not wait for it.
 //
 // The rows come in the order of the key, but for a few that come again, later. So if the process ends in the middle, the
 // next one goes on where it was: after are the values of the key's columns, as text, of the last Read that was stored.
@@ -72,15 +74,17 @@ const readRowsPrefix = "walchan.ReadRows"
 // tableReading is a call of ReadRows. Its fields belong to the caller's goroutine, but for those of the owner.
 type tableReading struct {
 	stream  *Stream
-	id      string // of its marks
+	id      string      // of its marks
+	base    *connection // the stream's connection when conn was made
 	conn    *session.Conn
-	oid     uint32   // of the table
-	key     []string // names of the key's columns
-	src     *source  // the table as it was last described; nil: it was not
-	from    string   // it, as in FROM
-	columns []int    // the key's indexes in src.rel
-	shape   string   // see shapeOf
-	altered bool     // it is to be described anew
+	lookAt  time.Time // when to look again whether the server is stopping
+	oid     uint32    // of the table
+	key     []string  // names of the key's columns
+	src     *source   // the table as it was last described; nil: it was not
+	from    string    // it, as in FROM
+	columns []int     // the key's indexes in src.rel
+	shape   string    // see shapeOf
+	altered bool      // it is to be described anew
 
 	settled   bool
 	after     []string // key of the last row
@@ -132,6 +136,13 @@ func (x *tableReading) run(ctx context.Context, table SnapshotTable) error {
 			return err
 		}
 		x.close()
+		if x.base.life.Err() != nil || errors.Is(err, errStopping) {
+			if !x.follow(ctx) {
+				return ctx.Err()
+			}
+			delays.Reset()
+			continue
+		}
 		if x.delivered > before {
 			delays.Reset()
 		}
@@ -143,6 +154,17 @@ func (x *tableReading) run(ctx context.Context, table SnapshotTable) error {
 		if !sleepFor(ctx, delay) {
 			return ctx.Err()
 		}
+	}
+}
+
+// follow waits until the stream is connected again.
+func (x *tableReading) follow(ctx context.Context) bool {
+	x.stream.cfg.log.Info("reading rows pauses until the stream is connected again", "slot", x.stream.source.Slot)
+	select {
+	case <-x.base.next:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -162,8 +184,14 @@ func (x *tableReading) close() {
 	}
 }
 
-// read goes on where it was, over one connection.
+// read goes on where it was, over one connection, which ends with that of the stream.
 func (x *tableReading) read(ctx context.Context, table SnapshotTable) error {
+	if x.base = x.stream.conn.Load(); x.base == nil {
+		return ErrClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(x.base.life, cancel)()
 	if err := x.connect(ctx); err != nil {
 		return err
 	}
@@ -184,6 +212,9 @@ func (x *tableReading) read(ctx context.Context, table SnapshotTable) error {
 		x.settled = true
 	}
 	for {
+		if err := x.checkStopping(ctx); err != nil {
+			return err
+		}
 		if x.pending == nil {
 			p, err := x.readPiece(ctx)
 			if err != nil {
@@ -225,16 +256,33 @@ func (x *tableReading) await(ctx context.Context, p *piece) error {
 			if err := x.conn.Check(); err != nil {
 				return failed("read the table", err)
 			}
+			if err := x.checkStopping(ctx); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-func (x *tableReading) connect(ctx context.Context) error {
-	c := x.stream.conn.Load()
-	if c == nil {
-		return ErrClosed
+// stopCheck is how often it is looked whether the server is stopping, which says so to nobody but those who connect.
+const stopCheck = 5 * time.Second
+
+var errStopping = errors.New("walchan: the server is stopping")
+
+func (x *tableReading) checkStopping(ctx context.Context) error {
+	now := time.Now()
+	if now.Before(x.lookAt) {
+		return nil
 	}
-	cfg := c.ordinaryConfig()
+	x.lookAt = now.Add(stopCheck)
+	if x.base.isStopping(ctx) {
+		return errStopping
+	}
+	return nil
+}
+
+func (x *tableReading) connect(ctx context.Context) error {
+	x.lookAt = time.Now().Add(stopCheck)
+	cfg := x.base.ordinaryConfig()
 	conn, err := session.DialOrdinary(ctx, cfg)
 	if err != nil {
 		return connectError(err, cfg)
@@ -268,6 +316,9 @@ func (x *tableReading) settle(ctx context.Context) error {
 		x.seen.Store(&v)
 		if v.min > last {
 			return nil
+		}
+		if err := x.checkStopping(ctx); err != nil {
+			return err
 		}
 		if !sleepFor(ctx, pause) {
 			return ctx.Err()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -140,14 +141,14 @@ func (s *Stream) begin() (*connection, error) {
 	if s.source.Slot == "" && !s.cfg.physical {
 		s.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
+	var wait slotWait
 	for {
 		c, err := s.open(nil)
 		if err == nil || !s.cfg.waitForSlot || !errors.Is(err, ErrSlotActive) {
-			s.outage = outage{}
 			return c, err
 		}
-		if s.pause(err) != nil {
-			return nil, fmt.Errorf("%w: %w", context.Cause(s.ctx), err)
+		if err := s.untilFree(&wait, err); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -159,6 +160,9 @@ func (s *Stream) open(lost *connection) (*connection, error) {
 		return nil, err
 	}
 	if err := s.start(c, lost); err != nil {
+		if c.made {
+			c.clearAway(s.cfg, s.source.Slot, madeByUs)
+		}
 		c.hangUp()
 		return nil, err
 	}
@@ -183,9 +187,10 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 	if cfg.physical {
 		conn.RuntimeParams["replication"] = "true" // for its probes, too: pg_hba.conf may let them in for nothing else
 	}
-	c := &connection{config: conn.Copy()}
+	c := &connection{config: conn.Copy(), succession: newSuccession()}
+	var reached atomic.Pointer[string] // pgx dials to cancel a statement, too, at any time
 	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		c.address = address // the last one is the one that was reached
+		reached.Store(&address) // the last one is the one that was reached
 		return c.config.DialFunc(ctx, network, address)
 	}
 	dial := session.Dial
@@ -195,6 +200,7 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 	if c.Conn, err = dial(ctx, conn); err != nil {
 		return nil, connectError(err, conn)
 	}
+	c.address = *reached.Load()
 	return c, nil
 }
 
@@ -284,11 +290,7 @@ func (s *Stream) continueStream(ctx context.Context, c, lost *connection, system
 // launch has the server stream from a position.
 func (s *Stream) launch(ctx context.Context, c, lost *connection, system session.System, from LSN) error {
 	if err := c.Start(ctx, s.cfg.startCommand(s.source.Slot, from)); err != nil {
-		err = s.startError(ctx, c, err)
-		if c.made {
-			s.unmake(ctx, c)
-		}
-		return err
+		return s.startError(ctx, c, err)
 	}
 	s.started(c, lost, system, from)
 	return nil

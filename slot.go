@@ -39,11 +39,11 @@ func readSlot(ctx context.Context, query func(context.Context, string) ([][]stri
 func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database string) (LSN, error) {
 	name := s.source.Slot
 	if s.cfg.slot == "" {
-		return createLogical(s.ctx, c.Conn, name, s.cfg, true)
+		return createLogical(s.ctx, c, name, s.cfg, true)
 	}
 	slot, err := readSlot(ctx, c.Query, name)
 	if err == nil && slot == nil && lost == nil && s.cfg.createSlot {
-		from, refused := createLogical(s.ctx, c.Conn, name, s.cfg, false)
+		from, refused := createLogical(s.ctx, c, name, s.cfg, false)
 		if !errors.Is(refused, ErrSlotExists) {
 			c.made = refused == nil
 			return from, refused
@@ -166,11 +166,4 @@ func isOptionRefused(pg *pgconn.PgError) bool {
 		return pg.File == "pgoutput.c"
 	}
 	return false
-}
-
-// unmake drops the slot that Subscribe has made and cannot stream from: nobody would know of it, and it would keep WAL.
-func (s *Stream) unmake(ctx context.Context, c *connection) {
-	if err := dropSlot(ctx, c, s.source.Slot, false); err != nil {
-		s.cfg.log.Warn("the slot that was made could not be dropped again: it keeps WAL", "slot", s.source.Slot, "error", err)
-	}
 }

@@ -111,7 +111,8 @@ func parseSlot(row string) (Slot, error) {
 // WAL for it, until that is confirmed by a stream, or the slot dropped.
 //
 // It waits for the end of the transactions that are running (CREATE_REPLICATION_SLOT in the PostgreSQL documentation),
-// which can be long: if ctx ends the wait, no slot is left behind. opts are those of Subscribe. They say with which
+// which can be long. If ctx ends, CreateSlot cancels the statement on the server and drops the slot if it was made, which can
+// take a few seconds; if the server cannot be reached for that, it logs a warning. opts are those of Subscribe. They say with which
 // output plugin (WithPlugin, overriding the default of pgoutput), whether for prepared transactions (WithTwoPhase), whether
 // standbys keep copies (WithFailover), and how to connect (WithConnect); the others have no effect. See CreatePhysicalSlot
 // and Conn.CreateSlot for other slots.
@@ -124,7 +125,7 @@ func CreateSlot(ctx context.Context, connString, name string, opts ...Option) (L
 	if err := cfg.checkVersion(c.Version()); err != nil {
 		return 0, err
 	}
-	return createLogical(ctx, c.Conn, name, cfg, false)
+	return createLogical(ctx, c, name, cfg, false)
 }
 
 // DropSlot drops a replication slot, of any kind and database. What was not confirmed is lost to its user. A slot in use is
@@ -151,7 +152,8 @@ func DropSlotWait(ctx context.Context, connString, name string) error {
 }
 
 // CreatePhysicalSlot makes a permanent physical replication slot. From now on the server keeps WAL for it, from its last
-// checkpoint on, until that is confirmed by a stream, or the slot dropped. Of opts WithConnect and WithLogger count.
+// checkpoint on, until that is confirmed by a stream, or the slot dropped. Of opts WithConnect and WithLogger count. If it fails,
+// or ctx ends, no slot is left, as with CreateSlot.
 //
 // Conn.CreateSlot makes all other kinds of slots.
 func CreatePhysicalSlot(ctx context.Context, connString, name string, opts ...Option) error {
@@ -179,8 +181,8 @@ func manage(ctx context.Context, connString, name string, opts ...Option) (*conn
 }
 
 // createLogical makes a slot and returns the position it begins at.
-func createLogical(ctx context.Context, c *session.Conn, name string, cfg *config, temporary bool) (LSN, error) {
-	slot, err := createSlot(ctx, c, NewSlot{Name: name, Plugin: cfg.plugin, Temporary: temporary, TwoPhase: cfg.isTwoPhase(), Failover: cfg.failover})
+func createLogical(ctx context.Context, c *connection, name string, cfg *config, temporary bool) (LSN, error) {
+	slot, err := createSlot(ctx, c, cfg, NewSlot{Name: name, Plugin: cfg.plugin, Temporary: temporary, TwoPhase: cfg.isTwoPhase(), Failover: cfg.failover})
 	return slot.Start, err
 }
 

@@ -95,7 +95,8 @@ func (w *copier) read(ctx context.Context, p *part) error {
 		}
 		w.close()
 		isLost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown) || errors.Is(err, ErrTooManyClients)
-		if !isLost || ctx.Err() != nil {
+		isStopping := sqlState(err) == stateCannotConnectNow // and waits for the snapshot's other connections, which would wait for this one
+		if !isLost || isStopping || ctx.Err() != nil {
 			return err
 		}
 		delay := delays.NextBackOff()

@@ -2,7 +2,6 @@ package walchan
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -85,6 +84,10 @@ type snapshotConfig struct {
 //
 // While the rows are read the server's VACUUM can remove no rows that were deleted since, and tables cannot be altered; and until
 // all are acknowledged the server keeps its WAL. The order of the rows is not defined.
+//
+// A smart stop of the server (pg_ctl stop -m smart) waits until all rows are acknowledged and the slot is made, as it waits for
+// pg_dump. If a connection that reads rows breaks meanwhile, the server refuses another one: the snapshot is then given up, and
+// starts over when the server is back. A fast stop always gives it up.
 func WithSnapshot(tables ...SnapshotTable) Option {
 	return func(c *config) {
 		c.snapshot.wanted = true
@@ -127,17 +130,18 @@ func (c *config) snapshotProblems() (problems []string) {
 
 // snapshot is one attempt: from the temporary slot on, until the stream begins.
 type snapshot struct {
-	system  session.System
-	slot    string // the temporary one
-	name    string // of the exported snapshot
-	from    LSN    // the slot's beginning: what was committed before is in the snapshot
-	tables  []*source
-	parts   []*part
-	info    *Snapshot
-	keeper  *session.Conn // holds the tables' locks
-	keeping sync.Mutex    // who uses the keeper's connection, while there are workers
-	ended   bool          // SnapshotEnd was delivered
-	checkAt time.Time     // when to look at the connections
+	system   session.System
+	slot     string // the temporary one
+	name     string // of the exported snapshot
+	from     LSN    // the slot's beginning: what was committed before is in the snapshot
+	tables   []*source
+	parts    []*part
+	info     *Snapshot
+	keeper   *session.Conn // holds the tables' locks
+	keeping  sync.Mutex    // who uses the keeper's connection, while there are workers
+	unlocked bool          // the tables are
+	ended    bool          // SnapshotEnd was delivered
+	checkAt  time.Time     // when to look at the connections
 }
 
 // checkEvery is how often it is looked whether the connections that hold a snapshot are broken.
@@ -203,19 +207,8 @@ func (p *snapshot) export(ctx context.Context, c *connection, cfg *config) error
 		return failed("set the time-outs", err)
 	}
 	c.KeepAlive()
-	sql := "CREATE_REPLICATION_SLOT " + quoteName(p.slot) + " TEMPORARY LOGICAL " + quoteName(cfg.plugin) + " EXPORT_SNAPSHOT"
-	if cfg.isTwoPhase() {
-		sql += " TWO_PHASE"
-	}
-	rows, err := c.Query(ctx, sql)
-	if err != nil {
-		return createError(ctx, c.Conn, p.slot, cfg.plugin, err)
-	}
-	if len(rows) != 1 || len(rows[0]) < 3 {
-		return failed("export a snapshot", errors.New("unexpected answer"))
-	}
-	p.name = rows[0][2]
-	p.from, err = ParseLSN(rows[0][1])
+	slot, err := createSlot(ctx, c, cfg, NewSlot{Name: p.slot, Plugin: cfg.plugin, Temporary: true, TwoPhase: cfg.isTwoPhase(), Snapshot: SnapshotExport})
+	p.name, p.from = slot.Snapshot, slot.Start
 	return err
 }
 
@@ -285,13 +278,14 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	if err := s.deliverRows(c, p); err != nil {
 		return err
 	}
-	// If the keeper's connection is alive, so were its locks all the time.
+	// If the keeper's connection is alive, so were its locks all the time. It is kept until the slot is: a server that is stopping in smart
+	// mode waits for it, and would end the connection that holds the temporary slot when no ordinary session is left.
 	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
 	defer cancel()
 	if _, err := p.keeper.Query(ctx, "COMMIT"); err != nil {
 		return failed("read the tables", err)
 	}
-	p.close()
+	p.unlocked = true
 	now = time.Now()
 	info.at = end
 	if err := mark(SnapshotEnd); err != nil {
@@ -389,7 +383,7 @@ func (p *snapshot) attend(s *Stream, c *connection, now time.Time) (time.Time, e
 	if err := c.Check(); err != nil {
 		return now, failed("hold the snapshot", err)
 	}
-	if p.keeper != nil && p.keeping.TryLock() {
+	if p.keeper != nil && !p.unlocked && p.keeping.TryLock() {
 		err := p.keeper.Check()
 		p.keeping.Unlock()
 		if err != nil {

@@ -268,7 +268,7 @@ func (s *Stream) run(c *connection) {
 // stream is the life of a connection: frames are received and delivered until an error, which may be that the stream is to
 // stop.
 func (s *Stream) stream(c *connection) error {
-	s.conn.Store(c)
+	s.succeed(c)
 	if c.snapshot != nil {
 		if err := s.takeSnapshot(c); err != nil {
 			return err

@@ -200,6 +200,7 @@ func (c *Conn) Start(ctx context.Context, command string) error {
 	for {
 		msg, err := c.pg.ReceiveMessage(ctx)
 		if err != nil {
+			c.net.Close() // the stream may begin yet: this is no connection for commands any more
 			return err
 		}
 		switch msg := msg.(type) {

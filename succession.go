@@ -1,0 +1,35 @@
+package walchan
+
+import "context"
+
+// succession lets others follow the stream from one connection to the next: ReadRows must not keep a session of its own while the
+// stream has no connection.
+//
+// A server that is stopping in smart mode waits until all ordinary sessions have ended, and refuses new connections, also those
+// of the stream. A session that waits for something that only comes over the stream would wait for ever, and the server with it.
+type succession struct {
+	life   context.Context // ends with the connection
+	finish context.CancelFunc
+	next   chan struct{} // closed when the stream has its next connection
+}
+
+func newSuccession() succession {
+	life, finish := context.WithCancel(context.Background())
+	return succession{life, finish, make(chan struct{})}
+}
+
+// succeed makes c the stream's connection.
+func (s *Stream) succeed(c *connection) {
+	if last := s.conn.Swap(c); last != nil && last != c {
+		close(last.next)
+	}
+}
+
+// isStopping asks, over a connection that it makes for that, whether the server is stopping.
+func (c *connection) isStopping(ctx context.Context) bool {
+	conn, err := c.dialOrdinary(ctx)
+	if err == nil {
+		conn.Close(ctx)
+	}
+	return sqlState(err) == stateCannotConnectNow
+}
