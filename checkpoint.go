@@ -10,14 +10,14 @@ import (
 	"github.com/walchan/walchan/internal/resume"
 )
 
-// Checkpoint says how far a consumer is, and proves it. It holds the system, database, slot and timeline, the start time of the
-// server, the last transaction's commit LSN, XID, time and whether it was prepared, the message's ordinal, a hash of the
-// transaction's messages up to it, and Through: every transaction that ended at or before that LSN is applied. Of a physical
-// stream it holds a position and a hash of the delivered bytes of its segment.
+// Checkpoint says how far a consumer is, and proves it. It names the server, the database and the slot. It names the last
+// transaction by commit LSN, XID and time, and says how much of it was applied, with a hash of that part. And it has a
+// position: every transaction that ended at or before it is applied. The checkpoint of a physical stream has a position, and a
+// hash of the delivered bytes of its segment.
 //
 // Store it in the same transaction as the result of the message, in the order of delivery, and give it back with WithCheckpoint.
 // It is one line of text, usually below 200 bytes; in SQL it fits a text column, and the zero Checkpoint is NULL. It changes
-// when the server restarts; for an identity that does not, see Message.ID.
+// when the server restarts. Message.ID is an identity that does not.
 type Checkpoint struct {
 	c resume.Checkpoint
 
@@ -134,7 +134,7 @@ type point struct {
 
 // Checkpoint returns what to store after m is applied. It needs WithCheckpoint, also with the zero Checkpoint; without it the
 // result is zero, and its Value method returns an error, so that nobody stores it by mistake. During WithSnapshot it is zero
-// until SnapshotEnd; an interrupted snapshot begins anew. A Read of ReadRows has the checkpoint of the message before it.
+// until SnapshotEnd, because an interrupted snapshot starts over. A Read of ReadRows has the checkpoint of the message before it.
 func (m Message) Checkpoint() Checkpoint {
 	o, p := m.place()
 	if o == nil || !o.checkpoints {
@@ -191,9 +191,9 @@ func (m Message) end() LSN {
 // lastEnd is the end of the transaction of which a row is the last message.
 type lastEnd LSN
 
-// ID returns the identity of the message: system, commit LSN, XID, commit time and ordinal, as one line of text. It is the same
-// when the message comes again, in every process and after every restart, and another one in another history. It serves as
-// a key for removing duplicates. It is "" where there is no place: rows of a snapshot, Progress, Raw, WAL.
+// ID returns the identity of the message: system, commit LSN, XID, commit time and ordinal, as one line of text. It stays the same
+// when the message is delivered a second time, in every process and after every restart. In another history it differs. It
+// serves as a key for removing duplicates. It is "" for rows of a snapshot, Progress, Raw and WAL.
 func (m Message) ID() string {
 	p, ok := m.Position()
 	if !ok {
@@ -252,9 +252,11 @@ func WithCheckpointFrom(f func(context.Context) (Checkpoint, error)) Option {
 	return func(c *config) { c.checkpoint, c.checkpoints = f, true }
 }
 
-// WithProof says what to do if nothing can prove that the server has the history of the checkpoint, and nothing disproves it:
-// refuse with ErrUnproven (true), or go on with a warning and Stats.Unproven (false, the default). If the checkpoint's
-// transaction should have come again and did not, the default is to refuse, too; false then goes on.
+// WithProof(true) refuses a server with ErrUnproven if nothing proves that it has the history of the checkpoint. The default is to
+// continue if nothing disproves it either, with a warning and Stats.Unproven.
+//
+// WithProof(false) also continues if the last transaction should have been sent a second time and was not. The default is to
+// refuse, because the server may have another history.
 func WithProof(required bool) Option {
 	return func(c *config) { c.proof = proofWanted(1 + btoi(required)) }
 }

@@ -176,8 +176,8 @@ func (s *Stream) upgraded(ctx context.Context, c *connection, p past, slot LSN) 
 	return past{Origin: c.origin.Origin, Point: resume.Point{Through: slot}, bound: slot}, nil
 }
 
-// transactionStatus returns "committed", "aborted" or "in progress", "" for a transaction that is too old, and "future" for one that
-// the server has not begun.
+// transactionStatus returns "committed", "aborted" or "in progress". It returns "" if the transaction is too old to be known, and
+// "future" if the server has not begun it.
 func transactionStatus(ctx context.Context, conn *pgconn.PgConn, xid32 uint32) (string, error) {
 	rows, err := session.Query(ctx, conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())")
 	if err != nil || len(rows) != 1 {
@@ -202,10 +202,13 @@ func transactionStatus(ctx context.Context, conn *pgconn.PgConn, xid32 uint32) (
 }
 
 // SubscribeAnew gives up what the slot has not confirmed. It drops the slot if it exists, then calls Subscribe with WithCreateSlot
-// and the zero checkpoint. It waits while the slot is in use. lost is the checkpoint that is given up: SubscribeAnew begins
-// anew only while that is the one that is stored (as WithCheckpoint or WithCheckpointFrom among opts say), so that a restart
-// of the same process does not begin anew a second time. Call it after ErrSlotMoved, ErrSlotMissing, ErrSlotInvalidated or
-// ErrDiverged, if a person says so, usually with WithSnapshot.
+// and the zero checkpoint. It waits while the slot is in use.
+//
+// lost is the checkpoint to give up. SubscribeAnew drops the slot only while lost is stored, as WithCheckpoint or
+// WithCheckpointFrom among opts says. Otherwise it is Subscribe. So a restart of the same process does not drop the slot a
+// second time.
+//
+// Call it after ErrSlotMoved, ErrSlotMissing, ErrSlotInvalidated or ErrDiverged, if a person says so, usually with WithSnapshot.
 func SubscribeAnew(ctx context.Context, connString string, lost Checkpoint, opts ...Option) (*Stream, error) {
 	cfg := newConfig(opts)
 	cfg.connString = connString

@@ -18,11 +18,11 @@ import (
 //
 // The numbers of a position mean something else in another history: after a fail-over, a restore, a second promotion. Positions
 // and timelines can show that (resume.Check), but they cannot show the opposite. So a proof is looked for. The slot is the
-// first witness: where history may have changed its position is old, and the last transaction comes by again, with its XID and
-// time, or it is another history. Where the slot stands behind that transaction, the server is asked.
+// first witness: where history may have changed its position is old, and the server sends the last transaction a second time. Then
+// its XID and time must be the same. Where the slot stands after that transaction, the server is asked.
 //
-// Meanwhile the server is told nothing that it does not have itself. A position of the other history could lie ahead of
-// its WAL; it would take that, and leave out for the next connection what is written up to there.
+// Until then the server hears no position but the slot's own. A position of the other history could lie ahead of its WAL. The
+// server would accept it, and would not send to the next connection what is written up to there.
 
 // past is what a connection has to continue.
 type past struct {
@@ -163,7 +163,8 @@ func (p past) stands(confirmed LSN) bool {
 	return false
 }
 
-// accept ends the trial of a connection. From now on it is told what is confirmed, but not what only another server has said.
+// accept ends the trial of a connection. From now on the server hears what is confirmed, except positions that only another server
+// has reported.
 func (s *Stream) accept(c *connection, by string) {
 	if by != sameServer {
 		s.ledger.rewind(max(c.limit, s.certain()))
@@ -225,7 +226,7 @@ const (
 	no
 )
 
-// ask is question over a connection of its own.
+// ask is question over a new connection.
 func (s *Stream) ask(ctx context.Context, c *connection, p past) (answer, error) {
 	side, err := c.beside(ctx, false)
 	if err != nil {
@@ -235,8 +236,8 @@ func (s *Stream) ask(ctx context.Context, c *connection, p past) (answer, error)
 	return s.question(ctx, c, side, p)
 }
 
-// question asks whether the server has the last transaction: for its commit timestamp, then for its record in the WAL, then whether
-// its XID is known to be another's. side is of no use afterwards.
+// question asks whether the server has the last transaction. It looks at the commit timestamp, then at the record in the WAL, then at
+// the status of the XID. Afterwards side can only be closed.
 func (s *Stream) question(ctx context.Context, c *connection, side *pgconn.PgConn, p past) (answer, error) {
 	if !p.HasTransaction() || p.IsBare() {
 		return answer{by: "no transaction is known"}, nil
@@ -333,7 +334,7 @@ func refused(err error) error {
 	return diverged(r.Text)
 }
 
-// commitRecord reads the record that commits or prepares the transaction out of the server's WAL. side is of no use afterwards.
+// commitRecord reads the record that commits or prepares the transaction out of the server's WAL. side can only be closed afterwards.
 func (c *connection) commitRecord(ctx context.Context, side *pgconn.PgConn, p resume.Point) (yesNo, error) {
 	want := walrecord.Want{LSN: uint64(p.Commit), XID: p.XID, Time: p.Time, Prepared: p.Prepared}
 	answer, err := walrecord.Find(ctx, side, resume.TimelineAt(p.Commit, c.history, c.timeline), want)

@@ -30,8 +30,14 @@
 // differently than before, because a publication was altered meanwhile, it comes again whole, with Tx.Redelivered set.
 // Other plugins than pgoutput are known once where their transactions' ends are recognised (see WithPlugin).
 //
-// A new process resumes after the last confirmed transaction, and may see again what was delivered but not confirmed.
-// Message.Position, together with Stream.Source, is the key by which it recognises that.
+// A new process resumes after the last confirmed transaction, and may see again what was delivered but not confirmed. A consumer
+// that stores the Checkpoint of a message beside its result, and gives it back with WithCheckpoint, sees nothing twice.
+//
+// # Histories
+//
+// After a fail-over, a restore or a second promotion the same position is another place. A stream looks for a proof, at every
+// reconnect, that the server has the history of what was delivered; otherwise it ends with ErrDiverged. With a checkpoint the
+// same holds in the next process. Without one, the next process cannot notice it.
 //
 // # Acknowledging
 //

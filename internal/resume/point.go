@@ -2,7 +2,7 @@
 //
 // The same numbers mean something else in another history of the same cluster: after a fail-over, a restore, or with other
 // publications. So a place is not a number. A Point names the last transaction by its position, XID and time, and has a hash of
-// what was delivered of it; an Origin names the server; a Checkpoint is both, and has a text form.
+// the part that was delivered. An Origin names the server. A Checkpoint is both, and has a text form.
 //
 // The package does no I/O and knows neither connections nor messages.
 package resume
@@ -25,6 +25,7 @@ type Point struct {
 	Single bool
 
 	// The last transaction of which anything was delivered. All zero: there is none yet.
+
 	Commit   LSN    // of the record that commits or prepares it
 	XID      uint32 // 0 in a position that an older version has stored: see IsBare
 	Time     int64  // of that record, in microseconds since 2000-01-01 UTC
@@ -57,7 +58,7 @@ func (p Point) Needed() LSN {
 	case p.Single:
 		return p.Through
 	case p.Commit != 0:
-		return p.Commit + 1 // the record ends behind its beginning
+		return p.Commit + 1 // the record is longer
 	}
 	return 0
 }

@@ -103,7 +103,7 @@ func Parse(text string) (Checkpoint, error) {
 	return c, nil
 }
 
-// isNewer says whether the first field is one that a later version may have: wc2, wp10.
+// isNewer says whether a later version may have written the first field: wc2, wp10.
 func isNewer(s string) bool {
 	for _, prefix := range []string{"wc", "wp"} {
 		if digits, ok := strings.CutPrefix(s, prefix); ok {
