@@ -87,7 +87,7 @@ func holdTransaction(t *testing.T, db pgtest.DB) (end func()) {
 	return func() { conn.Close(ctx) }
 }
 
-// newCluster is a server of its own, with a table t that the publication p has, and no slot.
+// newCluster starts a server with a table t, which the publication p has, and without a slot.
 func newCluster(t *testing.T, opts ...pgtest.Option) pgtest.DB {
 	t.Helper()
 	noLeaks(t)

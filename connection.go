@@ -41,6 +41,7 @@ type connection struct {
 	snapshot *snapshot // to be taken before its stream begins; nil: none
 
 	frame session.Frame
+	gap   error // the server has left out changes; nil: it has not
 
 	since        time.Time
 	timeline     int32

@@ -259,6 +259,8 @@ func failed(what string, err error) *Error {
 func (s *Stream) streamError(err error) error {
 	pg := pgError(err)
 	switch {
+	case pg != nil && s.conn.Load() != nil && err == s.conn.Load().gap:
+		return s.publicationGap(pg)
 	case err == errStopped || err == errAgain || err == errEnded || isOurs(err):
 		return err
 	case s.cfg.physical && errors.Is(err, session.ErrCopyDone):
@@ -275,7 +277,7 @@ func (s *Stream) streamError(err error) error {
 	e := failed("the server ended the stream", err)
 	switch {
 	case pg.Code == stateUndefinedObject && s.cfg.plugin == pgoutputPlugin:
-		e.Kind, e.Advice = ErrPublicationMissing, "make it again, then Subscribe"
+		return s.publicationGap(err)
 	case pg.Code == stateFeatureNotSupported && s.cfg.plugin == pgoutputPlugin:
 		e.Kind, e.Advice = ErrPublication, "alter the publications, then Subscribe"
 	case quotesData(pg):

@@ -178,6 +178,7 @@ func (f *changes) begin(s *Stream, m *Message, ev *pgoutput.Event) error {
 		return err
 	}
 	if LSN(ev.LSN) >= s.until {
+		s.received(s.until) // all before has come; the slot is to come there, too, beyond changes that nobody was sent
 		return errEnded
 	}
 	f.tx, f.committed = f.newTx(ev), ev.Time

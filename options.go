@@ -65,6 +65,8 @@ type config struct {
 
 	waitForSlot  bool
 	terminateOld bool
+
+	skippedPublications bool // see pubgap.go
 }
 
 const pgoutputPlugin = "pgoutput"
@@ -103,7 +105,9 @@ func WithSlot(name string) Option { return func(c *config) { c.slot = name } }
 // it cancels the statement on the server and drops the slot, which can take a few seconds.
 func WithCreateSlot() Option { return func(c *config) { c.createSlot = true } }
 
-// WithPublication streams the changes of these publications, which must exist: EnsurePublication makes one.
+// WithPublication streams the changes of these publications, which must exist: EnsurePublication makes one. The server looks at
+// a publication as it was at each change. If one did not exist yet at a change that is still to come, or was dropped for a while, the
+// stream ends there with ErrPublicationMissing, which says how to go on; WithSkippedPublications overrides that.
 func WithPublication(names ...string) Option {
 	return func(c *config) { c.publications = append(c.publications, names...) }
 }

@@ -56,7 +56,7 @@ func (c *config) physicalProblems() (problems []string) {
 			{"WithPluginOption", c.plugin == pgoutputPlugin && len(c.pluginArgs) > 0}, {"WithTransactions", c.transactions}, {"WithStreaming", c.streaming},
 			{"WithTwoPhase", c.twoPhase}, {"WithBinary", c.binary}, {"WithSpool", c.spoolSet}, {"WithFailover", c.failover},
 			{"WithFrom", c.from != 0}, {"WithUntil", c.until != 0 || c.untilNow}, {"WithOrigin", c.origin != ""}, {"WithSnapshot", c.snapshot.wanted},
-			{"WithTerminateOld", c.terminateOld}}, "logical"
+			{"WithTerminateOld", c.terminateOld}, {"WithSkippedPublications", c.skippedPublications}}, "logical"
 	}
 	var wrong []string
 	for _, o := range options {

@@ -179,15 +179,25 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 	if err := cfg.connect(ctx, conn); err != nil {
 		return nil, fmt.Errorf("walchan: prepare the connection: %w", err)
 	}
-	if conn.OnNotice == nil {
-		conn.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-			cfg.log.Info("notice from the server", "slot", slot, "severity", n.Severity, "code", n.Code, "message", n.Message)
+	c := &connection{succession: newSuccession()}
+	notice := conn.OnNotice
+	if notice == nil {
+		notice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+			level := slog.LevelInfo
+			if n.SeverityUnlocalized == "WARNING" {
+				level = slog.LevelWarn
+			}
+			cfg.log.Log(ctx, level, "notice from the server", "slot", slot, "severity", n.Severity, "code", n.Code, "message", n.Message)
 		}
+	}
+	conn.OnNotice = func(pg *pgconn.PgConn, n *pgconn.Notice) {
+		c.noticed(cfg, n)
+		notice(pg, n)
 	}
 	if cfg.physical {
 		conn.RuntimeParams["replication"] = "true" // for its probes, too: pg_hba.conf may let them in for nothing else
 	}
-	c := &connection{config: conn.Copy(), succession: newSuccession()}
+	c.config = conn.Copy()
 	var reached atomic.Pointer[string] // pgx dials to cancel a statement, too, at any time
 	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		reached.Store(&address) // the last one is the one that was reached

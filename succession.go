@@ -2,7 +2,7 @@ package walchan
 
 import "context"
 
-// succession lets others follow the stream from one connection to the next: ReadRows must not keep a session of its own while the
+// succession lets others follow the stream from one connection to the next: ReadRows must not keep its session while the
 // stream has no connection.
 //
 // A server that is stopping in smart mode waits until all ordinary sessions have ended, and refuses new connections, also those

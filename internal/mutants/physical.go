@@ -17,7 +17,7 @@ var physical = []mutant{
 	{"more than its own position is confirmed", "physical_start.go", "	s.started(c, lost, system, f.at)\n", "	s.started(c, lost, system, system.Flushed)\n", "", "TestPhysicalConfirmsWhatIsAcknowledged"},
 	{"options of the other kind are ignored", "physical.go", "		if o.is {", "		if false {", "", "TestPhysicalErrors"},
 	{"a temporary slot for physical streaming", "reconnect.go", "	if s.source.Slot == \"\" && !s.cfg.physical {", "	if s.source.Slot == \"\" {", "", "TestPhysicalBeginsNow"},
-	{"a version that is missing is found by the server, for a slot", "newslot.go", "	if err := n.checkVersion(c); err != nil {", "	if err := error(nil); err != nil {", "", "TestNewSlot"},
+	{"a version that is missing is found by the server, for a slot", "newslot.go", "	if err := n.checkVersion(c.Conn); err != nil {", "	if err := error(nil); err != nil {", "", "TestNewSlot"},
 	{"nobody waits for the end of a slot's use", "slots.go", "[]string{\"\", \" WAIT\"}[btoi(wait)]", "\"\"", "", "TestDropSlotWait"},
 	{"an archive begins its last segment again", "examples/receivewal/archive.go", "			a.start += size\n", "", "examples/receivewal", "TestWhereAnArchiveEnds"},
 	{"an archive goes on behind a partial segment", "examples/receivewal/archive.go", "		if whole {\n			a.start += size\n		}\n", "		a.start += size\n", "examples/receivewal", "TestWhereAnArchiveEnds"},

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// cancelAgain lies between two requests to cancel: one that comes before the server has read the statement does nothing.
+// cancelAgain lies between two requests to cancel. The first may come before the server has read the statement: then it does nothing.
 const cancelAgain = 100 * time.Millisecond
 
-// QueryAnswered is Query, for a statement whose outcome must be known. When ctx ends it cancels the statement on the server and
+// QueryAnswered is Query that makes sure of the outcome. When ctx ends it cancels the statement on the server and
 // waits for the answer, at most for patience. The answer may be that the statement was faster: then there is no error. An
 // error without an SQLSTATE leaves the outcome open, and the connection unusable.
 func (c *Conn) QueryAnswered(ctx context.Context, sql string, patience time.Duration) ([][]string, error) {
@@ -47,7 +47,7 @@ func (c *Conn) cancelUntil(answered <-chan struct{}, ctx context.Context) {
 	}
 }
 
-// Cancel asks the server, over a connection of its own, to cancel the statement that runs on this one. It may be called from any
+// Cancel asks the server, over another connection, to cancel the statement that runs on this one. It may be called from any
 // goroutine, also when the connection is closed.
 func (c *Conn) Cancel(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
