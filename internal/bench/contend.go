@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/resume"
 )
 
 // receiver is the side of the contender: what to receive, and what it counts.
@@ -97,10 +98,11 @@ func (r *receiver) each(n int, receive func(*receiver) error) error {
 }
 
 var receivers = map[string]func(context.Context, *receiver) error{
-	"walchan":          func(ctx context.Context, r *receiver) error { return contendWalchan(ctx, r, false) },
-	"walchan-scan":     func(ctx context.Context, r *receiver) error { return contendWalchan(ctx, r, true) },
-	"pglogrepl":        func(ctx context.Context, r *receiver) error { return contendPlain(ctx, r, false) },
-	"pglogrepl-values": func(ctx context.Context, r *receiver) error { return contendPlain(ctx, r, true) },
+	"walchan":             func(ctx context.Context, r *receiver) error { return contendWalchan(ctx, r, false) },
+	"walchan-scan":        func(ctx context.Context, r *receiver) error { return contendWalchan(ctx, r, true) },
+	"walchan-checkpoints": contendCheckpoints,
+	"pglogrepl":           func(ctx context.Context, r *receiver) error { return contendPlain(ctx, r, false) },
+	"pglogrepl-values":    func(ctx context.Context, r *receiver) error { return contendPlain(ctx, r, true) },
 }
 
 var errEarly = errors.New("the stream ended before the work did")
@@ -138,6 +140,52 @@ func contendWalchan(ctx context.Context, r *receiver, scan bool) error {
 		}
 	}
 	return errors.Join(s.Err(), errEarly)
+}
+
+// contendCheckpoints makes the text of a checkpoint for each transaction.
+func contendCheckpoints(ctx context.Context, r *receiver) error {
+	began, err := beginning(ctx, r)
+	if err != nil {
+		return err
+	}
+	s, err := walchan.Subscribe(ctx, r.dsn, walchan.WithSlot(r.slot), walchan.WithPublication(publication), walchan.WithCheckpoint(began),
+		walchan.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	r.idle = residentMemory(os.Getpid(), "VmRSS:")
+	var tx *walchan.Tx
+	for m := range s.C() {
+		if m.Tx == nil {
+			s.Ack(m)
+			continue
+		}
+		if r.messages++; m.Tx != tx {
+			tx = m.Tx
+			_ = m.Checkpoint().String()
+		}
+		s.Ack(m)
+		if m.Tx.CommitLSN >= r.commit {
+			return s.Close()
+		}
+	}
+	return errors.Join(s.Err(), errEarly)
+}
+
+// beginning is a checkpoint as older versions stored it: a position alone, with which any slot is continued.
+func beginning(ctx context.Context, r *receiver) (walchan.Checkpoint, error) {
+	conn, err := walchan.Connect(ctx, r.dsn)
+	if err != nil {
+		return walchan.Checkpoint{}, err
+	}
+	defer conn.Close()
+	system, err := conn.IdentifySystem(ctx)
+	if err != nil {
+		return walchan.Checkpoint{}, err
+	}
+	c := resume.Checkpoint{Origin: resume.Origin{SystemID: system.ID, Database: system.Database, Slot: r.slot}, Point: resume.Point{Commit: 1, Ordinal: 1}}
+	return walchan.ParseCheckpoint(c.String())
 }
 
 // five is a row of five columns.

@@ -94,6 +94,10 @@ var contenders = []*contender{
 		command: self("walchan-scan"),
 	},
 	{
+		name: "walchan+checkpoints", what: "WithCheckpoint, and the text of one for each transaction", rows: true,
+		command: self("walchan-checkpoints"),
+	},
+	{
 		name: "pglogrepl+values", what: "each row also decoded to a map of Go values, as in pglogrepl's example", typed: true,
 		command: self("pglogrepl-values"),
 	},

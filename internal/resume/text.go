@@ -54,21 +54,70 @@ func (c Checkpoint) String() string {
 	if c == (Checkpoint{}) {
 		return none
 	}
-	b := make([]byte, 0, 192)
+	b := make([]byte, 0, 224)
 	if c.Physical {
-		b = fmt.Appendf(b, "wp1:%s:%s:%d:%s:%s:%08X:", escape(c.SystemID), escape(c.Slot), c.Timeline, c.Through, c.From, c.Hash)
+		b = c.appendPhysical(append(b, "wp1:"...))
 	} else {
-		b = fmt.Appendf(b, "wc1:%s:%s:%s:%d:%d:%s%s:%s:%d%s:%d:%d:%08X:", escape(c.SystemID), escape(c.Database), escape(c.Slot),
-			c.Timeline, c.Started, c.Through, flag(c.Single, "m"), c.Commit, c.XID, flag(c.Prepared, "p"), c.Time, c.Ordinal, c.Hash)
+		b = c.appendLogical(append(b, "wc1:"...))
 	}
-	return string(fmt.Appendf(b, "%08X", crc32.Checksum(b, castagnoli)))
+	return string(appendHash(b, crc32.Checksum(b, castagnoli)))
 }
 
-func flag(on bool, letter string) string {
+func (c *Checkpoint) appendLogical(b []byte) []byte {
+	b = append(append(b, escape(c.SystemID)...), ':')
+	b = append(append(b, escape(c.Database)...), ':')
+	b = append(append(b, escape(c.Slot)...), ':')
+	b = append(strconv.AppendInt(b, int64(c.Timeline), 10), ':')
+	b = append(strconv.AppendInt(b, c.Started, 10), ':')
+	b = append(appendFlag(appendLSN(b, c.Through), c.Single, 'm'), ':')
+	b = append(appendLSN(b, c.Commit), ':')
+	b = append(appendFlag(strconv.AppendUint(b, uint64(c.XID), 10), c.Prepared, 'p'), ':')
+	b = append(strconv.AppendInt(b, c.Time, 10), ':')
+	b = append(strconv.AppendUint(b, uint64(c.Ordinal), 10), ':')
+	return append(appendHash(b, c.Hash), ':')
+}
+
+func (c *Checkpoint) appendPhysical(b []byte) []byte {
+	b = append(append(b, escape(c.SystemID)...), ':')
+	b = append(append(b, escape(c.Slot)...), ':')
+	b = append(strconv.AppendInt(b, int64(c.Timeline), 10), ':')
+	b = append(appendLSN(b, c.Through), ':')
+	b = append(appendLSN(b, c.From), ':')
+	return append(appendHash(b, c.Hash), ':')
+}
+
+func appendFlag(b []byte, on bool, letter byte) []byte {
 	if on {
-		return letter
+		return append(b, letter)
 	}
-	return ""
+	return b
+}
+
+const hexDigits = "0123456789ABCDEF"
+
+// appendLSN writes a position as PostgreSQL does: "16/B374D848".
+func appendLSN(b []byte, lsn LSN) []byte {
+	return appendHex(append(appendHex(b, uint32(lsn>>32)), '/'), uint32(lsn))
+}
+
+// appendHex writes a number without leading zeros.
+func appendHex(b []byte, n uint32) []byte {
+	shift := 28
+	for shift > 0 && n>>shift == 0 {
+		shift -= 4
+	}
+	for ; shift >= 0; shift -= 4 {
+		b = append(b, hexDigits[n>>shift&0xF])
+	}
+	return b
+}
+
+// appendHash writes eight digits.
+func appendHash(b []byte, n uint32) []byte {
+	for shift := 28; shift >= 0; shift -= 4 {
+		b = append(b, hexDigits[n>>shift&0xF])
+	}
+	return b
 }
 
 // Parse reads what String has written. Its errors are ErrTorn and ErrNewer.
