@@ -1,6 +1,7 @@
 package walchan_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -95,8 +96,8 @@ func TestAfterAReconnect(t *testing.T) {
 	}
 }
 
-// checkpointed opens a stream that begins at 0x100.
-func checkpointed(t *testing.T, srv *fakewal.Server, opts ...walchan.Option) *walchan.Stream {
+// checkpointOf is the checkpoint of a consumer that has everything up to 0x100.
+func checkpointOf(t *testing.T, srv *fakewal.Server) walchan.Checkpoint {
 	t.Helper()
 	c := resume.Checkpoint{Point: resume.Point{Through: 0x100}}
 	srv.Update(func(st *fakewal.State) {
@@ -106,7 +107,13 @@ func checkpointed(t *testing.T, srv *fakewal.Server, opts ...walchan.Option) *wa
 	if err != nil {
 		t.Fatal(err)
 	}
-	return subscribeTo(t, srv, append(opts, walchan.WithCheckpoint(given))...)
+	return given
+}
+
+// checkpointed opens a stream that begins there.
+func checkpointed(t *testing.T, srv *fakewal.Server, opts ...walchan.Option) *walchan.Stream {
+	t.Helper()
+	return subscribeTo(t, srv, append(opts, walchan.WithCheckpoint(checkpointOf(t, srv)))...)
 }
 
 // next takes a message of a kind.
@@ -286,4 +293,22 @@ func TestCheckpointOfAnotherSource(t *testing.T) {
 			}, whole([]fakewal.Tx{tx(1, 0x200, "a")}))
 		})
 	}
+}
+
+// A consumer may take its time to say what it has stored. The server is told that it lives.
+func TestCheckpointThatTakesItsTime(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		given := checkpointOf(t, srv)
+		s := subscribeTo(t, srv, walchan.WithCheckpointFrom(func(ctx context.Context) (walchan.Checkpoint, error) {
+			time.Sleep(10 * time.Minute) // ten times as long as the server waits for a client
+			return given, ctx.Err()
+		}))
+		if got := receive(t, s, 1, true); got[0] != "1:a" {
+			t.Error(got)
+		}
+		finish(t, s)
+		if n := len(srv.Starts()); n != 1 {
+			t.Errorf("%d connections", n)
+		}
+	}, whole([]fakewal.Tx{tx(1, 0x200, "a")}))
 }

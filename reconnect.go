@@ -248,6 +248,9 @@ func (s *Stream) start(c, lost *connection) error {
 		if err := s.beginAnew(ctx, c); err != nil {
 			return err
 		}
+		cancel()
+		ctx, cancel = context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout) // the consumer may have taken its time
+		defer cancel()
 	}
 	if s.snapshots.due {
 		if begun, err := s.openSnapshot(ctx, c, system); begun || err != nil {
