@@ -312,3 +312,125 @@ func TestCheckpointThatTakesItsTime(t *testing.T) {
 		}
 	}, whole([]fakewal.Tx{tx(1, 0x200, "a")}))
 }
+
+// Nothing proves the history, and nothing disproves it: the slot stands after the last transaction, but not where it was left.
+func TestProof(t *testing.T) {
+	for name, c := range map[string]struct {
+		opts []walchan.Option
+		want error
+	}{
+		"not said": {nil, nil},
+		"required": {[]walchan.Option{walchan.WithProof(true)}, walchan.ErrUnproven},
+		"waived":   {[]walchan.Option{walchan.WithProof(false)}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, srv *fakewal.Server) {
+				given := edited(t, checkpointOf(t, srv), func(c *resume.Checkpoint) {
+					c.Through, c.Commit, c.XID, c.Time, c.Ordinal, c.Started = 0x180, 0x80, 7, 1, 2, 1
+				})
+				s, err := walchan.Subscribe(t.Context(), fakewal.DSN, append(c.opts, walchan.WithSlot("p"), walchan.WithPublication("p"),
+					walchan.WithConnect(srv.Configure), walchan.WithCheckpoint(given))...)
+				if !errors.Is(err, c.want) {
+					t.Errorf("error is %v", err)
+				}
+				if err != nil {
+					return
+				}
+				if !s.Stats().Unproven {
+					t.Error("Stats do not say that it is unproven")
+				}
+				finish(t, s)
+			}, whole([]fakewal.Tx{tx(1, 0x200, "a")}))
+		})
+	}
+}
+
+// The last transaction should come again, and does not.
+func TestProofOfWhatDoesNotCome(t *testing.T) {
+	for waived, want := range map[bool]error{false: walchan.ErrUnproven, true: nil} {
+		bubble(t, func(t *testing.T, srv *fakewal.Server) {
+			given := edited(t, checkpointOf(t, srv), func(c *resume.Checkpoint) {
+				c.Through, c.Commit, c.XID, c.Time, c.Ordinal, c.Started = 0x100, 0x180, 7, 1, 2, 1
+			})
+			opts := []walchan.Option{walchan.WithCheckpoint(given)}
+			if waived {
+				opts = append(opts, walchan.WithProof(false))
+			}
+			s := subscribeTo(t, srv, opts...)
+			if want == nil {
+				if got := receive(t, s, 1, true); got[0] != "1:a" || !s.Stats().Unproven {
+					t.Errorf("%v, %+v", got, s.Stats())
+				}
+			} else if m, ok := <-s.C(); ok || !errors.Is(s.Err(), want) {
+				t.Errorf("%v, %v", m, s.Err())
+			}
+			s.Close()
+		}, whole([]fakewal.Tx{tx(1, 0x200, "a")}))
+	}
+}
+
+func edited(t *testing.T, given walchan.Checkpoint, edit func(*resume.Checkpoint)) walchan.Checkpoint {
+	t.Helper()
+	c, err := resume.Parse(given.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(&c)
+	if given, err = walchan.ParseCheckpoint(c.String()); err != nil {
+		t.Fatal(err)
+	}
+	return given
+}
+
+// pg_upgrade makes another cluster of a cluster, with the same transactions and other positions.
+func TestUpgraded(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit   func(*resume.Checkpoint)
+		status string // of the last transaction in the new cluster
+		opts   []walchan.Option
+		want   error
+	}{
+		"said":                       {nil, "committed", []walchan.Option{walchan.WithUpgradedFrom("old")}, nil},
+		"not said":                   {nil, "committed", nil, walchan.ErrCheckpoint},
+		"of another cluster":         {nil, "committed", []walchan.Option{walchan.WithUpgradedFrom("other")}, walchan.ErrCheckpoint},
+		"its transaction is missing": {nil, "aborted", []walchan.Option{walchan.WithUpgradedFrom("old")}, walchan.ErrCheckpoint},
+		"not complete": {func(c *resume.Checkpoint) { c.Through = 0x60 }, "committed",
+			[]walchan.Option{walchan.WithUpgradedFrom("old")}, walchan.ErrCheckpoint},
+		"the slot is before it": {func(c *resume.Checkpoint) { c.Through = 0x101 }, "committed",
+			[]walchan.Option{walchan.WithUpgradedFrom("old")}, walchan.ErrCheckpoint},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, srv *fakewal.Server) {
+				srv.Update(func(st *fakewal.State) {
+					st.Query = func(_ *fakewal.Conn, sql string) (*fakewal.Result, error) {
+						switch {
+						case strings.Contains(sql, "pg_snapshot_xmax"):
+							return &fakewal.Result{Columns: []string{"x"}, Rows: [][]any{{"1000"}}}, nil
+						case strings.Contains(sql, "pg_xact_status('700'"):
+							return &fakewal.Result{Columns: []string{"x"}, Rows: [][]any{{c.status}}}, nil
+						}
+						return nil, nil
+					}
+				})
+				given := edited(t, checkpointOf(t, srv), func(cp *resume.Checkpoint) {
+					cp.SystemID, cp.Through, cp.Commit, cp.XID, cp.Time, cp.Ordinal = "old", 0x90, 0x80, 700, 1, 2
+					if c.edit != nil {
+						c.edit(cp)
+					}
+				})
+				s, err := walchan.Subscribe(t.Context(), fakewal.DSN, append(c.opts, walchan.WithSlot("p"), walchan.WithPublication("p"),
+					walchan.WithConnect(srv.Configure), walchan.WithCheckpoint(given))...)
+				if !errors.Is(err, c.want) {
+					t.Errorf("error is %v", err)
+				}
+				if err != nil {
+					return
+				}
+				if got := receive(t, s, 1, true); got[0] != "1:a" {
+					t.Error(got)
+				}
+				finish(t, s)
+			}, whole([]fakewal.Tx{tx(1, 0x200, "a")}))
+		})
+	}
+}

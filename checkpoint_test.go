@@ -152,3 +152,45 @@ func TestMissingSlotAndCheckpoint(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
+
+// A person gives the checkpoint up: the slot is made again, the rows come first. A restart of the same process goes on.
+func TestSubscribeAnew(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+	k := &copyOf{}
+	s := k.subscribe(t, db.DSN(), db.Name, walchan.WithCreateSlot())
+	m := <-s.C()
+	k.apply(t, m)
+	s.Ack(m)
+	db.Exec(t, "INSERT INTO t VALUES (1)")
+	k.take(t, s, 1)
+	s.Close()
+	db.Exec(t, "INSERT INTO t VALUES (2)")
+	db.Exec(t, "SELECT pg_replication_slot_advance('"+db.Name+"', pg_current_wal_lsn())")
+	opts := []walchan.Option{walchan.WithSlot(db.Name), walchan.WithPublication("p"), walchan.WithSnapshot(),
+		walchan.WithCheckpointFrom(func(context.Context) (walchan.Checkpoint, error) { return k.last(t), nil })}
+	if _, err := walchan.Subscribe(t.Context(), db.DSN(), append(opts, walchan.WithCreateSlot())...); !errors.Is(err, walchan.ErrSlotMoved) {
+		t.Fatalf("error is %v", err)
+	}
+	lost := k.last(t)
+	for round, want := range [][]string{{"read 1", "read 2", "insert 3"}, {"insert 4"}} {
+		s, err := walchan.SubscribeAnew(t.Context(), db.DSN(), lost, append(opts, walchan.WithCreateSlot())...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.rows = nil
+		if round == 0 {
+			k.take(t, s, 2)
+			m := <-s.C()
+			k.apply(t, m)
+			s.Ack(m)
+		}
+		db.Exec(t, fmt.Sprintf("INSERT INTO t VALUES (%d)", 3+round))
+		k.take(t, s, 1)
+		s.Close()
+		if !slices.Equal(k.rows, want) {
+			t.Errorf("round %d: %v, want %v", round, k.rows, want)
+		}
+	}
+}
