@@ -124,6 +124,32 @@ func TestSlotIsMadeOnceTheFirstCheckpointIsStored(t *testing.T) {
 	}
 }
 
+// A consumer that skips everything stores the stream's checkpoint.
+func TestSlotIsMadeOnceAConsumerThatSkipsHasStored(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
+	k := &copyOf{}
+	s := k.subscribe(t, db.DSN(), db.Name, walchan.WithCreateSlot())
+	first := <-s.C()
+	s.Skip(first)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for s.Checkpoint() != first.Checkpoint() {
+		if err := s.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Stored(s.Checkpoint())
+	db.Exec(t, "INSERT INTO t VALUES (1)")
+	db.Wait(t, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")
+	db.Exec(t, "INSERT INTO t VALUES (2)")
+	k.take(t, s, 1)
+	if got := k.rows[len(k.rows)-1]; got != "insert 1" {
+		t.Error(got)
+	}
+}
+
 func TestMissingSlotAndCheckpoint(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Database(t)

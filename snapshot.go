@@ -231,16 +231,8 @@ func (s *Stream) takeSnapshot(c *connection) error {
 	if err := s.deliverSnapshot(c, p); err != nil {
 		return err
 	}
-	for {
-		now := time.Now()
-		next, err := s.attend(c, now)
-		if err != nil {
-			return err
-		}
-		if s.isSettled() {
-			break
-		}
-		s.wait(now, next, all, nil, &Message{}, nil)
+	if err := s.settle(c, p); err != nil {
+		return err
 	}
 	if err := s.keepSlot(c); err != nil {
 		return err
@@ -251,13 +243,34 @@ func (s *Stream) takeSnapshot(c *connection) error {
 	return s.launch(ctx, c, nil, p.system, p.from)
 }
 
+// settle waits until the snapshot is acknowledged and, with checkpoints, stored.
+func (s *Stream) settle(c *connection, p *snapshot) error {
+	var skipped time.Time // since when everything is acknowledged and nothing stored
+	for {
+		now := time.Now()
+		next, err := s.attend(c, now)
+		if err != nil || s.isSettled(p) {
+			return err
+		}
+		switch {
+		case s.ledger.outstanding() > 0:
+		case skipped.IsZero():
+			skipped = now
+		case now.Sub(skipped) >= forgottenAfter:
+			skipped = now
+			s.cfg.log.Warn("every message is skipped and no checkpoint is stored: the slot is not made before (Ack the last message, or call Stored)", "slot", s.source.Slot)
+		}
+		s.wait(now, next, all, nil, &Message{}, nil)
+	}
+}
+
 // patience is how long a server that is asked something short may take: one over a connection that nobody else has closed would
 // be waited for without end.
 func (c *connection) patience() time.Duration { return max(c.timeout, awaitTimeout) }
 
-// isSettled says whether everything is acknowledged, and the last checkpoint is stored, if those are asked for.
-func (s *Stream) isSettled() bool {
-	return s.ledger.outstanding() == 0 && s.ledger.isStored(mark{seq: s.ledger.seq, lsn: never})
+// isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
+func (s *Stream) isSettled(p *snapshot) bool {
+	return s.ledger.outstanding() == 0 && (!s.ledger.storing || s.ledger.advance() >= p.from)
 }
 
 func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
@@ -269,8 +282,11 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	s.setState(StateSnapshot, nil)
 	end := &point{c.origin, resume.Point{Through: p.from}}
 	if s.snapshots.bare {
-		p.ended = true
-		return s.deliver(&Message{Kind: Progress, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: end})
+		if err := s.deliver(&Message{Kind: Progress, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: end}); err != nil {
+			return err
+		}
+		p.end(s, end)
+		return nil
 	}
 	if err := mark(SnapshotBegin); err != nil {
 		return err
@@ -291,8 +307,16 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	if err := mark(SnapshotEnd); err != nil {
 		return err
 	}
-	p.ended = true
+	p.end(s, end)
 	return nil
+}
+
+// end notes that everything was delivered. at is what the last message's checkpoint says.
+func (p *snapshot) end(s *Stream, at *point) {
+	p.ended = true
+	if s.ledger.storing {
+		s.ledger.markAt(*at)
+	}
 }
 
 // deliverRows delivers what the workers read.
@@ -460,7 +484,7 @@ func (p *snapshot) drain(s *Stream, c *connection) error {
 		if err != nil {
 			return err
 		}
-		if s.isSettled() {
+		if s.isSettled(p) {
 			if err := s.keepSlot(c); err != nil {
 				return err
 			}
