@@ -12,7 +12,7 @@ import (
 
 const (
 	slotPoll  = 700 * time.Millisecond // between two looks at the slot
-	firstLook = 50 * time.Millisecond  // before the first look; the next ones take twice as long each, up to slotPoll
+	firstPoll = 50 * time.Millisecond  // the same in the first second: the holder may have been killed just now
 )
 
 // slotWait is a wait for a slot.
@@ -42,7 +42,11 @@ func (s *Stream) untilFree(w *slotWait, active error) error {
 			conn.hangUp()
 		}
 	}()
-	for pause := firstLook; ; pause = min(2*pause, slotPoll) {
+	for {
+		pause := slotPoll
+		if time.Since(w.since) < time.Second {
+			pause = firstPoll
+		}
 		s.timer.Reset(pause)
 		select {
 		case <-s.timer.C:
