@@ -94,13 +94,14 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 	if p.bound, err = c.check(p, system); err != nil {
 		return err
 	}
+	f := s.feed.(*changes)
+	f.resume(p.Point)
 	if err := s.examine(ctx, c, p, from); err != nil {
 		return err
 	}
 	if p.IsBare() {
-		p.Through = c.told // it was acknowledged, thus stored
+		f.point.Through = c.told // it was acknowledged, thus stored
 	}
-	s.feed.(*changes).point = p.Point
 	s.ledger.start(point{c.origin, p.Point})
 	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.Position(), "confirmed", c.told)
 	return nil

@@ -197,7 +197,7 @@ func (f *changes) newTx(ev *pgoutput.Event) *Tx {
 	if len(f.txs) == cap(f.txs) {
 		f.txs = make([]Tx, 0, 64)
 	}
-	f.txs = append(f.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgTime(ev.Time), origin: f.origin, before: f.point.Through})
+	f.txs = append(f.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgTime(ev.Time), origin: f.origin, before: min(f.point.Through, LSN(ev.LSN))})
 	return &f.txs[len(f.txs)-1]
 }
 
@@ -323,6 +323,25 @@ func (f *changes) received(s *Stream, lsn LSN, single bool) {
 	s.received(lsn)
 }
 
+// resume sets what was delivered before the stream began.
+func (f *changes) resume(p resume.Point) {
+	f.point = p
+	if p.Single {
+		f.ended = p.Through
+	}
+}
+
+// rewind takes back a position that only a keepalive had: in the history of the server that continues there may be transactions
+// before it. limit is one that this server has itself.
+func (f *changes) rewind(limit LSN) {
+	p := &f.point
+	kept := max(limit, f.ended, p.Commit)
+	if p.HasTransaction() && p.IsComplete() {
+		kept = max(kept, p.Commit+1)
+	}
+	p.Through = min(p.Through, kept)
+}
+
 // mark delivers a message of the transaction that is no change.
 func (f *changes) mark(s *Stream, m *Message) error {
 	f.at.add(nil)
@@ -334,7 +353,7 @@ func (f *changes) single(s *Stream, m *Message) error {
 	if err := f.witness(s, m.LSN, nil); err != nil {
 		return err
 	}
-	if m.LSN <= max(f.point.Through, f.point.Commit) {
+	if m.LSN <= max(f.ended, f.point.Commit) {
 		return nil
 	}
 	if m.LSN > s.until {

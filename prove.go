@@ -167,7 +167,7 @@ func (p past) stands(confirmed LSN) bool {
 // has reported.
 func (s *Stream) accept(c *connection, by string) {
 	if by != sameServer {
-		s.ledger.rewind(max(c.limit, s.certain()))
+		s.rewind(c)
 		s.cfg.log.Info("the server has the history of what was delivered", "slot", s.source.Slot, "from", c.from, "because", by)
 	}
 	c.limit = never
@@ -175,11 +175,19 @@ func (s *Stream) accept(c *connection, by string) {
 
 // doubt goes on without a proof.
 func (s *Stream) doubt(c *connection, why string) {
-	s.ledger.rewind(max(c.limit, s.certain()))
+	s.rewind(c)
 	c.limit = never
 	s.gauge.unproven.Store(true)
 	s.cfg.log.Warn("nothing proves that the server has the history of what was delivered, and nothing disproves it: going on (see WithProof)",
 		"slot", s.source.Slot, "from", c.from, "why", why)
+}
+
+// rewind forgets positions that may belong to another history.
+func (s *Stream) rewind(c *connection) {
+	s.ledger.rewind(max(c.limit, s.certain()))
+	if f, ok := s.feed.(*changes); ok {
+		f.rewind(c.limit)
+	}
 }
 
 // certain is the highest position that lies in the history of what was delivered for certain. A keepalive's position may not.

@@ -4,7 +4,7 @@ func init() { mutants = append(mutants, checkpoints...) }
 
 // Checkpoints, and the proof that a server has the history of what was delivered.
 var checkpoints = []mutant{
-	{"a position of another history is told", "prove.go", "		s.ledger.rewind(max(c.limit, s.certain()))\n		s.cfg.log.Info", "		s.cfg.log.Info", "", "TestNewTimelineIsReadFromTheFork|TestAfterAReconnect"},
+	{"a position of another history is told", "prove.go", "		s.rewind(c)\n		s.cfg.log.Info", "		s.cfg.log.Info", "", "TestNewTimelineIsReadFromTheFork|TestAfterAReconnect"},
 	{"a connection on trial is told what is confirmed", "prove.go", "c.told, c.limit, s.known, s.told = slot.confirmed, slot.confirmed, slot.confirmed, p.bound", "c.told, c.limit, s.known, s.told = slot.confirmed, never, slot.confirmed, p.bound", "", "TestAfterAReconnect"},
 	{"the last transaction may be another", "prove.go", "	case !t.Is(ev.XID, ev.Time):", "	case false:", "", "TestAfterAReconnect"},
 	{"a transaction that does not come is not missed", "prove.go", "	case lsn > t.Commit:\n		return f.absent(s, t)\n", "	case lsn > t.Commit:\n		f.trial = nil\n		return nil\n", "", "TestAfterAReconnect"},

@@ -45,10 +45,10 @@ var mutants = append([]mutant{
 
 	// Reconnecting.
 	{"repeat what was delivered", "logical.go", "f.old = f.point.Covers(f.tx.CommitLSN)", "f.old = false", "", "TestEachChangeOnce"},
-	{"one mark for messages and transactions", "internal/resume/point.go", "return commit < max(p.Through, p.Commit)", "return commit <= max(p.Through, p.Commit)", "", "TestMessageAtTheCommit"},
-	{"an older transaction that is new is delivered late", "internal/resume/point.go", "return commit < max(p.Through, p.Commit)", "return commit < p.Through", "internal/resume", "TestPoint"},
+	{"one mark for messages and transactions", "internal/resume/point.go", "		return commit < p.Commit || commit == p.Commit && p.IsComplete()", "		return commit <= p.Commit", "", "TestMessageAtTheCommit"},
+	{"an older transaction that is new is delivered late", "internal/resume/point.go", "		return commit < p.Commit ||", "		return commit < min(p.Through, p.Commit) ||", "internal/resume", "TestPoint"},
 	{"the part of a transaction that was delivered is forgotten", "logical.go", "		f.skip = progress{f.point.Ordinal, f.point.Hash}\n", "", "", "TestEachChangeOnce"},
-	{"a logical message comes again", "logical.go", "	if m.LSN <= max(f.point.Through, f.point.Commit) {", "	if m.LSN < max(f.point.Through, f.point.Commit) {", "", "TestOnceWhereverTheConnectionBreaks|TestMessageAt"},
+	{"a logical message comes again", "logical.go", "	if m.LSN <= max(f.ended, f.point.Commit) {", "	if m.LSN < max(f.ended, f.point.Commit) {", "", "TestOnceWhereverTheConnectionBreaks|TestMessageAt"},
 	{"count without comparing", "logical.go", "f.at.hash != f.skip.hash", "false", "", "TestTransactionSentDifferently"},
 	{"a transaction that ends early goes unnoticed", "logical.go", "case !f.old && f.at.ordinal < f.skip.ordinal && !f.point.IsBare():", "case false:", "", "TestTransactionSentDifferently"},
 	{"redelivery is not marked", "logical.go", "f.tx.Redelivered = f.tx.CommitLSN == f.anew", "f.tx.Redelivered = false", "", "TestTransactionSentDifferently"},

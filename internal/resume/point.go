@@ -45,8 +45,15 @@ func (p Point) IsComplete() bool { return p.Through > p.Commit || p.Commit == 0 
 // of it.
 func (p Point) IsBare() bool { return p.Commit != 0 && p.XID == 0 }
 
-// Covers says whether the whole transaction that was committed at a position is contained.
-func (p Point) Covers(commit LSN) bool { return commit < max(p.Through, p.Commit) }
+// Covers says whether the whole transaction that was committed at a position is contained. One that was committed after the last
+// transaction is not, whatever Through is: Through may be a keepalive's position, and in another history there may be
+// transactions before it.
+func (p Point) Covers(commit LSN) bool {
+	if p.HasTransaction() {
+		return commit < p.Commit || commit == p.Commit && p.IsComplete()
+	}
+	return commit < p.Through
+}
 
 // Is says whether the transaction is the last one of the point. A transaction of another history may have the same position
 // and XID; then its time differs.
