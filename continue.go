@@ -94,6 +94,7 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 	if p.bound, err = c.check(p, system); err != nil {
 		return err
 	}
+	p.bound = max(p.bound, s.cfg.from) // a person has accepted the gap; it may lie behind a fail-over
 	f := s.feed.(*changes)
 	f.resume(p.Point)
 	if err := s.examine(ctx, c, p, from); err != nil {

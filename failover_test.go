@@ -113,6 +113,50 @@ func TestStandbyThatIsNotYetPromotedIsWaitedFor(t *testing.T) {
 	}
 }
 
+// A slot that is made again after a fail-over has left out an unknown part. A person who knows that nothing was written
+// meanwhile says so with WithFrom.
+func TestGapOfAFailoverIsAccepted(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	k := &copyOf{}
+	s := k.subscribe(t, p.primary.DSN(), "s", walchan.WithCreateSlot())
+	m := <-s.C()
+	k.apply(t, m)
+	s.Ack(m)
+	pgtest.Exec(t, p.primary.DSN(), "INSERT INTO t VALUES (1)")
+	k.take(t, s, 1)
+	s.Close()
+	if err := p.primary.Stop(t.Context(), pgtest.Fast); err != nil { // the standby has everything
+		t.Fatal(err)
+	}
+	if err := p.standby.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, p.standby.DSN(), "SELECT pg_create_logical_replication_slot('s', 'pgoutput')", "INSERT INTO t VALUES (2)")
+	at, err := walchan.ParseLSN(pgtest.Query(t, p.standby.DSN(), "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 's'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	subscribe := func(from walchan.LSN) error {
+		s, err := walchan.Subscribe(t.Context(), p.standby.DSN(), walchan.WithSlot("s"), walchan.WithPublication("p"), walchan.WithCheckpoint(k.last(t)), walchan.WithFrom(from))
+		if err == nil {
+			s.Close()
+		}
+		return err
+	}
+	for _, from := range []walchan.LSN{0, at - 1} {
+		if err := subscribe(from); !errors.Is(err, walchan.ErrSlotMoved) {
+			t.Errorf("from %s: %v", from, err)
+		}
+	}
+	s = k.subscribe(t, p.standby.DSN(), "s", walchan.WithFrom(at))
+	k.take(t, s, 1)
+	s.Close()
+	if want := []string{"insert 1", "insert 2"}; !slices.Equal(k.rows, want) {
+		t.Errorf("rows are %v", k.rows)
+	}
+}
+
 // From PostgreSQL 17 on a slot can exist on the standby, too.
 func TestFailoverSlotContinues(t *testing.T) {
 	t.Parallel()
