@@ -91,11 +91,14 @@ func (l *ledger) next() Receipt {
 func (l *ledger) delivered() { l.seq++ }
 
 // markAt is mark for a checkpoint.
-func (l *ledger) markAt(p point) {
-	l.mark(p.Through)
+func (l *ledger) markAt(p point) { l.markBefore(p.Through, p) }
+
+// markBefore is markAt, but what may be confirmed is lsn, which lies before the end of what p contains.
+func (l *ledger) markBefore(lsn LSN, p point) {
+	l.mark(lsn)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.marks); n > 0 && l.marks[n-1] == (mark{l.seq, p.Through}) {
+	if n := len(l.marks); n > 0 && l.marks[n-1] == (mark{l.seq, lsn}) {
 		l.points = append(l.points[:n-1], p)
 	}
 }

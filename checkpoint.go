@@ -1,6 +1,7 @@
 package walchan
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -59,6 +60,9 @@ func (c Checkpoint) Compare(d Checkpoint) (n int, ok bool) {
 		return btoi(!c.IsZero()) - btoi(!d.IsZero()), true
 	case c.Source() != d.Source() || c.c.Physical != d.c.Physical:
 		return 0, false
+	}
+	if c.c.Physical && c.c.Timeline != d.c.Timeline {
+		return cmp.Compare(c.c.Timeline, d.c.Timeline), true // WithWholeSegments repeats the beginning of a segment
 	}
 	return c.c.Point.Compare(d.c.Point), true
 }
@@ -126,6 +130,10 @@ type origin struct {
 	checkpoints bool // WithCheckpoint was given
 }
 
+func (o *origin) checkpoint(p resume.Point) Checkpoint {
+	return Checkpoint{c: resume.Checkpoint{Origin: o.Origin, Point: p, Physical: p.From != 0}}
+}
+
 // point is what the checkpoint of a message outside of transactions says.
 type point struct {
 	*origin
@@ -141,7 +149,7 @@ func (m Message) Checkpoint() Checkpoint {
 		before := m.Kind == 0 || o == nil && (m.Kind == Read || m.Kind == SnapshotBegin) // no stream has one of these
 		return Checkpoint{without: !before}
 	}
-	return Checkpoint{c: resume.Checkpoint{Origin: o.Origin, Point: p}}
+	return o.checkpoint(p)
 }
 
 // place returns the origin of m and how far a consumer has come with it; nil if it has no place.
@@ -169,6 +177,8 @@ func (m Message) at() *point {
 		return x.at
 	case *Snapshot:
 		return x.at
+	case *walMessage:
+		return &x.at
 	}
 	return nil
 }
@@ -219,7 +229,7 @@ func (s *Stream) Checkpoint() Checkpoint {
 	if p.origin == nil {
 		return Checkpoint{without: !s.cfg.checkpoints}
 	}
-	return Checkpoint{c: resume.Checkpoint{Origin: p.origin.Origin, Point: p.Point}}
+	return p.origin.checkpoint(p.Point)
 }
 
 // Stored says that c, which Checkpoint has returned, is stored. Ack says the same of a message's checkpoint.

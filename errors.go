@@ -264,13 +264,13 @@ func (s *Stream) streamError(err error) error {
 	case err == errStopped || err == errAgain || err == errEnded || isOurs(err):
 		return err
 	case s.cfg.physical && errors.Is(err, session.ErrCopyDone):
-		return errTimelineEnd
+		return s.feed.(*walFeed).timelineEnd()
 	case errors.Is(err, session.ErrServerStopped):
 		return &Error{Kind: ErrServerDown, What: "connection lost", Err: err, Advice: "wait until it is up again"}
 	case pg == nil:
 		return failed("connection lost", err)
 	case pg.Code == stateUndefinedFile && s.cfg.physical:
-		return walRemoved(err)
+		return s.removed(err)
 	case pg.Code == stateUndefinedFile: // WalSndSegmentOpen in src/backend/replication/walsender.c
 		return invalidated(s.source.Slot, "wal_removed", err)
 	}

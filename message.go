@@ -87,7 +87,7 @@ type Message struct {
 	hash  uint32 // of the transaction's messages up to this one: see resume.Hash
 	data  string // row block (see pgoutput.Block) or payload
 	ack   Receipt
-	ext   any // what only some kinds have: *truncation, *logicalMessage, LSN (end), *lastEnd, uint32 (timeline), *Snapshot, *point
+	ext   any // what only some kinds have: *truncation, *logicalMessage, LSN (end), *lastEnd, *walMessage, *Snapshot, *point
 }
 
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
@@ -215,8 +215,10 @@ func (m Message) End() LSN {
 
 // Timeline returns the timeline that WAL belongs to, or that a TimelineHistory is of. 0 otherwise.
 func (m Message) Timeline() uint32 {
-	timeline, _ := m.ext.(uint32)
-	return timeline
+	if w, ok := m.ext.(*walMessage); ok {
+		return uint32(w.timeline)
+	}
+	return 0
 }
 
 // Truncated returns the tables that a Truncate has emptied, together, and its options. The slice must not be changed.

@@ -18,6 +18,19 @@ import (
 // startPhysical makes the connection stream.
 func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 	f := *s.feed.(*walFeed) // a copy, until the stream has begun
+	var cp Checkpoint
+	if lost == nil {
+		f = walFeed{wholeSegments: s.cfg.wholeSegments}
+		if s.cfg.checkpoints {
+			var err error
+			if cp, err = s.cfg.checkpoint(s.ctx); err != nil {
+				return err
+			}
+			var cancel context.CancelFunc // that may have taken its time
+			ctx, cancel = context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
+			defer cancel()
+		}
+	}
 	// First whether it is in recovery, and then how far it is: as in start.
 	if err := s.readSettings(ctx, c, &f); err != nil {
 		return err
@@ -29,51 +42,147 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 	if lost == nil {
 		s.source.SystemID = system.ID
 	}
+	if err := s.checkWALSource(cp); err != nil {
+		return err
+	}
 	if s.cfg.slot != "" {
 		if c.told, err = s.preparePhysicalSlot(ctx, c, lost); err != nil {
 			return err
 		}
 	}
-	if err := s.startWAL(ctx, c, lost, &f, system); err != nil {
+	if err := s.startWAL(ctx, c, lost, &f, cp, system); err != nil {
 		return err
 	}
 	*s.feed.(*walFeed) = f
+	s.startedWAL(c, lost, &f, system)
+	if lost == nil && s.cfg.checkpoints {
+		return s.askAgain(c, cp)
+	}
+	return nil
+}
+
+// startedWAL notes where the connection stands when its stream has begun.
+func (s *Stream) startedWAL(c, lost *connection, f *walFeed, system session.System) {
+	slot := c.told
 	system.Timeline = f.timeline
+	if f.trial != nil {
+		system.Timeline = f.trial.timeline
+	}
 	s.started(c, lost, system, f.at)
-	c.confirmed = s.ledger.advance() // it goes on behind what was delivered, acknowledged or not
+	c.received = f.next
+	if lost == nil {
+		s.ledger.begin(f.confirmable(f.last))
+	}
+	if f.trial != nil { // until its end no position is told that the server may not have
+		c.limit = cmp.Or(slot, f.next)
+		c.told, s.known = slot, slot
+	}
+	c.confirmed = min(s.ledger.advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
+	if lost == nil && s.cfg.checkpoints && f.last.isProvable() {
+		s.ledger.start(f.last)
+	}
+}
+
+// errStoredMore says that the consumer has stored another checkpoint by the time the slot was held. The stream begins after that one,
+// over a new connection.
+var errStoredMore = errors.New("walchan: another checkpoint is stored")
+
+// askAgain asks the consumer for its checkpoint now that the slot is held. The process that had the slot before may have stored more.
+func (s *Stream) askAgain(c *connection, cp Checkpoint) error {
+	if s.cfg.slot == "" || c.made {
+		return nil
+	}
+	stored, err := s.askCheckpoint(c)
+	if err != nil || stored == cp {
+		return err
+	}
+	if err := c.Finish(time.Now().Add(time.Second)); err != nil { // so that the slot is free
+		return failed("stop the stream for another checkpoint", err)
+	}
+	return errStoredMore
+}
+
+// checkWALSource fails for a checkpoint of another cluster or slot.
+func (s *Stream) checkWALSource(cp Checkpoint) error {
+	describe := func(src Source) string {
+		if src.Slot == "" {
+			return fmt.Sprintf("a stream without a slot from cluster %s", src.SystemID)
+		}
+		return fmt.Sprintf("slot %q in cluster %s", src.Slot, src.SystemID)
+	}
+	switch {
+	case cp.IsZero():
+		return nil
+	case !cp.c.Physical:
+		return &Error{Kind: ErrCheckpoint, What: "the checkpoint is of a logical stream", Advice: "give it to Subscribe"}
+	case cp.Source() != s.source:
+		return &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", describe(cp.Source()), describe(s.source)),
+			Advice: "connect to its server and slot, or keep one checkpoint for each source"}
+	}
 	return nil
 }
 
 // startWAL finds out where the stream begins, or goes on, and begins it there.
-func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, system session.System) error {
+func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, cp Checkpoint, system session.System) error {
 	history, err := timelineHistory(ctx, c, system.Timeline)
 	if err != nil {
 		return err
 	}
-	if lost == nil {
+	switch {
+	case lost != nil:
+		if err := s.checkCluster(lost, system, c.standby, history); err != nil {
+			return err
+		}
+	case !cp.IsZero():
+		f.goOnAfter(cp)
+	default:
 		f.choose(s.cfg, c.told, system, history)
-	} else if err := s.checkCluster(lost, system, c.standby, history); err != nil {
-		return err
 	}
 	if err := f.locate(system, history, c.standby); err != nil {
 		return err
 	}
+	f.arrive(s, c)
 	if f.timeline != f.historyOf {
 		f.historyOf = f.timeline
 		if f.history, err = timelineHistory(ctx, c, f.timeline); err != nil {
 			return err
 		}
 	}
-	if err := c.Start(ctx, f.startCommand(s.cfg.slot)); err != nil {
+	from, timeline := f.begin(c)
+	if err := c.Start(ctx, startWALCommand(s.cfg.slot, from, timeline)); err != nil {
 		return s.physicalError(ctx, c, err)
 	}
 	return nil
 }
 
+// goOnAfter has the stream go on after a checkpoint.
+func (f *walFeed) goOnAfter(cp Checkpoint) {
+	f.at, f.timeline = cp.c.Through, cp.c.Timeline
+	f.last = point{&origin{Origin: cp.c.Origin, checkpoints: true}, cp.c.Point}
+	f.now = f.last
+	if f.last.isProvable() { // else it is that of the stream's first message, which may be a history
+		f.historyOf = f.timeline
+	}
+}
+
+// arrive sets what the messages of the connection come from.
+func (f *walFeed) arrive(s *Stream, c *connection) {
+	c.origin = &origin{checkpoints: s.cfg.checkpoints, Origin: resume.Origin{SystemID: s.source.SystemID, Slot: s.source.Slot, Timeline: f.timeline}}
+	begin := point{c.origin, resume.Point{Through: f.at, From: f.at}}
+	switch {
+	case f.last.origin == nil: // nothing was delivered
+		f.now, f.last = begin, begin
+	case f.now.Through != f.at: // the beginning of a segment is repeated
+		f.now = begin
+	default:
+		f.now.origin = c.origin
+	}
+}
+
 // checkCluster compares the cluster with what was delivered over the lost connection.
 func (s *Stream) checkCluster(lost *connection, system session.System, standby bool, history string) error {
 	if system.ID != s.source.SystemID {
-		return diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID))
+		return otherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID))
 	}
 	var was resume.Origin
 	if !lost.standby { // it may have been promoted since
@@ -81,17 +190,17 @@ func (s *Stream) checkCluster(lost *connection, system session.System, standby b
 	}
 	server := resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby}
 	_, err := resume.Check(was, s.feed.delivered(), lost.told, server, func() (string, error) { return history, nil })
-	if err != nil {
-		return refused(err)
+	if r := (*resume.Refusal)(nil); errors.As(err, &r) && !r.Passing {
+		return otherWAL(r.Text)
 	}
-	return nil
+	return refused(err)
 }
 
-func (f *walFeed) startCommand(slot string) string {
+func startWALCommand(slot string, from LSN, timeline int32) string {
 	if slot != "" {
 		slot = "SLOT " + quoteName(slot) + " "
 	}
-	return fmt.Sprintf("START_REPLICATION %sPHYSICAL %s TIMELINE %d", slot, f.at, f.timeline)
+	return fmt.Sprintf("START_REPLICATION %sPHYSICAL %s TIMELINE %d", slot, from, timeline)
 }
 
 // readSettings asks what is to be known of the server, without SQL.
@@ -130,7 +239,6 @@ func (f *walFeed) choose(cfg *config, restart LSN, system session.System, histor
 		f.timeline = resume.TimelineAt(f.at, history, system.Timeline)
 	}
 	f.at = f.round(f.at)
-	f.high = f.at
 }
 
 // preparePhysicalSlot makes sure of the slot, and returns its position; 0: it has none.
@@ -219,8 +327,7 @@ func (c *connection) sql(ctx context.Context, query string) ([][]string, error) 
 // locate finds the stream's place in the server's history: over the ends of timelines, but never back over a fork.
 func (f *walFeed) locate(system session.System, history string, standby bool) error {
 	diverged := func(format string, args ...any) error {
-		return &Error{Kind: ErrDiverged, What: fmt.Sprintf(format, args...),
-			Advice: "this is not the WAL that the stream is to continue: connect to the right server, or begin anew (WithWALFrom)"}
+		return otherWAL(fmt.Sprintf(format, args...))
 	}
 	for f.timeline != system.Timeline {
 		fork, ok := resume.ForkOf(history, f.timeline)
@@ -251,6 +358,7 @@ var errTimelineEnd = errors.New("walchan: the timeline has ended")
 // leaveTimeline ends the stream of a timeline properly, so that the slot is free when the function returns.
 func (s *Stream) leaveTimeline(c *connection) {
 	s.cfg.log.Info("the timeline has ended", "slot", s.source.Slot, "timeline", c.timeline, "received", c.received)
+	s.feed.(*walFeed).leave(c)
 	if err := c.farewell(s.ledger.advance(), time.Now().Add(time.Second)); err != nil {
 		s.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", s.source.Slot, "error", err)
 	}

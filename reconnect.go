@@ -87,7 +87,7 @@ func (s *Stream) reconnect(c *connection, why error) (*connection, error) {
 	}
 	s.outage.lost(c)
 	for {
-		if why != errTimelineEnd {
+		if why != errTimelineEnd && why != errUnprovable {
 			if err := s.pause(why); err != nil {
 				return nil, err
 			}
@@ -144,6 +144,9 @@ func (s *Stream) begin() (*connection, error) {
 	var wait slotWait
 	for {
 		c, err := s.open(nil)
+		if err == errStoredMore {
+			continue
+		}
 		if err == nil || !s.cfg.waitForSlot || !errors.Is(err, ErrSlotActive) {
 			return c, err
 		}

@@ -399,9 +399,10 @@ func (s *Stream) delivered(m *Message) {
 }
 
 // received notes a position up to which the server has sent everything, and which may be confirmed once all messages
-// delivered so far are acknowledged. With checkpoints only a position that a message carries is confirmed.
+// delivered so far are acknowledged. With checkpoints only a position that a message carries is confirmed, and for a physical stream
+// its feed says what is.
 func (s *Stream) received(lsn LSN) {
-	if !s.ledger.storing || s.cfg.physical {
+	if !s.ledger.storing && !s.cfg.physical {
 		s.ledger.mark(lsn)
 	}
 	c := s.conn.Load()

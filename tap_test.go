@@ -240,13 +240,13 @@ func (c *tappedConn) begin(from walchan.LSN) {
 	p.update(func() {
 		p.dials++
 		c.dial.Store(int32(p.dials))
+		if p.dials == 1 {
+			p.received = from
+		}
 		if p.cut != nil {
 			if left := p.cut(p.dials); left != 0 {
 				c.left.Store(int64(left))
 			}
-		}
-		if p.dials == 1 {
-			p.received = from
 		}
 		if from > p.received {
 			p.t.Errorf("stream %d begins at %s, beyond %s, which was received", p.dials, from, p.received)

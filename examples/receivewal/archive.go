@@ -23,6 +23,8 @@ type archive struct {
 	file  *os.File // the segment that is being written; nil: none
 	name  string   // without .partial
 	dirty bool     // file has what is not synced
+
+	resumed bool // file was there
 }
 
 const partial = ".partial"
@@ -117,6 +119,9 @@ func (a *archive) add(msg walchan.Message) (due bool, err error) {
 		}
 		offset := at % a.size
 		n := min(len(wal), int(a.size-offset))
+		if err := a.compare(wal[:n], at); err != nil {
+			return false, err
+		}
 		if _, err := a.file.WriteAt([]byte(wal[:n]), int64(offset)); err != nil {
 			return false, err
 		}
@@ -132,6 +137,25 @@ func (a *archive) add(msg walchan.Message) (due bool, err error) {
 	return due, nil
 }
 
+// compare fails if the file has other WAL at a position, from a process before. Then the server has another history than
+// the archive: another standby was promoted, or a volume was restored. What a crash has kept from the disk is zero.
+func (a *archive) compare(wal string, at walchan.LSN) error {
+	if !a.resumed {
+		return nil
+	}
+	before := make([]byte, len(wal))
+	if _, err := a.file.ReadAt(before, int64(at%a.size)); err != nil {
+		return err
+	}
+	for i, b := range before {
+		if b != 0 && b != wal[i] {
+			return &walchan.Error{Kind: walchan.ErrDiverged, What: fmt.Sprintf("%s has other WAL at %s than the server", a.name+partial, at+walchan.LSN(i)),
+				Advice: "connect to the server of this archive, or begin another archive"}
+		}
+	}
+	return nil
+}
+
 // open makes name the segment that is being written. What is not yet received of it is zero.
 func (a *archive) open(name string) error {
 	if a.name == name {
@@ -144,7 +168,11 @@ func (a *archive) open(name string) error {
 	if a.file, err = os.OpenFile(filepath.Join(a.dir, name+partial), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return err
 	}
-	a.name, a.dirty = name, true
+	info, err := a.file.Stat()
+	if err != nil {
+		return err
+	}
+	a.name, a.dirty, a.resumed = name, true, info.Size() > 0
 	if err := a.file.Truncate(int64(a.size)); err != nil {
 		return err
 	}

@@ -4,8 +4,9 @@
 //	receivewal -d postgres://localhost --slot archive --create-slot
 //	receivewal -d postgres://localhost --slot archive -D /var/lib/wal
 //
-// Files that are not complete end in .partial. Killed at any moment, it goes on where it was. Nothing is acknowledged that is
-// not safe on disk. With --synchronous it can be a synchronous standby: then the server's synchronous_standby_names has its
+// Files that are not complete end in .partial. Killed at any moment, it goes on where it was: at the beginning of a file that is
+// not complete, whose content it compares with what the server sends. If they differ, the server has another history, and
+// receivewal ends. Nothing is acknowledged that is not safe on disk. With --synchronous it can be a synchronous standby: then the server's synchronous_standby_names has its
 // application_name, which stands in the connection string, and a COMMIT waits until it is on two disks.
 package main
 

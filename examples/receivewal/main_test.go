@@ -311,6 +311,44 @@ func TestTimelineIsFollowed(t *testing.T) {
 	}
 }
 
+// A volume is restored, and the server writes other WAL at the same positions. receivewal refuses to continue an archive whose last
+// segment has the WAL from before.
+func TestOtherHistoryIsRefused(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Start(t)
+	pgtest.Exec(t, c.DSN(), write)
+	must(t, c, "-d", c.DSN(), "-S", "s", "--create-slot")
+	if err := c.Stop(t.Context(), pgtest.Immediate); err != nil {
+		t.Fatal(err)
+	}
+	volume := c.Copy(t)
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, c.DSN(), write)
+	dir := t.TempDir()
+	p := start(t, c, "receivewal", "-d", c.DSN(), "-D", dir, "-S", "s", "--synchronous")
+	wait(t, c, "s")
+	p.stop(t)
+	if err := c.Stop(t.Context(), pgtest.Immediate); err != nil {
+		t.Fatal(err)
+	}
+	c.PutBack(t, volume, pgtest.Everything)
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, c.DSN(), write)
+	before := files(t, dir)
+	p = start(t, c, "receivewal", "-d", c.DSN(), "-D", dir, "-S", "s", "--synchronous")
+	defer time.AfterFunc(time.Minute, func() { p.Process.Kill() }).Stop()
+	if err := p.Wait(); err == nil || !strings.Contains(p.out.String(), ".partial has other WAL at") {
+		t.Errorf("%v: %s", err, p.out.String())
+	}
+	if after := files(t, dir); !slices.Equal(names(before), names(after)) {
+		t.Errorf("%v, before %v", names(after), names(before))
+	}
+}
+
 // A COMMIT returns when it is on the receiver's disk, and not before.
 func TestSynchronousStandby(t *testing.T) {
 	t.Parallel()

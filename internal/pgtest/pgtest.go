@@ -16,6 +16,10 @@
 //	pgtest.Exec(t, c.DSN(), "CREATE TABLE t (id int PRIMARY KEY)")
 //	c.Stop(ctx, pgtest.Fast); c.Start(ctx); c.Kill(); c.Pause(); c.Resume(); s := c.Standby(t); s.Promote(ctx)
 //
+// For servers with two histories a stopped one is copied, and put back as a volume's snapshot is, or started a second time:
+//
+//	p := c.Copy(t); c.PutBack(t, p, pgtest.Everything); p.Twin(t); p.Standby(t, c); p.Recover(t, c)
+//
 // Without a testing.TB, as in examples and benchmarks, [New] and [Cluster.Close] do the same.
 //
 // No server outlives the process that made it, however that ends: see watcher. Programs are looked for in the directory

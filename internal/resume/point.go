@@ -33,6 +33,9 @@ type Point struct {
 
 	Ordinal uint32 // of its last message that was delivered
 	Hash    uint32 // of its messages up to that one: see Hash
+
+	// From is for a physical stream: Through is its position, and Hash is that of the WAL from From to Through. 0: a logical one.
+	From LSN
 }
 
 // HasTransaction says whether there is a last transaction.

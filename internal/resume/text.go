@@ -29,10 +29,8 @@ type Checkpoint struct {
 	Origin
 	Point
 
-	// Physical says that the checkpoint is one of a physical stream. Then Through is its position, and Hash that of the WAL from
-	// From to Through.
+	// Physical says that the checkpoint is one of a physical stream.
 	Physical bool
-	From     LSN
 }
 
 // The text of the zero Checkpoint. The empty string is not that: a file that was cut off is torn.

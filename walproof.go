@@ -1,0 +1,95 @@
+package walchan
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/walchan/walchan/internal/resume"
+)
+
+// A physical connection is on trial until its server has sent again what was delivered last. Positions and timelines can refuse a
+// server, and they are equal in two standbys of one primary that were both promoted, or on a restored volume.
+//
+// Bytes once sent are never rewritten in one history. Only flushed WAL is sent, which ends at the end of a record or of a page. A
+// record that a crash has broken off is superseded at the next page. So the hash of the same bytes must be the same.
+
+// walTrial is what has come of the WAL that is compared.
+type walTrial struct {
+	timeline int32
+	hash     uint32
+}
+
+// begin decides where the connection begins to send, and whether that is a trial.
+func (f *walFeed) begin(c *connection) (from LSN, timeline int32) {
+	f.trial, f.next = nil, f.at
+	trusted := f.left.leadsTo(c)
+	f.left = departure{place: f.left.place}
+	if trusted || !f.last.isProvable() {
+		return f.at, f.timeline
+	}
+	// The timeline of what was delivered, and not a later one with which the stream may continue. The file of that one has the WAL before
+	// the fork only if the fork lies in the middle of a segment.
+	f.trial, f.next = &walTrial{timeline: f.last.Timeline}, f.last.From
+	return f.next, f.last.Timeline
+}
+
+// compare takes in what is compared, and returns what is left of wal. At the end it ends the trial.
+func (f *walFeed) compare(s *Stream, wal []byte) ([]byte, error) {
+	n := min(LSN(len(wal)), f.last.Through-f.next)
+	f.trial.hash = resume.Hash(f.trial.hash, wal[:n])
+	f.next += n
+	c := s.conn.Load()
+	c.received = f.next
+	switch {
+	case f.next < f.last.Through:
+		return nil, nil
+	case f.trial.hash != f.last.Hash:
+		return nil, otherWAL(fmt.Sprintf("on timeline %d the server has other WAL between %s and %s than what was delivered", f.trial.timeline, f.last.From, f.last.Through))
+	}
+	f.trial = nil
+	s.accept(c, fmt.Sprintf("its WAL from %s to %s is the same", f.last.From, f.last.Through))
+	return wal[n:], nil
+}
+
+// otherWAL is the error of a server with another history.
+func otherWAL(what string) error {
+	return &Error{Kind: ErrDiverged, What: what,
+		Advice: "this is not the WAL that the stream is to continue: connect to the right server, or begin anew in another archive (WithWALFrom, without the checkpoint)"}
+}
+
+// timelineEnd is what the end of a timeline means.
+func (f *walFeed) timelineEnd() error {
+	if f.trial != nil {
+		return otherWAL(fmt.Sprintf("on the server timeline %d ends at %s, before %s, to which it was delivered", f.trial.timeline, f.next, f.last.Through))
+	}
+	return errTimelineEnd
+}
+
+// errUnprovable says that the server does not have the WAL that is compared. The stream goes on without it over a new connection.
+var errUnprovable = errors.New("walchan: the WAL that was delivered last is removed")
+
+// removed is what it means that the server has removed the WAL that is asked for.
+func (s *Stream) removed(err error) error {
+	f := s.feed.(*walFeed)
+	if f.trial == nil {
+		return walRemoved(err)
+	}
+	if s.cfg.proof == proofRequired {
+		return &Error{Kind: ErrUnproven, What: fmt.Sprintf("the server has removed the WAL from %s to %s, which was delivered, so that nothing proves its history", f.last.From, f.last.Through), Err: err,
+			Advice: "compare the archive with the server, then go on without WithProof(true); a slot keeps the WAL (WithSlot)"}
+	}
+	s.doubt(s.conn.Load(), line(walRemoved(err)))
+	f.trial = nil
+	f.last = f.last.asBeginning()
+	if f.now.Through >= f.last.Through {
+		f.now = f.now.asBeginning()
+	}
+	f.mark(s, f.last)
+	return errUnprovable
+}
+
+// asBeginning returns the point as the beginning of a stream.
+func (p point) asBeginning() point {
+	p.From, p.Hash = p.Through, 0
+	return p
+}
