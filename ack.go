@@ -90,8 +90,11 @@ func (l *ledger) next() Receipt {
 // delivered counts the message that got the receipt of next.
 func (l *ledger) delivered() { l.seq++ }
 
-// markAt is mark for a checkpoint.
+// markAt is mark for a checkpoint, if the consumer stores those.
 func (l *ledger) markAt(p point) {
+	if !l.storing {
+		return
+	}
 	l.mark(p.Through)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -172,6 +175,13 @@ func (l *ledger) checkpoint() point {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.reached
+}
+
+// forget lets go of what was said of an attempt to begin. A mark of it means nothing to the next one.
+func (l *ledger) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.marks, l.points, l.reached, l.saved, l.confirmed = nil, nil, point{}, 0, 0
 }
 
 // start sets what checkpoint returns before anything is acknowledged.

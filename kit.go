@@ -4,6 +4,10 @@ import "github.com/walchan/walchan/internal/kit"
 
 func init() {
 	kit.Unacknowledged = func(stream any) []int { return stream.(*Stream).ledger.unacknowledged() }
+	kit.Began = func(stream any) (any, bool) {
+		s := stream.(*Stream)
+		return s.given, s.cfg.anew
+	}
 }
 
 // unacknowledged returns the numbers of the messages that were delivered, as of the last advance, and are not acknowledged.

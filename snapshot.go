@@ -25,7 +25,8 @@ import (
 // The connection that has made the slot must stay idle, for the snapshot goes with its next command. When it breaks, all
 // starts over. When that of a worker does, the worker reads on where it was: the rows that a snapshot shows stand still.
 //
-// In the ledger the messages of a snapshot have no marks, so that nothing is confirmed.
+// In the ledger the messages of a snapshot have no mark but the one behind the last, which a consumer may say is stored.
+// Nothing is confirmed.
 
 // Snapshot is what a SnapshotBegin or SnapshotEnd is about.
 type Snapshot struct {
@@ -244,7 +245,7 @@ func (s *Stream) takeSnapshot(c *connection) error {
 		if err != nil {
 			return err
 		}
-		if s.isSettled() {
+		if s.isSettled(p) {
 			break
 		}
 		s.wait(now, next, all, nil, &Message{}, nil)
@@ -266,8 +267,8 @@ func (s *Stream) takeSnapshot(c *connection) error {
 func (c *connection) patience() time.Duration { return max(c.timeout, awaitTimeout) }
 
 // isSettled says whether everything is acknowledged, and the last checkpoint is stored, if those are asked for.
-func (s *Stream) isSettled() bool {
-	return s.ledger.outstanding() == 0 && s.ledger.isStored(mark{seq: s.ledger.seq, lsn: never})
+func (s *Stream) isSettled(p *snapshot) bool {
+	return s.ledger.outstanding() == 0 && s.ledger.isStored(mark{seq: s.ledger.seq, lsn: p.from})
 }
 
 func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
@@ -278,9 +279,14 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	}
 	s.setState(StateSnapshot, nil)
 	end := &point{c.origin, resume.Point{Through: p.from}}
+	s.ledger.forget()
 	if s.snapshots.bare {
 		p.ended = true
-		return s.deliver(&Message{Kind: Progress, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: end})
+		if err := s.deliver(&Message{Kind: Progress, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: end}); err != nil {
+			return err
+		}
+		s.ledger.markAt(*end)
+		return nil
 	}
 	if err := mark(SnapshotBegin); err != nil {
 		return err
@@ -300,6 +306,7 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	if err := mark(SnapshotEnd); err != nil {
 		return err
 	}
+	s.ledger.markAt(*end)
 	p.ended = true
 	return nil
 }
@@ -466,7 +473,7 @@ func (p *snapshot) drain(s *Stream, c *connection) error {
 		if err != nil {
 			return err
 		}
-		if s.isSettled() {
+		if s.isSettled(p) {
 			if err := s.keepSlot(c); err != nil {
 				return err
 			}
