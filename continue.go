@@ -123,8 +123,11 @@ func (s *Stream) askCheckpoint(c *connection) (cp Checkpoint, err error) {
 		case <-done:
 			return cp, errors.Join(err, broken)
 		case now := <-tick.C:
-			if broken == nil {
-				broken = s.streamError(c.status(now, false))
+			if broken != nil {
+				continue
+			}
+			if err := c.status(now, false); err != nil {
+				broken = s.streamError(err)
 			}
 		}
 	}

@@ -334,7 +334,7 @@ func (s *Stream) deliverRows(c *connection, p *snapshot) error {
 		if !ok || err != nil {
 			return err
 		}
-		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: b.readAt.UnixMicro() - pgEpoch}
+		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: b.readAt.UnixMicro() - pgEpoch, ext: c.origin}
 		for _, row := range b.rows {
 			m.data = row
 			if err := s.deliver(m); err != nil {

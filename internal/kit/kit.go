@@ -5,6 +5,9 @@ package kit
 // and that are not acknowledged. Package walchan sets it.
 var Unacknowledged func(stream any) []int
 
+// Source returns the walchan.Source of a walchan.Message; false if it is not known. Package walchan sets it.
+var Source func(message any) (source any, ok bool)
+
 // Began returns the walchan.Checkpoint that the consumer of a *walchan.Stream gave at Subscribe, and whether SubscribeAnew gave up
 // another one. Package walchan sets it.
 var Began func(stream any) (checkpoint any, anew bool)

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"fmt"
 	"strconv"
 
 	"github.com/walchan/walchan"
@@ -54,13 +53,7 @@ func pointOf(c walchan.Checkpoint) (resume.Point, error) {
 // covers says whether m is applied. A transaction that is delivered again as a whole is another one than the one that is.
 func (p *place) covers(m walchan.Message) bool {
 	at, ok := m.Position()
-	switch {
-	case !ok || m.Tx != nil && m.Tx.Redelivered:
-		return false
-	case m.Tx == nil:
-		return at.Commit <= max(p.point.Through, p.point.Commit)
-	}
-	return p.point.Covers(at.Commit) || at.Commit == p.point.Commit && at.Ordinal <= p.point.Ordinal
+	return ok && (m.Tx == nil || !m.Tx.Redelivered) && p.point.Contains(at.Commit, at.Ordinal, m.Tx == nil)
 }
 
 // next returns the place once c is stored. With the zero c nothing changes.
@@ -108,5 +101,3 @@ func (p *place) store(name string, next place) statement {
 	}
 	return st
 }
-
-func (p *place) String() string { return fmt.Sprint(p.checkpoint.Position()) }
