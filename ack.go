@@ -177,6 +177,13 @@ func (l *ledger) checkpoint() point {
 	return l.reached
 }
 
+// forget lets go of what was said of an attempt to begin. A mark of it means nothing to the next one.
+func (l *ledger) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.marks, l.points, l.reached, l.saved, l.confirmed = nil, nil, point{}, 0, 0
+}
+
 // start sets what checkpoint returns before anything is acknowledged.
 func (l *ledger) start(p point) {
 	l.mu.Lock()

@@ -226,7 +226,7 @@ func (m Message) ID() string {
 // with Stored: otherwise the slot waits for a message that you acknowledge.
 func (s *Stream) Checkpoint() Checkpoint {
 	p := s.ledger.checkpoint()
-	if p.origin == nil {
+	if p.origin == nil || !s.cfg.checkpoints {
 		return Checkpoint{without: !s.cfg.checkpoints}
 	}
 	return p.origin.checkpoint(p.Point)

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/pgtest"
+	"github.com/walchan/walchan/walchantest"
 )
 
 // copyOf is a target that keeps rows and the checkpoint together.
@@ -219,4 +221,24 @@ func TestSubscribeAnew(t *testing.T) {
 			t.Errorf("round %d: %v, want %v", round, k.rows, want)
 		}
 	}
+}
+
+// A consumer that takes its time to say what it has is waited for. Meanwhile the server hears of us.
+func TestSlowCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		items := walchantest.NewTable("items", "id int primary key")
+		srv := walchantest.NewServer(items.Insert(1))
+		defer srv.Close()
+		slow := func(context.Context) (walchan.Checkpoint, error) {
+			time.Sleep(time.Minute)
+			return walchan.Checkpoint{}, nil
+		}
+		s, err := srv.Subscribe(t.Context(), walchan.WithCheckpointFrom(slow), walchan.WithFrom(0x1000000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := <-s.C(); m.Kind != walchan.Insert {
+			t.Errorf("came %v", m)
+		}
+	})
 }

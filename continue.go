@@ -30,6 +30,7 @@ func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
 	if err != nil {
 		return err
 	}
+	s.given = cp
 	if slot, err = readSlot(s.ctx, c.Query, name); err != nil || slot != nil {
 		return err // another process has made it meanwhile
 	}
@@ -85,6 +86,7 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 	if err != nil {
 		return err
 	}
+	s.given = cp
 	ctx, cancel := context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
 	defer cancel()
 	p, err := s.pastOf(ctx, c, cp, slot)
@@ -241,5 +243,7 @@ func SubscribeAnew(ctx context.Context, connString string, lost Checkpoint, opts
 	if err != nil && !errors.Is(err, ErrSlotMissing) {
 		return nil, err
 	}
-	return Subscribe(ctx, connString, append(opts[:len(opts):len(opts)], WithCreateSlot(), WithCheckpoint(Checkpoint{}))...)
+	return Subscribe(ctx, connString, append(opts[:len(opts):len(opts)], WithCreateSlot(), WithCheckpoint(Checkpoint{}), beginningAnew)...)
 }
+
+func beginningAnew(c *config) { c.anew = true }

@@ -4,6 +4,21 @@ import "github.com/walchan/walchan/internal/kit"
 
 func init() {
 	kit.Unacknowledged = func(stream any) []int { return stream.(*Stream).ledger.unacknowledged() }
+	kit.Source = func(message any) (any, bool) {
+		m := message.(Message)
+		o, ok := m.ext.(*origin)
+		if !ok {
+			o, _ = m.place()
+		}
+		if o == nil {
+			return Source{}, false
+		}
+		return Source{o.SystemID, o.Database, o.Slot}, true
+	}
+	kit.Began = func(stream any) (any, bool) {
+		s := stream.(*Stream)
+		return s.given, s.cfg.anew
+	}
 }
 
 // unacknowledged returns the numbers of the messages that were delivered, as of the last advance, and are not acknowledged.

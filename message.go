@@ -87,7 +87,7 @@ type Message struct {
 	hash  uint32 // of the transaction's messages up to this one: see resume.Hash
 	data  string // row block (see pgoutput.Block) or payload
 	ack   Receipt
-	ext   any // what only some kinds have: *truncation, *logicalMessage, LSN (end), *lastEnd, *walMessage, *Snapshot, *point
+	ext   any // what only some kinds have: *truncation, *logicalMessage, LSN (end), *lastEnd, *walMessage, *Snapshot, *point, *origin
 }
 
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server

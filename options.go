@@ -29,6 +29,7 @@ type config struct {
 
 	checkpoint   func(context.Context) (Checkpoint, error) // see checkpoint.go
 	checkpoints  bool
+	anew         bool // SubscribeAnew has dropped the slot
 	proof        proofWanted
 	upgradedFrom string
 	upgraded     bool

@@ -24,7 +24,8 @@ import (
 // The connection that has made the slot must stay idle, for the snapshot goes with its next command. When it breaks, all
 // starts over. When that of a worker does, the worker reads on where it was: the rows that a snapshot shows stand still.
 //
-// In the ledger the messages of a snapshot have no marks, so that nothing is confirmed.
+// In the ledger the messages of a snapshot have no mark but the one behind the last, which a consumer may say is stored.
+// Nothing is confirmed.
 
 // Snapshot is what a SnapshotBegin or SnapshotEnd is about.
 type Snapshot struct {
@@ -281,6 +282,7 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	}
 	s.setState(StateSnapshot, nil)
 	end := &point{c.origin, resume.Point{Through: p.from}}
+	s.ledger.forget()
 	if s.snapshots.bare {
 		if err := s.deliver(&Message{Kind: Progress, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: end}); err != nil {
 			return err
@@ -342,7 +344,7 @@ func (s *Stream) deliverRows(c *connection, p *snapshot) error {
 		if !ok || err != nil {
 			return err
 		}
-		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: b.readAt.UnixMicro() - pgEpoch}
+		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: b.readAt.UnixMicro() - pgEpoch, ext: c.origin}
 		for _, row := range b.rows {
 			m.data = row
 			if err := s.deliver(m); err != nil {

@@ -99,7 +99,8 @@ type Stream struct {
 
 	flushes flushes
 	gauge   gauge
-	source  Source // set by the first connection
+	source  Source     // set by the first connection
+	given   Checkpoint // what the consumer had then
 	types   *types
 	reading atomic.Pointer[tableReading] // the call of ReadRows that is at work
 

@@ -2,8 +2,11 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"github.com/walchan/walchan"
 )
 
 // SinkStats is what a Counter has seen.
@@ -18,21 +21,44 @@ type SinkStats struct {
 
 // Counter counts what its sink does.
 type Counter[T any] struct {
-	sink  Sink[T]
-	mu    sync.Mutex
-	stats SinkStats
+	sink         Sink[T]
+	checkpointer Checkpointer[T] // nil: it is none
+	mu           sync.Mutex
+	stats        SinkStats
 }
 
 // Count returns s with counters. Within Retry it sees each attempt:
 //
 //	counted := pipeline.Count(sink)
 //	pipeline.Into(g, batches, pipeline.Retry(counted, pipeline.RetryPolicy{}))
-func Count[T any](s Sink[T]) *Counter[T] { return &Counter[T]{sink: s} }
+func Count[T any](s Sink[T]) *Counter[T] { return &Counter[T]{sink: s, checkpointer: checkpointer(s)} }
 
 // Write writes the batch into the sink.
 func (c *Counter[T]) Write(ctx context.Context, batch []T) error {
 	began := time.Now()
-	err := c.sink.Write(ctx, batch)
+	return c.count(began, len(batch), c.sink.Write(ctx, batch))
+}
+
+// WriteCheckpoint writes the batch and the checkpoint into the sink. It fails if that is no Checkpointer.
+func (c *Counter[T]) WriteCheckpoint(ctx context.Context, batch []T, checkpoint walchan.Checkpoint) error {
+	if c.checkpointer == nil {
+		return errNoCheckpointer
+	}
+	began := time.Now()
+	return c.count(began, len(batch), c.checkpointer.WriteCheckpoint(ctx, batch, checkpoint))
+}
+
+// Checkpoint returns what the sink has stored. It fails if that is no Checkpointer.
+func (c *Counter[T]) Checkpoint(ctx context.Context) (walchan.Checkpoint, error) {
+	if c.checkpointer == nil {
+		return walchan.Checkpoint{}, errNoCheckpointer
+	}
+	return c.checkpointer.Checkpoint(ctx)
+}
+
+var errNoCheckpointer = errors.New("pipeline: the sink that is counted stores no checkpoints")
+
+func (c *Counter[T]) count(began time.Time, items int, err error) error {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,7 +68,7 @@ func (c *Counter[T]) Write(ctx context.Context, batch []T) error {
 	switch {
 	case err == nil:
 		s.Batches++
-		s.Items += uint64(len(batch))
+		s.Items += uint64(items)
 		s.Failing = time.Time{}
 	default:
 		s.Errors++

@@ -13,14 +13,18 @@ type Item[T any] struct {
 	ack   ack
 }
 
-// Ack says that the item is dealt with. A message is acknowledged with the last of the items that were made from it. Once the
-// group has failed it does nothing.
-func (it Item[T]) Ack() { it.ack.fire() }
+// Ack says that the item is dealt with, and of a stream with checkpoints that the checkpoint of its message is stored. A message
+// is acknowledged with the last of the items that were made from it. Once the group has failed it does nothing.
+func (it Item[T]) Ack() { it.ack.fire(stored) }
+
+// Skip says that nothing of the item will be stored (walchan.Stream.Skip).
+func (it Item[T]) Skip() { it.ack.fire(skipped) }
 
 // With hands the acknowledgement of an item on to another value.
 func With[T, U any](it Item[T], v U) Item[U] { return Item[U]{v, it.ack} }
 
-// Split returns an item for each of vs. What it was made from is acknowledged when all of them are: at once if there are none.
+// Split returns an item for each of vs. What it was made from is acknowledged when all of them are. If there are none it is
+// skipped at once.
 func Split[T, U any](it Item[T], vs []U) []Item[U] {
 	part := it.ack.split(len(vs))
 	if len(vs) == 0 {
@@ -48,24 +52,48 @@ type ack struct {
 	node    *node
 }
 
+// fate is what has become of an item. That of a message is the highest of its parts: it counts as stored only if nothing of
+// it was skipped, because one of several sinks that store checkpoints may have skipped it.
+type fate uint32
+
+const (
+	written fate = iota // in a sink that stores no checkpoints
+	stored              // and with it the checkpoint of its message, or of a later one
+	skipped             // left out, or refused
+)
+
 // node is where items were split or joined.
 type node struct {
 	group *Group
-	left  atomic.Int32 // acknowledgements that are missing
-	up    []ack        // what is acknowledged then
-	one   [1]ack       // room for up of a split
+	left  atomic.Int32  // acknowledgements that are missing
+	fate  atomic.Uint32 // the highest of those that have come
+	up    []ack         // what is acknowledged then
+	one   [1]ack        // room for up of a split
 }
 
-func (a ack) fire() {
+func (a ack) fire(f fate) {
 	n := a.node
 	switch {
 	case n == nil || n.group.void.Load():
-	case n == &n.group.root:
+	case n == &n.group.root && f == stored:
 		a.receipt.Ack()
-	case n.left.Add(-1) == 0:
-		for _, up := range n.up {
-			up.fire()
-		}
+	case n == &n.group.root:
+		a.receipt.Skip()
+	default:
+		n.fire(f)
+	}
+}
+
+func (n *node) fire(f fate) {
+	for old := n.fate.Load(); old < uint32(f) && !n.fate.CompareAndSwap(old, uint32(f)); {
+		old = n.fate.Load()
+	}
+	if n.left.Add(-1) > 0 {
+		return
+	}
+	f = fate(n.fate.Load())
+	for _, up := range n.up {
+		up.fire(f)
 	}
 }
 
@@ -73,7 +101,7 @@ func (a ack) fire() {
 func (a ack) split(parts int) ack {
 	switch {
 	case parts == 0:
-		a.fire()
+		a.fire(skipped)
 		return ack{}
 	case parts == 1 || a.node == nil:
 		return a

@@ -33,6 +33,11 @@
 //	counted := pipeline.Count(pipeline.Timeout(sink, 10*time.Second))
 //	safe := pipeline.Skip(pipeline.Retry(counted, pipeline.RetryPolicy{}), nil)
 //	pipeline.Into(g, batches, safe)
+//
+// A sink that stores checkpoints beside the data (Checkpointer) goes with a stream that has them:
+//
+//	stream, err := walchan.Subscribe(ctx, dsn, walchan.WithSlot("orders"), walchan.WithPublication("orders"),
+//		walchan.WithCheckpointFrom(sink.Checkpoint))
 package pipeline
 
 import (
@@ -66,9 +71,15 @@ type Group struct {
 	void    atomic.Bool // nothing is acknowledged any more
 	sourced atomic.Bool // Source was called
 
-	mu    sync.Mutex
-	timer *time.Timer // of the grace, once it runs
-	over  bool        // Wait was called, and has waited
+	progress atomic.Pointer[walchan.Checkpoint] // of the last walchan.Progress
+
+	mu      sync.Mutex
+	timer   *time.Timer        // of the grace, once it runs
+	over    bool               // Wait was called, and has waited
+	plain   bool               // there is a sink that stores no checkpoints
+	keepers []*keeping         // of the sinks that do
+	told    walchan.Checkpoint // of which the stream was told that it is stored
+	alarm   alarm
 }
 
 // New returns a group. Cancelling ctx stops its sources; grace is how long the stages may go on after that, and after the
@@ -93,8 +104,9 @@ func New(ctx context.Context, stream *walchan.Stream, grace time.Duration) *Grou
 	return g
 }
 
-// Source returns the stream's messages as items. It is closed when ctx or the stream ends. The second call panics, and so
-// does one of a group without a stream.
+// Source returns the stream's messages as items, apart from walchan.Progress, which is for sinks that store checkpoints
+// (Checkpointer) alone. It is closed when ctx or the stream ends. The second call panics, and so does one of a group without a
+// stream.
 func (g *Group) Source() <-chan Item[walchan.Message] {
 	if g.stream == nil {
 		panic("pipeline: Source of a Group without a stream")
@@ -108,6 +120,10 @@ func (g *Group) Source() <-chan Item[walchan.Message] {
 			m, ok := next(g, g.stream.C())
 			if !ok {
 				return nil
+			}
+			if m.Kind == walchan.Progress {
+				g.pass(m)
+				continue
 			}
 			if err := send(g, out, Item[walchan.Message]{m, ack{m.Receipt(), &g.root}}); err != nil {
 				return err
@@ -140,7 +156,9 @@ func (g *Group) Go(f func(context.Context) error) {
 // Wait returns when all stages have, and the stream is closed. The error is the first one of a stage, or the stream's own, or
 // ErrGrace, or a *walchan.UnconfirmedError, which costs repeats.
 func (g *Group) Wait() error {
+	g.checkSinks()
 	err := g.stages.Wait()
+	g.alarm.stop()
 	g.leave()
 	g.expire(nil)
 	g.endGrace()

@@ -28,15 +28,15 @@ func (e *RefusedError) Error() string {
 func (e *RefusedError) Unwrap() error { return e.Err }
 
 // Skip leaves out the items that s refuses, and logs them (nil: to slog.Default()): of a walchan.Message its String, of other
-// items nothing. Without it such an item stops the group.
+// items nothing. Without it such an item stops the group. The checkpoint of what is left out is stored.
 func Skip[T any](s Sink[T], log *slog.Logger) Sink[T] {
 	if log == nil {
 		log = slog.Default()
 	}
-	return sift[T]{s, func(_ context.Context, item T, err error) error {
+	return sift(s, func(_ context.Context, item T, err error) error {
 		log.Error("the sink refuses an item, which is skipped", "item", describe(item), "error", err)
 		return nil
-	}}
+	})
 }
 
 // Dead is an item that a sink refused, and why.
@@ -47,9 +47,9 @@ type Dead[T any] struct {
 
 // DeadLetter writes the items that s refuses into other, and goes on when they are durable there.
 func DeadLetter[T any](s Sink[T], other Sink[Dead[T]]) Sink[T] {
-	return sift[T]{s, func(ctx context.Context, item T, err error) error {
+	return sift(s, func(ctx context.Context, item T, err error) error {
 		return other.Write(ctx, []Dead[T]{{item, err}})
-	}}
+	})
 }
 
 func describe(item any) string {
@@ -59,17 +59,21 @@ func describe(item any) string {
 	return ""
 }
 
-// sift gives each refused item to refused, and the others to sink.
-type sift[T any] struct {
-	sink    Sink[T]
-	refused func(ctx context.Context, item T, err error) error
+// sift gives each refused item to refused, and the others to the sink.
+func sift[T any](s Sink[T], refused func(ctx context.Context, item T, err error) error) Sink[T] {
+	return put(s, sieve[T]{refused, checkpointOf[T]()}.write)
 }
 
-func (s sift[T]) Write(ctx context.Context, batch []T) error {
-	for len(batch) > 0 {
-		err := s.sink.Write(ctx, batch)
+type sieve[T any] struct {
+	refused    func(ctx context.Context, item T, err error) error
+	checkpoint func(T) walchan.Checkpoint // nil: a T has none
+}
+
+func (s sieve[T]) write(ctx context.Context, batch []T, c walchan.Checkpoint, write writing[T]) error {
+	for {
+		err := write(ctx, batch, c)
 		var refused *RefusedError
-		if !errors.As(err, &refused) {
+		if len(batch) == 0 || !errors.As(err, &refused) {
 			return err
 		}
 		i := refused.Item
@@ -79,7 +83,7 @@ func (s sift[T]) Write(ctx context.Context, batch []T) error {
 		if i < 0 || i >= len(batch) {
 			// Which it is shows when the halves are written by themselves.
 			half := len(batch) / 2
-			if err := s.Write(ctx, batch[:half]); err != nil {
+			if err := s.write(ctx, batch[:half], s.within(batch[:half], c), write); err != nil {
 				return err
 			}
 			batch = batch[half:]
@@ -88,7 +92,16 @@ func (s sift[T]) Write(ctx context.Context, batch []T) error {
 		if err := s.refused(ctx, batch[i], refused.Err); err != nil {
 			return fmt.Errorf("set aside a refused item: %w", err)
 		}
-		batch = slices.Concat(batch[:i], batch[i+1:])
+		if batch = slices.Concat(batch[:i], batch[i+1:]); len(batch) == 0 && c.IsZero() {
+			return nil
+		}
 	}
-	return nil
+}
+
+// within returns the checkpoint to store with a part of a batch, the whole of which has c.
+func (s sieve[T]) within(part []T, c walchan.Checkpoint) walchan.Checkpoint {
+	if c.IsZero() || s.checkpoint == nil {
+		return walchan.Checkpoint{}
+	}
+	return newest(part, s.checkpoint)
 }

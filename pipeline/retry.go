@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/walchan/walchan"
 )
 
 // RetryPolicy says how Retry repeats. The zero value is for production.
@@ -24,7 +26,8 @@ type RetryPolicy struct {
 }
 
 // Retry writes each batch until s takes it, or refuses it (*RefusedError), or ctx ends, or an error is permanent. Meanwhile the pipeline waits, and
-// with it the stream, and the server keeps its WAL. Count around s, within Retry, counts the failures.
+// with it the stream, and the server keeps its WAL. Count around s, within Retry, counts the failures. Checkpoint of a Checkpointer
+// is tried again, too.
 func Retry[T any](s Sink[T], p RetryPolicy) Sink[T] {
 	if p.BackOff == nil {
 		p.BackOff = func() backoff.BackOff {
@@ -38,8 +41,8 @@ func Retry[T any](s Sink[T], p RetryPolicy) Sink[T] {
 	if p.Logger == nil {
 		p.Logger = slog.Default()
 	}
-	return SinkFunc[T](func(ctx context.Context, batch []T) error {
-		return p.write(ctx, func() error { return s.Write(ctx, batch) })
+	return put(s, func(ctx context.Context, batch []T, c walchan.Checkpoint, write writing[T]) error {
+		return p.write(ctx, func() error { return write(ctx, batch, c) })
 	})
 }
 
@@ -85,10 +88,10 @@ var ErrTimeout = errors.New("pipeline: the sink took too long")
 
 // Timeout cancels a write of s that takes longer than d, which is then an error for Retry. It waits until s returns.
 func Timeout[T any](s Sink[T], d time.Duration) Sink[T] {
-	return SinkFunc[T](func(ctx context.Context, batch []T) error {
+	return put(s, func(ctx context.Context, batch []T, c walchan.Checkpoint, write writing[T]) error {
 		ctx, cancel := context.WithTimeoutCause(ctx, d, ErrTimeout)
 		defer cancel()
-		err := s.Write(ctx, batch)
+		err := write(ctx, batch, c)
 		if err != nil && context.Cause(ctx) == ErrTimeout {
 			return fmt.Errorf("%w: more than %v", ErrTimeout, d)
 		}

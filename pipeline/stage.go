@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// ErrSkip, returned by the function of Map, Expand or Keyed, drops the item and acknowledges it.
+// ErrSkip, returned by the function of Map, Expand or Keyed, drops the item (Item.Skip).
 var ErrSkip = errors.New("pipeline: skip")
 
 // depth is how many items a stage may be ahead of the next one. More makes no pipeline faster, and holds messages back.
@@ -26,8 +26,7 @@ func Map[A, B any](g *Group, in <-chan Item[A], f func(context.Context, A) (B, e
 	})
 }
 
-// Expand sends each of the values on that f makes of an item; of one without values nothing is left, and it is
-// acknowledged.
+// Expand sends each of the values on that f makes of an item. One without values is skipped.
 func Expand[A, B any](g *Group, in <-chan Item[A], f func(context.Context, A) ([]B, error)) <-chan Item[B] {
 	return stage(g, depth, func(out chan<- Item[B]) error {
 		for {
@@ -51,7 +50,7 @@ func Expand[A, B any](g *Group, in <-chan Item[A], f func(context.Context, A) ([
 	})
 }
 
-// Filter sends the items on that are to be kept, and acknowledges the others.
+// Filter sends the items on that are to be kept, and skips the others.
 func Filter[T any](g *Group, in <-chan Item[T], keep func(T) bool) <-chan Item[T] {
 	return Map(g, in, func(_ context.Context, v T) (T, error) {
 		if keep(v) {
@@ -68,7 +67,7 @@ func apply[A, B any](g *Group, it Item[A], f func(context.Context, A) (B, error)
 	case err == nil:
 		return send(g, out, Item[B]{v, it.ack})
 	case errors.Is(err, ErrSkip):
-		it.Ack()
+		it.Skip()
 		return nil
 	}
 	return err

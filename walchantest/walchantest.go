@@ -175,12 +175,12 @@ func (s *Server) Close() {
 	}
 }
 
-// Messages returns the messages that a stream delivers for these entries: for testing what deals with one at a time. Their
-// acknowledgement does nothing. Entries cannot include Idle.
+// Messages returns the messages that a stream delivers for these entries: for testing what deals with one at a time. They have
+// checkpoints, and their acknowledgement does nothing. Entries cannot include Idle.
 func Messages(entries ...Entry) []walchan.Message {
 	srv := NewServer(entries...)
 	defer srv.Close()
-	stream, err := srv.Subscribe(context.Background())
+	stream, err := srv.Subscribe(context.Background(), walchan.WithCheckpoint(walchan.Checkpoint{}), walchan.WithFrom(start))
 	if err != nil {
 		panic(err)
 	}

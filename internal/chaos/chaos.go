@@ -187,14 +187,15 @@ func (c *chaos) journal(name string) string { return filepath.Join(c.dir, name+"
 // startChild makes the child's slot, which must exist before there is traffic, and starts it.
 func (c *chaos) startChild(ctx context.Context, slot int, target string) error {
 	name := slots[slot]
-	if _, err := c.query(ctx, "SELECT pg_create_logical_replication_slot('"+name+"', 'pgoutput')"); err != nil {
+	from, err := c.query(ctx, "SELECT lsn FROM pg_create_logical_replication_slot('"+name+"', 'pgoutput')")
+	if err != nil {
 		return err
 	}
 	log, err := os.Create(filepath.Join(c.dir, name+".log"))
 	if err != nil {
 		return err
 	}
-	k := &child{order: childOrder{DSN: c.dsn(slot), Slot: name, Target: target, Seed: c.seed}, log: log, reached: newMilestone()}
+	k := &child{order: childOrder{DSN: c.dsn(slot), Slot: name, Target: target, From: from, Seed: c.seed}, log: log, reached: newMilestone()}
 	c.children = append(c.children, k)
 	return k.start()
 }

@@ -26,6 +26,7 @@ const childVariable = "WALCHAN_CHAOS_CHILD"
 type childOrder struct {
 	DSN, Slot string
 	Target    string // what it writes to: a file, or a sink's connection string
+	From      string // where its slot was made
 	Seed      uint64 // another one in each life
 	Life      int
 }
@@ -125,7 +126,7 @@ func subscribeAgain(ctx context.Context, order childOrder, opts ...walchan.Optio
 // lasting says whether an error of Subscribe is none of those that faults cause.
 func lasting(err error) bool {
 	for _, kind := range []error{walchan.ErrOptions, walchan.ErrSlotMissing, walchan.ErrSlotMismatch, walchan.ErrSlotInvalidated,
-		walchan.ErrSlotMoved, walchan.ErrDiverged, walchan.ErrPublicationMissing, walchan.ErrProtocol, walchan.ErrAuthentication} {
+		walchan.ErrSlotMoved, walchan.ErrDiverged, walchan.ErrUnproven, walchan.ErrCheckpoint, walchan.ErrPublicationMissing, walchan.ErrProtocol, walchan.ErrAuthentication} {
 		if errors.Is(err, kind) {
 			return true
 		}

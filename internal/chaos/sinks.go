@@ -21,7 +21,7 @@ import (
 )
 
 // The sinks, by the name of their slot. Each is run by a child: its process is killed, and so is what it writes to.
-var sinks = map[string]func(context.Context, childOrder, walchan.Source) (sink, error){
+var sinks = map[string]func(context.Context, childOrder) (sink, error){
 	"files":     openFiles,
 	"writer":    openWriter,
 	"postgres":  openPostgres,
@@ -36,7 +36,7 @@ type (
 
 // What a sink writes, where the format is ours to choose, is what a journal has: see content.
 
-func openFiles(_ context.Context, order childOrder, _ walchan.Source) (sink, error) {
+func openFiles(_ context.Context, order childOrder) (sink, error) {
 	line := func(b []byte, m message) ([]byte, error) {
 		s := seeMessage(m)
 		return fmt.Appendf(b, "%d\t%s\t%s\n", order.Life, s.position, s.content), nil
@@ -45,7 +45,7 @@ func openFiles(_ context.Context, order childOrder, _ walchan.Source) (sink, err
 }
 
 // openWriter cuts off what the last life may have left of a line: with a Writer that is its user's business.
-func openWriter(_ context.Context, order childOrder, _ walchan.Source) (sink, error) {
+func openWriter(_ context.Context, order childOrder) (sink, error) {
 	j, err := openJournal(order.Target)
 	if err != nil {
 		return nil, err
@@ -53,8 +53,8 @@ func openWriter(_ context.Context, order childOrder, _ walchan.Source) (sink, er
 	return pipeline.NewWriter(j.file, func(b []byte, m message) ([]byte, error) { return seeMessage(m).append(b), nil }), nil
 }
 
-func openPostgres(ctx context.Context, order childOrder, source walchan.Source) (sink, error) {
-	return postgres.Open(ctx, order.Target, source, postgres.WithLogger(logger))
+func openPostgres(ctx context.Context, order childOrder) (sink, error) {
+	return postgres.Open(ctx, order.Target, postgres.WithLogger(logger))
 }
 
 type contents struct{}
@@ -64,13 +64,13 @@ func (contents) Append(b []byte, m message) ([]byte, error) { return append(b, c
 const natsStream = "CHAOS"
 
 // openJetStream has a server that recognises repetitions by itself for a moment only: what repeats is to be seen.
-func openJetStream(ctx context.Context, order childOrder, source walchan.Source) (sink, error) {
+func openJetStream(ctx context.Context, order childOrder) (sink, error) {
 	nc, err := nats.Connect(order.Target, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.PingInterval(2*time.Second))
 	if err != nil {
 		return nil, err
 	}
 	short := func(c *natsjs.StreamConfig) { c.Duplicates = 100 * time.Millisecond }
-	s, err := jetstream.Open(ctx, nc, natsStream, source, jetstream.WithCreateStream(short), jetstream.WithEncoder(contents{}), jetstream.WithLogger(logger))
+	s, err := jetstream.Open(ctx, nc, natsStream, jetstream.WithCreateStream(short), jetstream.WithEncoder(contents{}), jetstream.WithLogger(logger))
 	if err != nil {
 		nc.Close()
 		return nil, err
@@ -79,7 +79,7 @@ func openJetStream(ctx context.Context, order childOrder, source walchan.Source)
 }
 
 // openKafka dials the proxy, whatever address the broker says it has.
-func openKafka(ctx context.Context, order childOrder, _ walchan.Source) (sink, error) {
+func openKafka(ctx context.Context, order childOrder) (sink, error) {
 	var dialer net.Dialer
 	client, err := kgo.NewClient(kgo.SeedBrokers(order.Target), kgo.ProducerLinger(0),
 		kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -110,15 +110,25 @@ const grace = 20 * time.Second
 
 // runSink is a child that has a sink: it writes until SIGTERM, in batches that are others in each life.
 func runSink(ctx context.Context, order childOrder) error {
-	stream, err := subscribeAgain(ctx, order, walchan.WithTransactions(), walchan.WithDrainTimeout(grace))
+	s, err := openAgain(ctx, order)
+	if err != nil {
+		return err
+	}
+	safe := pipeline.DeadLetter(pipeline.Retry(pipeline.Timeout(tell(s), 10*time.Second), soon), pipeline.SinkFunc[pipeline.Dead[message]](refuse))
+	opts := []walchan.Option{walchan.WithTransactions(), walchan.WithDrainTimeout(grace)}
+	if c, ok := safe.(pipeline.Checkpointer[message]); ok {
+		// The slot was made before there was traffic: its target is a copy as of there.
+		from, err := walchan.ParseLSN(order.From)
+		if err != nil {
+			return err
+		}
+		opts = append(opts, walchan.WithCheckpointFrom(c.Checkpoint), walchan.WithFrom(from))
+	}
+	stream, err := subscribeAgain(ctx, order, opts...)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
-	s, err := openAgain(ctx, order, stream.Source())
-	if err != nil {
-		return err
-	}
 	rng := rand.New(rand.NewPCG(order.Seed, 0))
 	g := pipeline.New(ctx, stream, grace)
 	in := g.Source()
@@ -129,8 +139,7 @@ func runSink(ctx context.Context, order childOrder) error {
 	} else {
 		batches = pipeline.Batch(g, in, pipeline.Limit{Items: 1 + rng.IntN(2000)})
 	}
-	safe := pipeline.DeadLetter(pipeline.Retry(pipeline.Timeout(s, 10*time.Second), soon), pipeline.SinkFunc[pipeline.Dead[message]](refuse))
-	pipeline.Into(g, batches, tell(safe))
+	pipeline.Into(g, batches, safe)
 	return g.Wait()
 }
 
@@ -143,13 +152,13 @@ func refuse(_ context.Context, dead []pipeline.Dead[message]) error {
 }
 
 // openAgain tries again where what the sink writes to is down.
-func openAgain(ctx context.Context, order childOrder, source walchan.Source) (sink, error) {
+func openAgain(ctx context.Context, order childOrder) (sink, error) {
 	for {
-		s, err := sinks[order.Slot](ctx, order, source)
+		s, err := sinks[order.Slot](ctx, order)
 		if err == nil {
 			return s, nil
 		}
-		for _, kind := range []error{postgres.ErrSource, jetstream.ErrSource, jetstream.ErrStream, jetstream.ErrForeign, jetstream.ErrLost, ctx.Err()} {
+		for _, kind := range []error{jetstream.ErrStream, jetstream.ErrForeign, jetstream.ErrLost, ctx.Err()} {
 			if kind != nil && errors.Is(err, kind) {
 				return nil, err
 			}
@@ -161,18 +170,43 @@ func openAgain(ctx context.Context, order childOrder, source walchan.Source) (si
 
 // tell says which markers the sink has.
 func tell(s sink) sink {
-	return pipeline.SinkFunc[message](func(ctx context.Context, batch []message) error {
-		if err := s.Write(ctx, batch); err != nil {
-			return err
+	t := telling{s}
+	if c, ok := s.(pipeline.Checkpointer[message]); ok {
+		return tellingCheckpointer{t, c}
+	}
+	return t
+}
+
+type telling struct{ sink }
+
+func (t telling) Write(ctx context.Context, batch []message) error {
+	return t.after(batch, t.sink.Write(ctx, batch))
+}
+
+func (t telling) after(batch []message, err error) error {
+	if err != nil {
+		return err
+	}
+	for _, m := range batch {
+		if m.Relation == nil || m.Relation.Name != "marker" {
+			continue
 		}
-		for _, m := range batch {
-			if m.Relation == nil || m.Relation.Name != "marker" {
-				continue
-			}
-			if n, ok := markerIn(content(m)); ok {
-				fmt.Println(n)
-			}
+		if n, ok := markerIn(content(m)); ok {
+			fmt.Println(n)
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+type tellingCheckpointer struct {
+	telling
+	checkpointer pipeline.Checkpointer[message]
+}
+
+func (t tellingCheckpointer) Checkpoint(ctx context.Context) (walchan.Checkpoint, error) {
+	return t.checkpointer.Checkpoint(ctx)
+}
+
+func (t tellingCheckpointer) WriteCheckpoint(ctx context.Context, batch []message, c walchan.Checkpoint) error {
+	return t.after(batch, t.checkpointer.WriteCheckpoint(ctx, batch, c))
 }

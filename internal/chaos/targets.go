@@ -15,7 +15,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline/postgres"
 )
@@ -88,11 +87,7 @@ func (c *chaos) startPostgres(ctx context.Context) (err error) {
 		return err
 	}
 	// A sink makes the table with its position, for which there is a trigger, too.
-	id, err := query(ctx, c.cluster, "SELECT system_identifier FROM pg_control_system()")
-	if err != nil {
-		return err
-	}
-	s, err := postgres.Open(ctx, c.replica.SocketDSN(), walchan.Source{SystemID: id, Database: "postgres", Slot: "postgres"})
+	s, err := postgres.Open(ctx, c.replica.SocketDSN())
 	if err == nil {
 		err = s.Close()
 	}
@@ -208,8 +203,10 @@ func audit() []string {
 	}
 	return append(sql, `CREATE FUNCTION audit_position() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
-			INSERT INTO audit (op, version) VALUES ('POSITION', NEW.commit_lsn || ':' || NEW.ordinal);
+			IF NEW.commit_lsn > '0/0' AND (TG_OP = 'INSERT' OR (NEW.commit_lsn, NEW.ordinal) > (OLD.commit_lsn, OLD.ordinal)) THEN
+				INSERT INTO audit (op, version) VALUES ('POSITION', NEW.commit_lsn || ':' || NEW.ordinal);
+			END IF; -- else there was nothing but a checkpoint
 			RETURN NULL;
 		END $$`,
-		"CREATE TRIGGER audit AFTER UPDATE ON walchan_position FOR EACH ROW EXECUTE FUNCTION audit_position()")
+		"CREATE TRIGGER audit AFTER INSERT OR UPDATE ON walchan_position FOR EACH ROW EXECUTE FUNCTION audit_position()")
 }

@@ -58,6 +58,15 @@ func (p Point) Covers(commit LSN) bool {
 	return commit < p.Through
 }
 
+// Contains says whether a message is contained: the ordinal-th of the transaction that was committed at a position, or a single one
+// that ended there.
+func (p Point) Contains(lsn LSN, ordinal uint32, single bool) bool {
+	if single {
+		return lsn <= max(p.Through, p.Commit)
+	}
+	return p.Covers(lsn) || lsn == p.Commit && ordinal <= p.Ordinal
+}
+
 // Is says whether the transaction is the last one of the point. A transaction of another history may have the same position
 // and XID; then its time differs.
 func (p Point) Is(xid uint32, time int64) bool { return p.IsBare() || p.XID == xid && p.Time == time }

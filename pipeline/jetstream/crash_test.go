@@ -59,15 +59,17 @@ func TestWriteCancelled(t *testing.T) {
 	nc := dial(t, serve(t))
 	name := streamName(t, nc)
 	sink := open(t, nc, name)
-	succeeded := 0
 	var entries []walchantest.Entry
 	for i := range rounds * rows {
 		entries = append(entries, items.Insert(i, "x"))
 	}
 	all := walchantest.Messages(entries...)
-	for i := range rounds {
+	began := time.Now()
+	write(t, sink, all[:rows])
+	usual, succeeded := time.Since(began), 0
+	for i := 1; i < rounds; i++ {
 		batch := all[i*rows : (i+1)*rows]
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(12_000))*time.Microsecond)
+		ctx, cancel := context.WithTimeout(t.Context(), rand.N(3*usual))
 		err := sink.Write(ctx, batch)
 		if err == nil {
 			succeeded++

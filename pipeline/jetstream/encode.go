@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/cenkalti/backoff/v4"
@@ -11,7 +12,10 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/kit"
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/pipeline"
+	"github.com/walchan/walchan/pipeline/encode"
 )
 
 // outgoing is a message to publish.
@@ -19,32 +23,45 @@ type outgoing struct {
 	item    int // of the batch
 	subject string
 	data    []byte
-	mark    mark // zero: it has no position
+	id      string // "": it has no position
+	mark    mark
 }
 
 // header returns the headers of o, which is to follow the message of that sequence.
 func (s *Sink) header(o *outgoing, after string) nats.Header {
 	h := nats.Header{
-		headerSource:                 {s.source},
 		natsjs.ExpectedStreamHeader:  {s.stream},
 		natsjs.ExpectedLastSeqHeader: {after},
 	}
-	if o.mark != (mark{}) {
-		o.mark.setHeader(h)
-		h[natsjs.MsgIDHeader] = []string{s.source + "/" + o.mark.String()}
+	o.mark.setHeader(h)
+	if o.id != "" {
+		h[natsjs.MsgIDHeader] = []string{o.id}
 	}
 	return h
 }
 
-// encode returns what is to be published of a batch: what was not before.
-func (s *Sink) encode(batch []walchan.Message) ([]outgoing, error) {
-	out := make([]outgoing, 0, len(batch))
-	for i, m := range batch {
+// batch is one that is being encoded.
+type batch struct {
+	last  mark         // of the stream
+	point resume.Point // of it
+	next  mark         // once everything so far is published
+	out   []outgoing
+}
+
+// encode returns what is to be published of a batch: what was not before, and behind it the checkpoint.
+func (s *Sink) encode(messages []walchan.Message, c walchan.Checkpoint) ([]outgoing, error) {
+	s.useDatabase(messages)
+	b := batch{last: s.last, next: s.last, out: make([]outgoing, 0, len(messages))}
+	if _, same := c.Compare(s.last.checkpoint); same { // else it is of a source that was given up
+		var err error
+		if b.point, err = s.last.point(); err != nil {
+			return nil, err
+		}
+	}
+	for i, m := range messages {
 		if m.Tx != nil && m.Tx.GID != "" {
 			return nil, backoff.Permanent(errors.New("the transaction is prepared, not committed: leave out walchan.WithTwoPhase"))
 		}
-		p, ok := m.Position()
-		redelivered := m.Tx != nil && m.Tx.Redelivered
 		if m.Kind == walchan.Raw {
 			return nil, backoff.Permanent(errors.New("messages of other output plugins have no positions: leave out walchan.WithPlugin"))
 		}
@@ -52,24 +69,88 @@ func (s *Sink) encode(batch []walchan.Message) ([]outgoing, error) {
 		if err != nil {
 			return nil, &pipeline.RefusedError{Item: i, Err: err}
 		}
-		for n, part := range parts {
-			if len(part.data) == 0 {
-				continue
-			}
-			part.item = i
-			if ok {
-				part.mark = mark{position: p, part: uint32(n)}
-				if redelivered {
-					part.mark.again = s.generation(m.Tx)
-				}
-				if s.last.covers(part.mark, redelivered) {
-					continue
-				}
-			}
-			out = append(out, part)
+		var again uint32
+		if m.Tx != nil && m.Tx.Redelivered {
+			again = s.generation(m.Tx)
+		}
+		b.add(i, m, parts, again)
+	}
+	n, same := c.Compare(s.last.checkpoint)
+	switch {
+	case c.IsZero():
+	case len(b.out) > 0:
+		b.out[len(b.out)-1].mark.checkpoint = c
+	case c != s.last.checkpoint && (n > 0 || !same || len(messages) == 0): // else all of the batch was there before
+		b.next.checkpoint, b.next.of, b.next.parts = c, walchan.Position{}, 0
+		b.out = append(b.out, outgoing{item: -1, subject: s.cfg.prefix + ".progress", data: fmt.Appendf(nil, `{"checkpoint":%q}`, c), mark: b.next})
+	}
+	return b.out, nil
+}
+
+// add adds the parts of a message. Only the last one has its checkpoint: if the process ends between two of them, the message
+// must come again.
+func (b *batch) add(item int, m walchan.Message, parts []outgoing, again uint32) {
+	done := b.next
+	done.of, done.parts, done.again = walchan.Position{}, 0, again
+	if c := m.Checkpoint(); !c.IsZero() {
+		done.checkpoint = c
+	}
+	p, ok := m.Position()
+	whole := 0 // number of the last part
+	for n, part := range parts {
+		if len(part.data) > 0 {
+			whole = n
 		}
 	}
-	return out, nil
+	for n, part := range parts {
+		if b.last.covers(b.point, m, uint32(n), again) {
+			if n == whole {
+				return
+			}
+			continue
+		}
+		if len(part.data) == 0 {
+			continue
+		}
+		part.item, part.mark = item, done
+		if ok && n < whole {
+			part.mark.checkpoint, part.mark.of, part.mark.parts = b.next.checkpoint, p, uint32(n+1)
+		}
+		if ok {
+			part.id = id(m, n, again)
+		}
+		b.out = append(b.out, part)
+	}
+	b.next = done
+}
+
+// id is the same whenever the part is published, in every process.
+func id(m walchan.Message, part int, again uint32) string {
+	s := m.ID()
+	if part > 0 {
+		s += "." + strconv.Itoa(part)
+	}
+	if again > 0 {
+		s += "~" + strconv.Itoa(int(again))
+	}
+	return s
+}
+
+// useDatabase makes the default encoder, whose envelope names the database, once that is known.
+func (s *Sink) useDatabase(messages []walchan.Message) {
+	if s.cfg.encoder != nil {
+		return
+	}
+	for _, m := range messages {
+		if source, ok := kit.Source(m); ok {
+			s.cfg.encoder = debezium(s.stream, source.(walchan.Source).Database)
+			return
+		}
+	}
+}
+
+func debezium(stream, database string) Encoder {
+	return encode.Debezium{Version: "walchan", Name: stream, Database: database}
 }
 
 // generation returns how often the transaction was sent differently, this time included.
@@ -81,7 +162,7 @@ func (s *Sink) generation(tx *walchan.Tx) uint32 {
 				n = max(n, g)
 			}
 		}
-		if s.last.position.Commit == tx.CommitLSN {
+		if s.last.isOf(tx) {
 			n = max(n, s.last.again)
 		}
 		n++
@@ -99,7 +180,11 @@ func (s *Sink) parts(m walchan.Message) ([]outgoing, error) {
 		}
 		return []outgoing{{subject: s.cfg.prefix + ".snapshot", data: fmt.Appendf(nil, `{"snapshot":%q,"attempt":%d}`, what, snapshot.Attempt)}}, nil
 	}
-	data, err := s.cfg.encoder.Append(nil, m)
+	encoder := s.cfg.encoder
+	if encoder == nil {
+		encoder = debezium(s.stream, "")
+	}
+	data, err := encoder.Append(nil, m)
 	if err != nil {
 		return nil, err
 	}

@@ -10,13 +10,10 @@ import (
 	"github.com/walchan/walchan/pipeline"
 )
 
-// What Open, and after a failure Write, can end with.
+// What Open, Checkpoint, and after a failure Write, can end with.
 var (
 	// ErrStream: there is no stream of the name, or one that will not do.
 	ErrStream = errors.New("the stream of JetStream will not do")
-
-	// ErrSource: the position stored in the stream belongs to another cluster, database or slot.
-	ErrSource = errors.New("the position stored in the stream of JetStream belongs to another source")
 
 	// ErrForeign: somebody else publishes into the stream.
 	ErrForeign = errors.New("the stream of JetStream is not the sink's own")

@@ -61,10 +61,9 @@ func leftBehind() (left string) {
 }
 
 var (
-	quiet  = slog.New(slog.DiscardHandler)
-	soon   = pipeline.RetryPolicy{Logger: quiet, BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(20 * time.Millisecond) }}
-	source = walchan.Source{SystemID: "1", Database: "d", Slot: "s"}
-	items  = walchantest.NewTable("items", "id int primary key", "v text")
+	quiet = slog.New(slog.DiscardHandler)
+	soon  = pipeline.RetryPolicy{Logger: quiet, BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(20 * time.Millisecond) }}
+	items = walchantest.NewTable("items", "id int primary key", "v text")
 )
 
 // run starts a server with JetStream in this process.
@@ -133,7 +132,7 @@ func short(c *natsjs.StreamConfig) { c.Duplicates = 100 * time.Millisecond }
 
 func open(t testing.TB, nc *nats.Conn, name string, opts ...jetstream.Option) *jetstream.Sink {
 	t.Helper()
-	sink, err := jetstream.Open(t.Context(), nc, name, source, append([]jetstream.Option{jetstream.WithCreateStream(short), jetstream.WithLogger(quiet)}, opts...)...)
+	sink, err := jetstream.Open(t.Context(), nc, name, append([]jetstream.Option{jetstream.WithCreateStream(short), jetstream.WithLogger(quiet)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +188,7 @@ type envelope struct {
 	Op            string
 	Before, After map[string]any
 	Message       struct{ Prefix string }
+	Source        struct{ DB string }
 }
 
 func parse(t testing.TB, m natsjs.Msg) (e envelope) {
@@ -213,23 +213,27 @@ func ids(t testing.TB, all []natsjs.Msg) string {
 	return strings.Join(list, " ")
 }
 
-// position parses what makes a message's place: commit, generation, ordinal, part.
-func position(t testing.TB, h nats.Header) (p [4]uint64) {
+// checkpoint returns that of a message.
+func checkpoint(t testing.TB, h nats.Header) walchan.Checkpoint {
 	t.Helper()
-	lsn, ordinal, _ := strings.Cut(h.Get("Walchan-Position"), ":")
-	commit, err := walchan.ParseLSN(lsn)
+	c, err := walchan.ParseCheckpoint(h.Get("Walchan-Checkpoint"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p[0] = uint64(commit)
-	for i, s := range []string{h.Get("Walchan-Again"), ordinal, h.Get("Walchan-Part")} {
-		if s != "" {
-			if p[i+1], err = strconv.ParseUint(s, 10, 32); err != nil {
-				t.Fatal(err)
-			}
+	return c
+}
+
+// without leaves out the messages that have checkpoints alone.
+func without(t testing.TB, all []natsjs.Msg) (rest []natsjs.Msg) {
+	t.Helper()
+	for _, m := range all {
+		if !strings.HasSuffix(m.Subject(), ".progress") {
+			rest = append(rest, m)
+		} else if m.Headers().Get("Walchan-Checkpoint") == "" {
+			t.Errorf("%s has no checkpoint", m.Subject())
 		}
 	}
-	return p
+	return rest
 }
 
 // The environment variables with the directory and port that turn the test binary into a NATS server.

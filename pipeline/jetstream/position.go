@@ -14,85 +14,120 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/resume"
 )
 
 // Headers of what is published.
 const (
-	headerSource   = "Walchan-Source"   // cluster/database/slot
+	headerCheckpoint = "Walchan-Checkpoint" // everything up to it is in the stream
+	headerPart       = "Walchan-Part"       // and the first parts of the message behind it: 0/16C39F0:2.1
+	headerAgain      = "Walchan-Again"      // how often the transaction was sent differently
+
+	// Of older versions.
 	headerPosition = "Walchan-Position" // not of a snapshot's rows
-	headerPart     = "Walchan-Part"     // of the second and later messages that were made of one
-	headerAgain    = "Walchan-Again"    // how often the transaction was sent differently
+	headerSource   = "Walchan-Source"   // cluster/database/slot
 )
 
-// mark is the place of a published message in the order of all.
+// mark says how far the stream is once a message is published.
 type mark struct {
-	position walchan.Position
-	again    uint32
-	part     uint32
+	checkpoint walchan.Checkpoint // everything up to it is there
+	of         walchan.Position   // of the message behind it, if some of its parts are there
+	parts      uint32             // how many
+	again      uint32             // of the transaction of the newest message
 }
 
-// covers says whether the message at m was published when the one at last was.
-func (last mark) covers(m mark, redelivered bool) bool {
-	if redelivered && m.position.Commit == last.position.Commit && m.again != last.again {
-		return m.again < last.again
+// covers says whether a part of m is there. point is that of the checkpoint.
+func (last *mark) covers(point resume.Point, m walchan.Message, part, again uint32) bool {
+	p, ok := m.Position()
+	if !ok {
+		return false
 	}
-	c := m.position.Compare(last.position)
-	return c < 0 || c == 0 && m.part <= last.part
+	if m.Tx != nil && m.Tx.Redelivered && last.isOf(m.Tx) && again != last.again {
+		return again < last.again
+	}
+	return p == last.of && part < last.parts || point.Contains(p.Commit, p.Ordinal, m.Tx == nil)
 }
 
-func (m mark) String() string {
-	s := m.position.String()
-	if m.part > 0 {
-		s += "." + strconv.Itoa(int(m.part))
+// isOf says whether the newest message is one of the transaction.
+func (last *mark) isOf(tx *walchan.Tx) bool {
+	if last.parts > 0 {
+		return last.of.Commit == tx.CommitLSN
 	}
-	if m.again > 0 {
-		s += "~" + strconv.Itoa(int(m.again))
-	}
-	return s
+	return last.checkpoint.Position().Commit == tx.CommitLSN
 }
 
-func (m mark) setHeader(h nats.Header) {
-	h[headerPosition] = []string{m.position.String()}
-	if m.part > 0 {
-		h[headerPart] = []string{strconv.Itoa(int(m.part))}
+func (last *mark) point() (resume.Point, error) {
+	c, err := resume.Parse(last.checkpoint.String())
+	return c.Point, err
+}
+
+func (last *mark) setHeader(h nats.Header) {
+	h[headerCheckpoint] = []string{last.checkpoint.String()}
+	if last.parts > 0 {
+		h[headerPart] = []string{fmt.Sprintf("%s.%d", last.of, last.parts)}
 	}
-	if m.again > 0 {
-		h[headerAgain] = []string{strconv.Itoa(int(m.again))}
+	if last.again > 0 {
+		h[headerAgain] = []string{strconv.Itoa(int(last.again))}
 	}
 }
 
-// parseMark is the reverse of setHeader. The zero mark is that of a message without a position.
+// parseMark is the reverse of setHeader. The zero mark is that of a message before there is a checkpoint.
 func parseMark(h nats.Header) (m mark, err error) {
-	if h.Get(headerPosition) == "" {
-		return m, nil
+	again, err := number(h.Get(headerAgain))
+	switch {
+	case err != nil:
+		return m, err
+	case h.Get(headerCheckpoint) == "":
+		m, err = parseOldMark(h)
+	default:
+		if m.checkpoint, err = walchan.ParseCheckpoint(h.Get(headerCheckpoint)); err == nil && h.Get(headerPart) != "" {
+			m.of, m.parts, err = parsePart(h.Get(headerPart))
+		}
 	}
-	lsn, ordinal, _ := strings.Cut(h.Get(headerPosition), ":")
-	m.position.Commit, err = walchan.ParseLSN(lsn)
-	number := func(s string) uint32 {
-		n, bad := strconv.ParseUint(cmp.Or(s, "0"), 10, 32)
-		err = errors.Join(err, bad)
-		return uint32(n)
-	}
-	m.position.Ordinal, m.part, m.again = number(ordinal), number(h.Get(headerPart)), number(h.Get(headerAgain))
+	m.again = again
 	return m, err
 }
 
-func sourceHeader(s walchan.Source) string {
-	return s.SystemID + "/" + url.PathEscape(s.Database) + "/" + url.PathEscape(s.Slot)
+func parsePart(text string) (of walchan.Position, parts uint32, err error) {
+	position, part, _ := strings.Cut(text, ".")
+	of, err = parsePosition(position)
+	parts, numberErr := number(part)
+	return of, parts, errors.Join(err, numberErr)
 }
 
-// describe makes a header Walchan-Source readable.
-func describe(header string) string {
-	parts := strings.SplitN(header, "/", 3)
-	for i := range parts {
-		if s, err := url.PathUnescape(parts[i]); err == nil {
-			parts[i] = s
+func parsePosition(text string) (p walchan.Position, err error) {
+	lsn, ordinal, _ := strings.Cut(text, ":")
+	p.Commit, err = walchan.ParseLSN(lsn)
+	n, numberErr := number(ordinal)
+	p.Ordinal = n
+	return p, errors.Join(err, numberErr)
+}
+
+func number(s string) (uint32, error) {
+	n, err := strconv.ParseUint(cmp.Or(s, "0"), 10, 32)
+	return uint32(n), err
+}
+
+// parseOldMark takes the headers of an older version. They say where the message is, and not whether it has more parts.
+func parseOldMark(h nats.Header) (m mark, err error) {
+	if h.Get(headerPosition) == "" {
+		return m, nil
+	}
+	part, partErr := number(h.Get(headerPart))
+	m.of, err = parsePosition(h.Get(headerPosition))
+	m.parts = part + 1
+	names := strings.SplitN(h.Get(headerSource), "/", 3)
+	if err := errors.Join(err, partErr); err != nil || len(names) < 3 || m.of.Commit == 0 {
+		return m, cmp.Or(err, fmt.Errorf("the headers %s and %s are no position", headerPosition, headerSource))
+	}
+	c := resume.Checkpoint{Point: resume.Point{Commit: m.of.Commit, Ordinal: max(m.of.Ordinal, 1) - 1}}
+	for i, name := range []*string{&c.SystemID, &c.Database, &c.Slot} {
+		if *name, err = url.PathUnescape(names[i]); err != nil {
+			return m, err
 		}
 	}
-	if len(parts) < 3 {
-		return header
-	}
-	return fmt.Sprintf("slot %q of database %q in cluster %s", parts[2], parts[1], parts[0])
+	m.checkpoint, err = walchan.ParseCheckpoint(c.String())
+	return m, err
 }
 
 // createStream creates the stream unless there is one.
@@ -112,25 +147,34 @@ func (s *Sink) createStream(ctx context.Context) error {
 	return nil
 }
 
+// lookUp returns the sequence of the stream's last message.
+func (s *Sink) lookUp(ctx context.Context) (uint64, error) {
+	stream, err := s.js.Stream(ctx, s.stream)
+	switch {
+	case errors.Is(err, natsjs.ErrStreamNotFound):
+		return 0, fmt.Errorf("%w: there is no stream %q; create it, or see WithCreateStream", ErrStream, s.stream)
+	case err != nil:
+		return 0, fmt.Errorf("look up the stream %q of JetStream: %w", s.stream, err)
+	}
+	info := stream.CachedInfo()
+	switch {
+	case info.Config.Retention != natsjs.LimitsPolicy:
+		return 0, fmt.Errorf("%w: %q drops messages once they are consumed (retention %s), and with them the checkpoint; publish into one with retention by limits, and have that one as its source",
+			ErrStream, s.stream, strings.ToLower(info.Config.Retention.String()))
+	case info.Config.NoAck:
+		return 0, fmt.Errorf("%w: %q does not confirm messages (no_ack)", ErrStream, s.stream)
+	}
+	return info.State.LastSeq, nil
+}
+
 // locate asks the server how far the sink has come.
 func (s *Sink) locate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()
-	stream, err := s.js.Stream(ctx, s.stream)
+	last, err := s.lookUp(ctx)
 	switch {
-	case errors.Is(err, natsjs.ErrStreamNotFound):
-		return fmt.Errorf("%w: there is no stream %q; create it, or see WithCreateStream", ErrStream, s.stream)
 	case err != nil:
-		return fmt.Errorf("look up the stream %q of JetStream: %w", s.stream, err)
-	}
-	info := stream.CachedInfo()
-	last := info.State.LastSeq
-	switch {
-	case info.Config.Retention != natsjs.LimitsPolicy:
-		return fmt.Errorf("%w: %q drops messages once they are consumed (retention %s), and with them the position; publish into one with retention by limits, and have that one as its source",
-			ErrStream, s.stream, strings.ToLower(info.Config.Retention.String()))
-	case info.Config.NoAck:
-		return fmt.Errorf("%w: %q does not confirm messages (no_ack)", ErrStream, s.stream)
+		return err
 	case last < s.sequence:
 		return fmt.Errorf("%w: %q was confirmed up to message %d, and ends at %d; copy the tables anew", ErrLost, s.stream, s.sequence, last)
 	}
@@ -143,31 +187,27 @@ func (s *Sink) locate(ctx context.Context) error {
 	return nil
 }
 
-// readLast takes the position from the stream's last message. It is the leader that is asked for it: another replica, which
+// readLast takes the checkpoint from the stream's last message. It is the leader that is asked for it: another replica, which
 // answers where the stream allows direct reads, may not have it yet.
 func (s *Sink) readLast(ctx context.Context, sequence uint64) error {
 	msg, err := s.leader.GetMsg(s.stream, sequence, nats.Context(ctx))
-	if errors.Is(err, nats.ErrMsgNotFound) {
-		s.cfg.log.Warn("the last message of the stream of JetStream was removed, and the position with it: what PostgreSQL sends again will be there again",
+	switch {
+	case errors.Is(err, nats.ErrMsgNotFound) && s.cfg.removed:
+		s.cfg.log.Warn("the last message of the stream of JetStream was removed, and the checkpoint with it: what PostgreSQL sends again will be there again",
 			"stream", s.stream, "sequence", sequence)
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, nats.ErrMsgNotFound):
+		return backoff.Permanent(&walchan.Error{Kind: walchan.ErrCheckpoint, What: fmt.Sprintf("the last message of the stream %q of JetStream, number %d, was removed, and the checkpoint with it", s.stream, sequence),
+			Advice: "publish into another stream, with the tables copied anew (walchan.SubscribeAnew); or see jetstream.WithRemoved, which may repeat changes"})
+	case err != nil:
 		return fmt.Errorf("read the last message of the stream %q of JetStream: %w", s.stream, err)
-	}
-	switch stored := msg.Header.Get(headerSource); stored {
-	case s.source:
-	case "":
-		return backoff.Permanent(fmt.Errorf("%w: the last message of %q, to %s, has no position; publish into another stream, or have the others do so", ErrForeign, s.stream, msg.Subject))
-	default:
-		return backoff.Permanent(fmt.Errorf("%w: %s, and not to %s; publish into another stream", ErrSource, describe(stored), describe(s.source)))
+	case msg.Header.Get(headerCheckpoint) == "" && msg.Header.Get(headerSource) == "":
+		return backoff.Permanent(fmt.Errorf("%w: the last message of %q, to %s, has no checkpoint; publish into another stream, or have the others do so", ErrForeign, s.stream, msg.Subject))
 	}
 	m, err := parseMark(msg.Header)
 	if err != nil {
-		return fmt.Errorf("read the position in the stream %q of JetStream: %w", s.stream, err)
+		return backoff.Permanent(fmt.Errorf("read the checkpoint in the stream %q of JetStream: %w", s.stream, err))
 	}
-	if m != (mark{}) { // not of a snapshot's row
-		s.last = m
-	}
+	s.last = m
 	return nil
 }

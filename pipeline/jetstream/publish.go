@@ -39,9 +39,7 @@ func (s *Sink) publish(ctx context.Context, out []outgoing) error {
 		err := await(ctx, futures[acked], base+uint64(acked)+1)
 		if err == nil && failure == nil {
 			s.sequence++
-			if m := out[acked].mark; m != (mark{}) {
-				s.last = m
-			}
+			s.last = out[acked].mark
 		} else if failure == nil {
 			failure = publishError(&out[acked], err)
 		}

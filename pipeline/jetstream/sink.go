@@ -5,7 +5,12 @@
 //		return err
 //	}
 //	defer nc.Close()
-//	sink, err := jetstream.Open(ctx, nc, "SHOP", stream.Source(), jetstream.WithCreateStream(nil))
+//	sink, err := jetstream.Open(ctx, nc, "SHOP", jetstream.WithCreateStream(nil))
+//	if err != nil {
+//		return err
+//	}
+//	stream, err := walchan.Subscribe(ctx, dsn, walchan.WithSlot("shop"), walchan.WithCreateSlot(), walchan.WithPublication("shop"),
+//		walchan.WithCheckpointFrom(sink.Checkpoint))
 //	if err != nil {
 //		return err
 //	}
@@ -14,7 +19,8 @@
 //	pipeline.Into(g, batches, pipeline.Retry(sink, pipeline.RetryPolicy{}))
 //	return g.Wait()
 //
-// The messages must come in the order of walchan's stream: no Keyed before.
+// The messages must come in the order of walchan's stream: no Keyed before. Leave out walchan.WithTransactions unless the encoder
+// has a form for Begin and Commit: a Commit that nothing is published of is a message of SHOP.progress.
 //
 // # Subjects and payloads
 //
@@ -23,29 +29,31 @@
 // as in a URL, such as %2E. A TRUNCATE is one message for each of its tables. What is not of a table goes to
 // SHOP.message (pg_logical_emit_message), SHOP.transaction (Begin and Commit, if the encoder has a form for them) and
 // SHOP.snapshot: {"snapshot":"begin","attempt":1}, which makes void what an earlier attempt has brought, and
-// {"snapshot":"end","attempt":1}.
+// {"snapshot":"end","attempt":1}. SHOP.progress has messages without a change, {"checkpoint":"…"}, where everything is left out
+// before the sink, or the source is quiet.
 //
-// The payload is Debezium's envelope (encode.Debezium), or what WithEncoder writes. The header Walchan-Position has the
-// walchan.Position, Walchan-Source whose it is.
+// The payload is Debezium's envelope (encode.Debezium), or what WithEncoder writes. The header Walchan-Checkpoint has the
+// walchan.Checkpoint up to which everything is in the NATS stream, "none" before there is one. Nats-Msg-Id is made of
+// walchan.Message.ID.
 //
 // # Each change once
 //
-// The NATS stream itself says how far the sink has come: its last message has the position. Each message is published under the
-// condition that it follows the one before (Nats-Expected-Last-Sequence). So whatever breaks, and however many messages were
-// on their way, the stream has the changes in order, without a gap and without a repetition: what was stored is found
-// at Open, and after each failure, and what comes again is left out. Nats-Msg-Id has the position, too, by which the server
-// drops repetitions within its window.
+// The NATS stream itself says how far the sink has come: its last message has the checkpoint. Each message is published under
+// the condition that it follows the one before (Nats-Expected-Last-Sequence). So whatever breaks, and however many messages
+// were on their way, the stream has the changes in order, without a gap and without a repetition. What was stored is found
+// by Checkpoint, and after each failure, and what comes again is left out. The server drops repetitions within its window by
+// Nats-Msg-Id, too.
 //
 // For that the stream must be the sink's own: nobody else may publish into it. It must keep messages until they are old or
-// many (retention by limits); a work queue can be had as another stream that has this one as its source. Positions belong to a
-// walchan.Source: Open fails with ErrSource where the stored one is of another cluster, database or slot.
+// many (retention by limits); a work queue can be had as another stream that has this one as its source.
+//
+// Its last message must stay. If it was removed, by its age, by a purge, or by somebody, Checkpoint fails with
+// walchan.ErrCheckpoint, because nothing else says how far the sink has come: see WithRemoved.
 //
 // Repetitions there are in these cases alone:
 //
 //   - The rows of a snapshot have no positions. If the process ends before the snapshot does, it begins anew, and a
 //     batch of them that failed may be there twice.
-//   - The stream's last message was removed, by its age, by a purge, or by somebody, and then the process ends before its
-//     last changes are confirmed to PostgreSQL. This is logged at Open.
 //   - A transaction that PostgreSQL sends differently after a reconnect (walchan.Tx.Redelivered) is there again. These
 //     messages have the header Walchan-Again.
 //
@@ -60,12 +68,12 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/pipeline"
-	"github.com/walchan/walchan/pipeline/encode"
 )
 
 // Encoder writes a message's payload, as those of package encode do. Of a Truncate it writes a line for each table.
@@ -73,16 +81,15 @@ type Encoder interface {
 	Append(b []byte, m walchan.Message) ([]byte, error)
 }
 
-// Sink publishes messages to a stream of JetStream. It is a pipeline.Sink.
+// Sink publishes messages to a stream of JetStream. It is a pipeline.Sink and a pipeline.Checkpointer.
 type Sink struct {
 	cfg    config
 	stream string
-	source string // as in the header Walchan-Source
 	js     natsjs.JetStream
 	leader nats.JetStreamManager // reads messages
 
 	sequence uint64 // of the stream's last message that is known to be there
-	last     mark   // of the last one with a position
+	last     mark   // of it
 	sure     bool   // they are what the server has
 	again    map[*walchan.Tx]uint32
 }
@@ -94,7 +101,8 @@ type config struct {
 	prefix  string
 	window  int
 	create  func(*natsjs.StreamConfig)
-	encoder Encoder
+	encoder Encoder // nil: the default one, before the database is known
+	removed bool
 	log     *slog.Logger
 }
 
@@ -118,20 +126,23 @@ func WithCreateStream(edit func(*natsjs.StreamConfig)) Option {
 // WithEncoder writes payloads with e, overriding the default of encode.Debezium.
 func WithEncoder(e Encoder) Option { return func(c *config) { c.encoder = e } }
 
+// WithRemoved accepts that the stream's last message was removed, and the checkpoint with it: Checkpoint then returns the zero
+// one. Subscribe needs walchan.WithFrom beside it, with the slot's confirmed position. What the stream had beyond that is there
+// again.
+func WithRemoved() Option { return func(c *config) { c.removed = true } }
+
 // WithLogger logs to l, overriding the default of slog.Default(). Row data is never logged.
 func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
 
-// Open looks for the stream of JetStream called name, and reads from it how far a sink has come. source is that of walchan's
-// stream (walchan.Stream.Source).
+// Open looks for the stream of JetStream called name.
 //
-// nc must outlive the sink, and should be one that reconnects for ever: nats.MaxReconnects(-1). The errors are ErrStream,
-// ErrSource, ErrForeign and those of nats.go.
-func Open(ctx context.Context, nc *nats.Conn, name string, source walchan.Source, opts ...Option) (*Sink, error) {
-	s := &Sink{stream: name, source: sourceHeader(source), again: map[*walchan.Tx]uint32{}, cfg: config{
-		prefix:  name,
-		window:  1000,
-		encoder: encode.Debezium{Version: "walchan", Name: name, Database: source.Database},
-		log:     slog.Default(),
+// nc must outlive the sink, and should be one that reconnects for ever: nats.MaxReconnects(-1). The errors are ErrStream
+// and those of nats.go.
+func Open(ctx context.Context, nc *nats.Conn, name string, opts ...Option) (*Sink, error) {
+	s := &Sink{stream: name, again: map[*walchan.Tx]uint32{}, cfg: config{
+		prefix: name,
+		window: 1000,
+		log:    slog.Default(),
 	}}
 	for _, o := range opts {
 		o(&s.cfg)
@@ -145,10 +156,19 @@ func Open(ctx context.Context, nc *nats.Conn, name string, source walchan.Source
 			return nil, err
 		}
 	}
-	if err := s.locate(ctx); err != nil {
+	if _, err := s.lookUp(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Checkpoint reads how far the stream is: the checkpoint of its last message. Give it to walchan.WithCheckpointFrom. The errors are
+// ErrStream, ErrForeign, ErrLost, walchan.ErrCheckpoint and those of nats.go.
+func (s *Sink) Checkpoint(ctx context.Context) (walchan.Checkpoint, error) {
+	if err := s.locate(ctx); err != nil {
+		return walchan.Checkpoint{}, err
+	}
+	return s.last.checkpoint, nil
 }
 
 func (s *Sink) connect(nc *nats.Conn) (err error) {
@@ -160,16 +180,29 @@ func (s *Sink) connect(nc *nats.Conn) (err error) {
 	return err
 }
 
-// Write publishes the batch and waits until the server has confirmed all of it. A message that is too large for the server, or
-// that cannot be encoded, is a *pipeline.RefusedError. After any other error the batch may be written again: what of it was
-// stored is left out then.
+// Write is WriteCheckpoint with the checkpoint of the batch's last message.
 func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
+	var last walchan.Checkpoint
+	for i := len(batch) - 1; i >= 0 && last.IsZero(); i-- {
+		last = batch[i].Checkpoint()
+	}
+	return s.WriteCheckpoint(ctx, batch, last)
+}
+
+// WriteCheckpoint publishes the batch and waits until the server has confirmed all of it. The last message has the checkpoint. If
+// there is nothing to publish that is a message of its own. A message that is too large for the server, or that cannot be
+// encoded, is a *pipeline.RefusedError. After any other error the batch may be written again: what of it was stored is left out
+// then.
+func (s *Sink) WriteCheckpoint(ctx context.Context, batch []walchan.Message, c walchan.Checkpoint) error {
+	if _, err := c.Value(); err != nil {
+		return backoff.Permanent(err)
+	}
 	if !s.sure {
 		if err := s.locate(ctx); err != nil {
 			return err
 		}
 	}
-	out, err := s.encode(batch)
+	out, err := s.encode(batch, c)
 	if err != nil || len(out) == 0 {
 		return err
 	}
@@ -181,4 +214,7 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 	return nil
 }
 
-var _ pipeline.Sink[walchan.Message] = (*Sink)(nil)
+var (
+	_ pipeline.Sink[walchan.Message]         = (*Sink)(nil)
+	_ pipeline.Checkpointer[walchan.Message] = (*Sink)(nil)
+)

@@ -46,15 +46,16 @@ func TestChangesOfPostgreSQL(t *testing.T) {
 		"CREATE PUBLICATION p FOR ALL TABLES", "INSERT INTO items VALUES (0, 'before')")
 	nc := dial(t, serve(t))
 	name := streamName(t, nc)
-	stream, err := walchan.Subscribe(t.Context(), db.DSN(), walchan.WithSlot(db.Name), walchan.WithPublication("p"), walchan.WithSnapshot(), walchan.WithTransactions())
+	sink, err := jetstream.Open(t.Context(), nc, name, jetstream.WithCreateStream(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := walchan.Subscribe(t.Context(), db.DSN(), walchan.WithSlot(db.Name), walchan.WithPublication("p"), walchan.WithSnapshot(), walchan.WithTransactions(),
+		walchan.WithCheckpointFrom(sink.Checkpoint))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	sink, err := jetstream.Open(t.Context(), nc, name, stream.Source(), jetstream.WithCreateStream(nil))
-	if err != nil {
-		t.Fatal(err)
-	}
 	go func() { ended <- publish(t.Context(), stream, sink) }()
 	db.Wait(t, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = '"+db.Name+"' AND NOT temporary AND active")
 	db.Exec(t, "INSERT INTO items VALUES (1, 'a'), (2, NULL)", "UPDATE items SET id = 3 WHERE id = 1; DELETE FROM items WHERE id = 2",
@@ -65,37 +66,111 @@ func TestChangesOfPostgreSQL(t *testing.T) {
 	const strange = "my%20shop.a%2Eb%2A%25%3Eé"
 	want := []string{"snapshot", "public.items r map[id:0 v:before]", "snapshot", "public.items c map[id:1 v:a]", "public.items c map[id:2 v:<nil>]",
 		"public.items u map[id:3 v:a]", "public.items d map[]", strange + " c map[id:7]", "public.items t map[]", strange + " t map[]", "message m map[]"}
-	all := stored(t, nc, name)
-	var previous [4]uint64
+	all := without(t, stored(t, nc, name))
+	var previous walchan.Checkpoint
 	seen := map[string]bool{}
 	for i, m := range all {
 		what, _ := strings.CutPrefix(m.Subject(), name+".")
 		if what != "snapshot" {
 			e := parse(t, m)
 			what += fmt.Sprintf(" %s %v", e.Op, e.After)
+			if e.Source.DB != db.Name {
+				t.Errorf("message %d is of the database %q", i, e.Source.DB)
+			}
 		}
 		if i >= len(want) || what != want[i] {
 			t.Errorf("message %d is %s %s", i, what, m.Data())
 		}
+		c, id := checkpoint(t, m.Headers()), m.Headers().Get("Nats-Msg-Id")
+		if n, ok := c.Compare(previous); n < 0 || !ok || c.IsZero() != (i < 2) {
+			t.Errorf("checkpoint %v follows %v", c, previous)
+		}
+		previous = c
 		if i < 3 {
 			continue // no positions
 		}
-		p, id := position(t, m.Headers()), m.Headers().Get("Nats-Msg-Id")
-		for n := range p {
-			if p[n] < previous[n] {
-				t.Errorf("position %v follows %v", p, previous)
-			}
-			if p[n] > previous[n] {
-				break
-			}
-		}
-		if previous = p; seen[id] || !strings.HasPrefix(id, stream.Source().SystemID+"/"+db.Name+"/"+db.Name+"/") {
+		if seen[id] || !strings.HasPrefix(id, stream.Source().SystemID+":") {
 			t.Errorf("message %d has the id %q", i, id)
 		}
 		seen[id] = true
 	}
 	if len(all) != len(want) {
 		t.Errorf("%d messages, want %d", len(all), len(want))
+	}
+}
+
+// Every later process goes on after what the stream has, also where the batches of the one before were left out.
+func TestLaterProcesses(t *testing.T) {
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE items (id int PRIMARY KEY, v text)", "CREATE PUBLICATION p FOR ALL TABLES")
+	nc := dial(t, serve(t))
+	name := streamName(t, nc)
+	for round := range 4 {
+		sink := open(t, nc, name)
+		stream, err := walchan.Subscribe(t.Context(), db.DSN(), walchan.WithSlot(db.Name), walchan.WithPublication("p"), walchan.WithCreateSlot(),
+			walchan.WithCheckpointFrom(sink.Checkpoint), walchan.WithLogger(quiet))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- publish(t.Context(), stream, sink) }()
+		db.Wait(t, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = '"+db.Name+"' AND NOT temporary AND active")
+		db.Exec(t, fmt.Sprintf("INSERT INTO items VALUES (%d, 'left out')", 100+round), fmt.Sprintf("INSERT INTO items VALUES (%d, 'a')", round), finish)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := ids(t, without(t, stored(t, nc, name))); got != "c100 c0 m<nil> c101 c1 m<nil> c102 c2 m<nil> c103 c3 m<nil>" {
+		t.Errorf("stored: %s", got)
+	}
+	_, err := walchan.Subscribe(t.Context(), db.DSN(), walchan.WithSlot("another_"+db.Name), walchan.WithPublication("p"), walchan.WithCreateSlot(),
+		walchan.WithCheckpointFrom(open(t, nc, name).Checkpoint), walchan.WithLogger(quiet))
+	if !errors.Is(err, walchan.ErrCheckpoint) || !strings.Contains(err.Error(), `slot "another_`+db.Name) {
+		t.Errorf("another slot: %v", err)
+	}
+}
+
+// A checkpoint without changes is a message of its own, once.
+func TestProgress(t *testing.T) {
+	nc := dial(t, serve(t))
+	name := streamName(t, nc)
+	sink := open(t, nc, name)
+	msgs := walchantest.Messages(items.Insert(1, "a"), items.Insert(2, "b"))
+	for range 2 {
+		if err := sink.WriteCheckpoint(t.Context(), nil, msgs[0].Checkpoint()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := stored(t, nc, name)
+	if len(all) != 1 || all[0].Subject() != name+".progress" || checkpoint(t, all[0].Headers()) != msgs[0].Checkpoint() {
+		t.Errorf("stored: %v", all)
+	}
+	// The last message of a batch has the checkpoint of what is left out behind it.
+	if err := sink.WriteCheckpoint(t.Context(), walchantest.Messages(items.Insert(0, "a"), items.Insert(1, "a"))[1:], msgs[1].Checkpoint()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := open(t, nc, name).Checkpoint(t.Context())
+	if err != nil || c != msgs[1].Checkpoint() {
+		t.Errorf("the next process reads %v: %v", c, err)
+	}
+}
+
+// The headers of an older version say how far it was.
+func TestPositionOfAnOlderVersion(t *testing.T) {
+	nc := dial(t, serve(t))
+	name := streamName(t, nc)
+	open(t, nc, name)
+	msgs := walchantest.Messages(items.Insert(1, "a"), walchantest.Truncate(items, walchantest.NewTable("others", "id int primary key")))
+	truncate := msgs[1]
+	p, _ := truncate.Position()
+	h := nats.Header{"Walchan-Source": {"77/d%2Fb/s"}, "Walchan-Position": {p.String()}}
+	if _, err := api(t, nc).PublishMsg(t.Context(), &nats.Msg{Subject: name + ".public.items", Header: h}); err != nil {
+		t.Fatal(err)
+	}
+	sink := open(t, nc, name)
+	c, err := sink.Checkpoint(t.Context())
+	if err != nil || c.Source() != (walchan.Source{SystemID: "77", Database: "d/b", Slot: "s"}) || c.Position() != (walchan.Position{Commit: p.Commit, Ordinal: p.Ordinal - 1}) {
+		t.Errorf("the checkpoint is %v: %v", c, err)
 	}
 }
 
@@ -162,6 +237,9 @@ func TestTwoSinks(t *testing.T) {
 	name := streamName(t, nc)
 	msgs := walchantest.Messages(items.Insert(1, "a"), items.Insert(2, "b"), items.Insert(3, "c"))
 	first, second := open(t, nc, name), open(t, nc, name)
+	if _, err := second.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	write(t, first, msgs[:2])
 	if err := second.Write(t.Context(), msgs); err == nil {
 		t.Error("the second sink has noticed nothing")
@@ -204,27 +282,14 @@ func TestRedelivered(t *testing.T) {
 	}
 }
 
-func TestSourceOfAnother(t *testing.T) {
-	nc := dial(t, serve(t))
-	name := streamName(t, nc)
-	write(t, open(t, nc, name), walchantest.Messages(items.Insert(1, "a")))
-	for _, other := range []walchan.Source{{SystemID: "2", Database: "d", Slot: "s"}, {SystemID: "1", Database: "e/é", Slot: "s"}, {SystemID: "1", Database: "d", Slot: "z"}} {
-		_, err := jetstream.Open(t.Context(), nc, name, other)
-		if !errors.Is(err, jetstream.ErrSource) || !strings.Contains(err.Error(), fmt.Sprintf("slot %q of database %q in cluster %s", other.Slot, other.Database, other.SystemID)) ||
-			!strings.Contains(err.Error(), `slot "s" of database "d" in cluster 1`) {
-			t.Errorf("%+v: %v", other, err)
-		}
-	}
-}
-
 func TestStreamThatWillNotDo(t *testing.T) {
 	nc := dial(t, serve(t))
 	name := streamName(t, nc)
-	if _, err := jetstream.Open(t.Context(), nc, name, source); !errors.Is(err, jetstream.ErrStream) || !strings.Contains(err.Error(), name) {
+	if _, err := jetstream.Open(t.Context(), nc, name); !errors.Is(err, jetstream.ErrStream) || !strings.Contains(err.Error(), name) {
 		t.Errorf("no stream: %v", err)
 	}
 	queue := jetstream.WithCreateStream(func(c *natsjs.StreamConfig) { c.Retention = natsjs.WorkQueuePolicy })
-	if _, err := jetstream.Open(t.Context(), nc, name, source, queue); !errors.Is(err, jetstream.ErrStream) {
+	if _, err := jetstream.Open(t.Context(), nc, name, queue); !errors.Is(err, jetstream.ErrStream) {
 		t.Errorf("a work queue: %v", err)
 	}
 	api(t, nc).DeleteStream(t.Context(), name)
@@ -232,7 +297,7 @@ func TestStreamThatWillNotDo(t *testing.T) {
 	if _, err := api(t, nc).Publish(t.Context(), name+".x", nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := jetstream.Open(t.Context(), nc, name, source); !errors.Is(err, jetstream.ErrForeign) {
+	if _, err := open(t, nc, name).Checkpoint(t.Context()); !errors.Is(err, jetstream.ErrForeign) {
 		t.Errorf("somebody else's stream: %v", err)
 	}
 	msgs := walchantest.Messages(items.Insert(1, "a"))
@@ -244,7 +309,7 @@ func TestStreamThatWillNotDo(t *testing.T) {
 	}
 }
 
-// The last message, removed, takes the position along. A sink that lives knows it; another one says what may follow.
+// The last message, removed, takes the checkpoint along. A sink that lives knows it; another one refuses, unless it is told not to.
 func TestLastMessageRemoved(t *testing.T) {
 	nc := dial(t, serve(t))
 	name := streamName(t, nc)
@@ -272,8 +337,13 @@ func TestLastMessageRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(300 * time.Millisecond)
+	for range 2 {
+		if _, err := open(t, nc, name).Checkpoint(t.Context()); !errors.Is(err, walchan.ErrCheckpoint) || !strings.Contains(err.Error(), "WithRemoved") {
+			t.Errorf("error is %v", err)
+		}
+	}
 	var log bytes.Buffer
-	write(t, open(t, nc, name, jetstream.WithLogger(slog.New(slog.NewTextHandler(&log, nil)))), msgs[1:])
+	write(t, open(t, nc, name, jetstream.WithRemoved(), jetstream.WithLogger(slog.New(slog.NewTextHandler(&log, nil)))), msgs[1:])
 	if got := ids(t, stored(t, nc, name)); got != "c2 c3" || !strings.Contains(log.String(), "there again") {
 		t.Errorf("stored: %s; log: %s", got, &log)
 	}
@@ -342,7 +412,7 @@ func TestServerIsDown(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	if _, err := jetstream.Open(ctx, nc, "S", source); err == nil {
+	if _, err := jetstream.Open(ctx, nc, "S"); err == nil {
 		t.Error("opened")
 	}
 	if err := sink.Write(ctx, walchantest.Messages(items.Insert(1, "a"))); err == nil {

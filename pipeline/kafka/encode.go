@@ -17,7 +17,7 @@ import (
 
 // Headers of records.
 const (
-	headerPosition  = "walchan-position"
+	headerID        = "walchan-id" // walchan.Message.ID
 	headerUnchanged = "walchan-unchanged"
 )
 
@@ -65,8 +65,8 @@ func (s *Sink) records(ctx context.Context, m walchan.Message) ([]*kgo.Record, e
 	if err != nil {
 		return nil, refusal{fmt.Errorf("encode %s: %w", m.Relation, err)}
 	}
-	if p, ok := m.Position(); ok {
-		header := kgo.RecordHeader{Key: headerPosition, Value: []byte(p.String())}
+	if id := m.ID(); id != "" {
+		header := kgo.RecordHeader{Key: headerID, Value: []byte(id)}
 		for _, r := range records {
 			r.Headers = append(r.Headers, header)
 		}

@@ -48,7 +48,7 @@ func TestNothingOvertakesWhatHasFailed(t *testing.T) {
 	}
 	last, n := map[int32]string{}, 0
 	for _, r := range writeAgain(t, c, 50, entries...) {
-		p := header(r, "walchan-position")
+		p := header(r, "walchan-id")
 		if p <= last[r.Partition] {
 			t.Fatalf("partition %d: %s comes behind %s", r.Partition, p, last[r.Partition])
 		}

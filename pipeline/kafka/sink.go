@@ -35,8 +35,8 @@
 //
 // Keys and values are JSON objects (walchan.Row.AppendJSON), or with WithAvro records of Avro whose schemas are in a registry,
 // under <topic>-key and <topic>-value. A large value that an update left alone is missing (in Avro: null); the header
-// walchan-unchanged then has the columns' names, separated by commas. The header walchan-position has the
-// walchan.Position; rows of a snapshot have none.
+// walchan-unchanged then has the columns' names, separated by commas. The header walchan-id has walchan.Message.ID; rows of a
+// snapshot have none.
 //
 // There is no record for a TRUNCATE: it is refused (ErrTruncate). Either the publication leaves it out (WITH (publish =
 // 'insert, update, delete')), or pipeline.Skip does. Begin, Commit and logical messages are left out.
@@ -50,12 +50,14 @@
 //
 // A process that follows one that was killed writes what that one had not confirmed to PostgreSQL, and what was stored of this
 // is there twice: in each partition a piece of its end comes again, in the same order, so that the last record of a key is right
-// nevertheless. Who reads a partition recognises repetitions by a walchan-position that is lower than the last one, or
-// the same and with the same key.
+// nevertheless. Whoever reads a partition recognises repetitions by walchan-id and key, which are those of a record that was
+// there before.
 //
 // Two things are beyond that. What the killed process had sent may still be on its way where a network stalls, and come behind
 // what the next one has written: then the last record of a key may be an old one, for a reader that does not look at
-// the positions. And records without a key may come again in another partition, where their positions are not lower.
+// walchan-id. And records without a key may come again in another partition.
+//
+// The stream has no walchan.WithCheckpoint, because there is no place in Kafka for a checkpoint.
 //
 // Who needs each change once is better served by package postgres or jetstream.
 //

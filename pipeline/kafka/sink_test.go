@@ -92,8 +92,8 @@ func TestRowsOfPostgreSQL(t *testing.T) {
 			t.Errorf("a tombstone of %s is not null", r.Key)
 		case header(r, "walchan-unchanged") != map[bool]string{true: "v"}[s == `{"a":3,"b":"x"}`]:
 			t.Errorf("of %s unchanged is %q", s, header(r, "walchan-unchanged"))
-		case (header(r, "walchan-position") == "") != strings.Contains(s, "before"):
-			t.Errorf("%s is at %q", s, header(r, "walchan-position"))
+		case (header(r, "walchan-id") == "") != strings.Contains(s, "before"):
+			t.Errorf("%s is at %q", s, header(r, "walchan-id"))
 		}
 	}
 	same(t, byKey(records(t, addrs, "shop.__b")), map[string]string{`{"id":7}`: `{"id":7}`})

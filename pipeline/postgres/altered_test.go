@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline/postgres"
@@ -55,9 +53,8 @@ func TestKeysOfTheTarget(t *testing.T) {
 
 // What is acknowledged is on the target's disk, also where its sessions do not wait for that.
 func TestTargetWithoutSynchronousCommit(t *testing.T) {
-	p := pair{pgtest.Database(t), pgtest.DB{Cluster: pgtest.Start(t, pgtest.WithSetting("synchronous_commit", "off"), pgtest.WithSetting("wal_writer_delay", "10s")), Name: "postgres"}}
-	p.source.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+p.source.Name+"', 'pgoutput')")
-	p.target.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CHECKPOINT")
+	p := pair{pgtest.Database(t), pgtest.DB{Cluster: pgtest.Start(t, pgtest.WithSetting("synchronous_commit", "off"), pgtest.WithSetting("wal_writer_delay", "10s")), Name: "postgres"}}.begin(t, "CREATE TABLE t (id int PRIMARY KEY)")
+	p.target.Exec(t, "CHECKPOINT")
 	p.source.Exec(t, "INSERT INTO t SELECT generate_series(1, 10)")
 	p.catchUp(t)
 	if err := p.target.Kill(); err != nil {
@@ -69,58 +66,25 @@ func TestTargetWithoutSynchronousCommit(t *testing.T) {
 	p.same(t, "t")
 }
 
-// A target that has lost what it had, as one that failed over may have, is not gone on with: the stream does not have it any more.
-func TestTargetThatHasLostWhatItHad(t *testing.T) {
-	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY)")
-	stream, err := subscribe(t.Context(), p.source.DSN(), p.source.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stream.Close()
-	sink, err := postgres.Open(t.Context(), p.target.DSN(), stream.Source(), postgres.WithLogger(quiet))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
-	write := func() error {
-		return sink.Write(t.Context(), []walchan.Message{<-stream.C(), <-stream.C(), <-stream.C()})
-	}
-	p.source.Exec(t, "INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)")
-	if err := write(); err != nil {
-		t.Fatal(err)
-	}
-	p.target.Exec(t, "UPDATE walchan_position SET commit_lsn = '0/1'",
-		"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
-	err = write()
-	for err != nil && !errors.Is(err, postgres.ErrTargetLost) { // the lost connection
-		t.Log(err)
-		err = sink.Write(t.Context(), nil)
-		if err == nil {
-			t.Fatal("it went on")
-		}
-	}
-	if permanent := (*backoff.PermanentError)(nil); !errors.As(err, &permanent) {
-		t.Errorf("%v, which is not permanent", err)
-	}
-}
-
 // What was applied of a snapshot that starts over is void: rows that are gone meanwhile are not in the next attempt.
 func TestSnapshotThatStartsOver(t *testing.T) {
-	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE child (id int PRIMARY KEY REFERENCES t ON DELETE CASCADE)")
-	p.source.Exec(t, "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 5000) g", "INSERT INTO child VALUES (5000)", "SELECT pg_drop_replication_slot('"+p.source.Name+"')")
+	p := pair{pgtest.Database(t), pgtest.Database(t)}
+	for _, db := range []pgtest.DB{p.source, p.target} {
+		db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE child (id int PRIMARY KEY REFERENCES t ON DELETE CASCADE)")
+	}
+	p.source.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES", "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 5000) g", "INSERT INTO child VALUES (5000)")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	stream, err := walchan.Subscribe(ctx, p.source.DSN(), walchan.WithSlot(p.source.Name), walchan.WithPublication("p"), walchan.WithSnapshot(), walchan.WithSnapshotJobs(1),
-		walchan.WithLogger(quiet))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stream.Close()
-	sink, err := postgres.Open(ctx, p.target.DSN("options='-c session_replication_role=replica'"), stream.Source(), postgres.WithEmptying(), postgres.WithLogger(quiet))
+	sink, err := postgres.Open(ctx, p.target.DSN("options='-c session_replication_role=replica'"), postgres.WithEmptying(), postgres.WithLogger(quiet))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sink.Close()
+	stream, err := p.subscribe(ctx, sink, walchan.WithSnapshot(), walchan.WithSnapshotJobs(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
 	attempts := 0
 	var batch []walchan.Message
 	for n := 1; ; n++ {

@@ -25,12 +25,11 @@ const (
 func replicateUntilKilled() {
 	err := func() error {
 		ctx := context.Background()
-		stream, err := walchan.Subscribe(ctx, os.Getenv(replicaSource), walchan.WithSlot(os.Getenv(replicaSlot)), walchan.WithPublication("p"),
-			walchan.WithTransactions(), walchan.WithWaitForSlot(), walchan.WithLogger(quiet))
+		sink, err := postgres.Open(ctx, os.Getenv(replicaTarget))
 		if err != nil {
 			return err
 		}
-		sink, err := postgres.Open(ctx, os.Getenv(replicaTarget), stream.Source())
+		stream, err := subscribe(ctx, os.Getenv(replicaSource), os.Getenv(replicaSlot), sink, walchan.WithWaitForSlot())
 		if err != nil {
 			return err
 		}
@@ -76,9 +75,12 @@ func TestKilledProcessesApplyEachChangeOnce(t *testing.T) {
 		return cmd
 	}
 	applied := 0
-	for range crashes {
+	for n := range crashes {
 		before := p.target.Query(t, "SELECT count(*) FROM journal")
 		cmd := start()
+		if n%2 == 0 { // the others may be killed before they have begun
+			p.target.Wait(t, "SELECT count(*) > "+before+" FROM journal")
+		}
 		time.Sleep(time.Duration(r.IntN(700)) * time.Millisecond) // any moment
 		cmd.Process.Kill()
 		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != -1 {

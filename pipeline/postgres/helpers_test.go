@@ -17,6 +17,7 @@ import (
 	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline"
 	"github.com/walchan/walchan/pipeline/postgres"
+	"github.com/walchan/walchan/walchantest"
 )
 
 func TestMain(m *testing.M) {
@@ -35,18 +36,48 @@ var (
 // pair is a source and its replica.
 type pair struct{ source, target pgtest.DB }
 
-// newPair makes two databases with the same tables, a publication p of all of them, and a slot named after the source.
+// newPair makes two databases with the same tables, a publication p of all of them, and a slot named after the source, from which
+// the target is a copy.
 func newPair(t testing.TB, tables ...string) pair {
 	t.Helper()
-	p := pair{pgtest.Database(t), pgtest.Database(t)}
+	return pair{pgtest.Database(t), pgtest.Database(t)}.begin(t, tables...)
+}
+
+func (p pair) begin(t testing.TB, tables ...string) pair {
+	t.Helper()
 	p.source.Exec(t, tables...)
 	p.target.Exec(t, tables...)
-	p.source.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+p.source.Name+"', 'pgoutput')")
+	p.source.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES")
+	p.makeSlot(t)
 	return p
 }
 
-func subscribe(ctx context.Context, source, slot string) (*walchan.Stream, error) {
-	return walchan.Subscribe(ctx, source, walchan.WithSlot(slot), walchan.WithPublication("p"), walchan.WithTransactions(), walchan.WithLogger(quiet))
+// makeSlot runs a process that has nothing but makes the slot.
+func (p pair) makeSlot(t testing.TB) {
+	t.Helper()
+	sink := open(t, p.target)
+	stream, err := p.subscribe(t.Context(), sink, walchan.WithCreateSlot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	g := pipeline.New(ctx, stream, time.Minute)
+	pipeline.Into(g, pipeline.Batch(g, g.Source(), pipeline.Limit{}), sink)
+	p.source.Wait(t, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = '"+p.source.Name+"' AND NOT temporary")
+	stop()
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	sink.Close()
+}
+
+func (p pair) subscribe(ctx context.Context, sink *postgres.Sink, opts ...walchan.Option) (*walchan.Stream, error) {
+	return subscribe(ctx, p.source.DSN(), p.source.Name, sink, opts...)
+}
+
+func subscribe(ctx context.Context, source, slot string, sink *postgres.Sink, opts ...walchan.Option) (*walchan.Stream, error) {
+	return walchan.Subscribe(ctx, source, append([]walchan.Option{walchan.WithSlot(slot), walchan.WithPublication("p"), walchan.WithTransactions(),
+		walchan.WithCheckpointFrom(sink.Checkpoint), walchan.WithLogger(quiet)}, opts...)...)
 }
 
 // finish says to catchUp that nothing follows.
@@ -65,15 +96,12 @@ func (p pair) catchUpError(t testing.TB, opts ...postgres.Option) error {
 	p.source.Exec(t, finish)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	stream, err := subscribe(ctx, p.source.DSN(), p.source.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sink, err := postgres.Open(ctx, p.target.DSN(), stream.Source(), append([]postgres.Option{postgres.WithLogger(quiet)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	sink := open(t, p.target, opts...)
 	defer sink.Close()
+	stream, err := p.subscribe(ctx, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return replicate(ctx, stream, sink)
 }
 
@@ -121,4 +149,13 @@ func seeded(t *testing.T) *rand.Rand {
 	}
 	t.Logf("SEED=%d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// messages are of n transactions of an INSERT each.
+func messages(n int) []walchan.Message {
+	var entries []walchantest.Entry
+	for i := range n {
+		entries = append(entries, items.Insert(i+1, "x"))
+	}
+	return walchantest.Messages(entries...)
 }

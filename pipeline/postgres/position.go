@@ -14,16 +14,16 @@ import (
 	"github.com/walchan/walchan"
 )
 
-// What Open can fail with, beside the server's errors.
+// What a sink can fail with, beside the server's errors.
 var (
-	// ErrSource: the stored position belongs to another cluster, database or slot.
-	ErrSource = errors.New("the position stored in the target belongs to another source")
-
-	// ErrBusy: another process has the sink of that name open, and did not end within 30 seconds.
+	// ErrBusy: another process has the sink of that name, and did not end within 30 seconds.
 	ErrBusy = errors.New("another process applies changes to the target")
 
-	// ErrTargetLost: the target has an older position than the sink has stored there, as after a fail-over to a standby that lagged
-	// behind. What lies between was acknowledged, so that the stream does not have it any more. It is an error of Write.
+	// ErrTargetLost: the target has an older checkpoint than the sink has stored there, as after a fail-over to a standby that lagged
+	// behind, or somebody else has changed it. What lies between was acknowledged, so that the stream does not have it any more.
+	//
+	// The process that sees it ends. Every later one gets walchan.ErrSlotMoved from Subscribe, because the slot is ahead of what is
+	// stored. errors.Is finds that in this error, too.
 	ErrTargetLost = errors.New("the target has lost changes that were applied")
 )
 
@@ -32,93 +32,132 @@ var (
 const settings = "SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET lock_timeout = '30s'; " +
 	"SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'"
 
-const createPositions = `CREATE TABLE walchan_position (
+// The columns commit_lsn and ordinal are for people, and for what an older version has stored.
+const (
+	createPositions = `CREATE TABLE walchan_position (
 	name text PRIMARY KEY,
 	system_id text NOT NULL,
 	database text NOT NULL,
 	slot text NOT NULL,
 	commit_lsn pg_lsn NOT NULL,
 	ordinal bigint NOT NULL,
-	updated_at timestamptz NOT NULL DEFAULT now()
+	updated_at timestamptz NOT NULL DEFAULT now(),
+	checkpoint text
 )`
+	describePositions = `SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c AND attname = 'checkpoint' AND NOT attisdropped)
+	FROM to_regclass('walchan_position') c WHERE c IS NOT NULL`
+	upgradePositions = "ALTER TABLE walchan_position ADD COLUMN IF NOT EXISTS checkpoint text"
+	readPosition     = `SELECT system_id, database, slot, commit_lsn::text, ordinal::text, coalesce(checkpoint, '') FROM walchan_position WHERE name = $1`
+)
 
-const storePosition = "UPDATE walchan_position SET commit_lsn = $2::pg_lsn, ordinal = $3::bigint, updated_at = now() WHERE name = $1::text"
+// prepare makes or upgrades the table. The connection is closed again: a process that waits for its slot needs none.
+func (s *Sink) prepare(ctx context.Context) error {
+	conn, err := s.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := query(ctx, conn, describePositions)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for the table walchan_position in the target: %w", err)
+	case len(rows) == 0:
+		// Sinks of other names may do the same now.
+		if err := conn.Exec(ctx, createPositions).Close(); err != nil && state(err) != "42P07" && state(err) != "23505" {
+			return fmt.Errorf("create the table walchan_position in the target: %w", err)
+		}
+	case rows[0][0] != "t":
+		if err := conn.Exec(ctx, upgradePositions).Close(); err != nil {
+			return fmt.Errorf("add the column checkpoint to the table walchan_position in the target: %w", err)
+		}
+	}
+	return nil
+}
 
-// connect makes the connection, has it hold the lock, and reads the position.
+func (s *Sink) dial(ctx context.Context) (*pgconn.PgConn, error) {
+	conn, err := pgconn.Connect(ctx, s.connString)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the target: %w", err) // pgconn's text has no password
+	}
+	if err := conn.Exec(ctx, settings).Close(); err != nil {
+		conn.Close(ctx)
+		return nil, fmt.Errorf("prepare the session in the target: %w", err)
+	}
+	return conn, nil
+}
+
+// connect makes the connection, has it hold the lock, and reads what is stored.
 //
 // The lock comes first: a session whose client was killed may still commit its last transaction, and has the lock until it
 // is done.
 func (s *Sink) connect(ctx context.Context) error {
-	conn, err := pgconn.Connect(ctx, s.connString)
+	conn, err := s.dial(ctx)
 	if err != nil {
-		return fmt.Errorf("connect to the target: %w", err) // pgconn's text has no password
+		return err
 	}
-	s.plans = map[*walchan.Relation]*plan{}
-	position, err := s.begin(ctx, conn)
-	if err == nil && position.Compare(s.position) < 0 {
-		err = backoff.Permanent(fmt.Errorf("%w: it is at %v, and was at %v; copy the tables again", ErrTargetLost, position, s.position))
+	if err = s.lock(ctx, conn); err == nil {
+		var p place
+		if p, err = s.read(ctx, conn); err == nil {
+			err = s.take(p)
+		}
 	}
 	if err != nil {
 		conn.Close(ctx)
 		return err
 	}
-	s.conn, s.position = conn, position
+	s.conn, s.plans = conn, map[*walchan.Relation]*plan{}
 	return nil
 }
 
-func (s *Sink) begin(ctx context.Context, conn *pgconn.PgConn) (p walchan.Position, err error) {
-	if err := conn.Exec(ctx, settings).Close(); err != nil {
-		return p, fmt.Errorf("prepare the session in the target: %w", err)
-	}
+func (s *Sink) lock(ctx context.Context, conn *pgconn.PgConn) error {
 	h := fnv.New64a()
 	h.Write([]byte("walchan_position " + s.cfg.name))
-	lock := strconv.FormatInt(int64(h.Sum64()), 10)
-	if _, err := query(ctx, conn, "SELECT pg_advisory_lock($1::bigint)", lock); state(err) == "55P03" { // lock_not_available
-		return p, fmt.Errorf("%w, under the name %q; end it, or use another name (WithName)", ErrBusy, s.cfg.name)
+	key := strconv.FormatInt(int64(h.Sum64()), 10)
+	if _, err := query(ctx, conn, "SELECT pg_advisory_lock($1::bigint)", key); state(err) == "55P03" { // lock_not_available
+		return fmt.Errorf("%w, under the name %q; end it, or use another name (WithName)", ErrBusy, s.cfg.name)
 	} else if err != nil {
-		return p, fmt.Errorf("lock the position in the target: %w", err)
+		return fmt.Errorf("lock the checkpoint in the target: %w", err)
 	}
 	if err := conn.Exec(ctx, "RESET lock_timeout").Close(); err != nil {
-		return p, fmt.Errorf("prepare the session in the target: %w", err)
+		return fmt.Errorf("prepare the session in the target: %w", err)
 	}
-	if rows, err := query(ctx, conn, "SELECT 1 WHERE to_regclass('walchan_position') IS NOT NULL"); err != nil {
-		return p, fmt.Errorf("look for the position in the target: %w", err)
-	} else if len(rows) == 0 {
-		// Sinks of other names may do the same now.
-		if err := conn.Exec(ctx, createPositions).Close(); err != nil && state(err) != "42P07" && state(err) != "23505" {
-			return p, fmt.Errorf("create the table walchan_position in the target: %w", err)
-		}
-	}
-	return s.load(ctx, conn)
+	return nil
 }
 
-// load reads the position, and begins with none if there is none.
-func (s *Sink) load(ctx context.Context, conn *pgconn.PgConn) (p walchan.Position, err error) {
-	_, err = query(ctx, conn, `INSERT INTO walchan_position (name, system_id, database, slot, commit_lsn, ordinal)
-		VALUES ($1, $2, $3, $4, '0/0', 0) ON CONFLICT DO NOTHING`, s.cfg.name, s.source.SystemID, s.source.Database, s.source.Slot)
+// read reads what is stored.
+func (s *Sink) read(ctx context.Context, conn *pgconn.PgConn) (place, error) {
+	rows, err := query(ctx, conn, readPosition, s.cfg.name)
 	if err != nil {
-		return p, fmt.Errorf("write the position in the target: %w", err)
+		return place{}, fmt.Errorf("read the checkpoint in the target: %w", err)
 	}
-	rows, err := query(ctx, conn, `SELECT system_id, database, slot, commit_lsn::text, ordinal::text FROM walchan_position WHERE name = $1`, s.cfg.name)
-	if err != nil || len(rows) != 1 {
-		return p, fmt.Errorf("read the position in the target: %w", err)
+	if len(rows) == 0 {
+		return place{}, nil
 	}
-	r := rows[0]
-	if stored := (walchan.Source{SystemID: r[0], Database: r[1], Slot: r[2]}); stored != s.source {
-		return p, backoff.Permanent(fmt.Errorf("%w: %s, and not to %s; use another name (WithName), or delete the row %q of walchan_position if the target is a copy of the new source",
-			ErrSource, describe(stored), describe(s.source), s.cfg.name))
+	p, err := parsePlace(rows[0])
+	if err != nil {
+		return p, backoff.Permanent(fmt.Errorf("read the checkpoint in the target: %w", err))
 	}
-	if p.Commit, err = walchan.ParseLSN(r[3]); err != nil {
-		return p, fmt.Errorf("read the position in the target: %w", err)
-	}
-	ordinal, err := strconv.ParseUint(r[4], 10, 32)
-	p.Ordinal = uint32(ordinal)
-	return p, err
+	return p, nil
 }
 
-func describe(s walchan.Source) string {
-	return fmt.Sprintf("slot %q of database %q in cluster %s", s.Slot, s.Database, s.SystemID)
+// take compares what the target has with what this sink has stored last. It may have more: the answer to the last COMMIT was
+// lost.
+func (s *Sink) take(p place) error {
+	if n, same := p.checkpoint.Compare(s.place.checkpoint); s.known && (n < 0 || !same) {
+		return targetLost(fmt.Sprintf("it is at %v, and was at %v; copy the tables again", p.checkpoint.Position(), s.place.checkpoint.Position()))
+	}
+	s.place, s.known = p, true
+	return nil
 }
+
+func targetLost(what string) error {
+	return backoff.Permanent(lost{fmt.Errorf("%w: %s", ErrTargetLost, what)})
+}
+
+// lost is walchan.ErrSlotMoved, too.
+type lost struct{ error }
+
+func (l lost) Unwrap() []error { return []error{l.error, walchan.ErrSlotMoved} }
 
 // query runs one statement and returns its rows as text, NULL as "".
 func query(ctx context.Context, conn *pgconn.PgConn, sql string, args ...string) (rows [][]string, err error) {

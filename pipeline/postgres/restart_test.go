@@ -8,7 +8,6 @@ import (
 
 	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline"
-	"github.com/walchan/walchan/pipeline/postgres"
 )
 
 // The target is killed and started, the stream's connection is terminated, over and over: one process, that lives on, applies
@@ -17,22 +16,15 @@ func TestRestartsOfTheTarget(t *testing.T) {
 	t.Parallel()
 	r := seeded(t)
 	target := pgtest.Start(t)
-	p := pair{pgtest.Database(t), pgtest.DB{Cluster: target, Name: "postgres"}}
-	p.source.Exec(t, schema...)
-	p.target.Exec(t, schema...)
-	p.source.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+p.source.Name+"', 'pgoutput')")
+	p := pair{pgtest.Database(t), pgtest.DB{Cluster: target, Name: "postgres"}}.begin(t, schema...)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	stream, err := subscribe(ctx, p.source.DSN(), p.source.Name)
+	sink := open(t, p.target)
+	stream, err := p.subscribe(ctx, sink)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink, err := postgres.Open(ctx, p.target.DSN(), stream.Source(), postgres.WithLogger(quiet))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
 	counted := pipeline.Count(pipeline.Timeout(sink, 10*time.Second))
 	replicated := make(chan error, 1)
 	go func() { replicated <- replicate(ctx, stream, pipeline.Retry(counted, soon)) }()

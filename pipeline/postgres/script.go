@@ -26,6 +26,7 @@ type statement struct {
 	arrays bool   // params are text[] in binary format
 	table  string // for messages
 	expect int    // rows that it should affect; 0: does not matter
+	guard  bool   // it divides by zero if the target is not what it was
 	item   int
 }
 
@@ -48,8 +49,11 @@ func (s *script) run(ctx context.Context) error {
 	results, err := s.conn.ExecBatch(ctx, &batch).ReadAll()
 	if err != nil {
 		st := statement{item: -1} // of a constraint that is deferred to the end
-		if len(results) < len(s.statements) {
-			st = s.statements[len(results)]
+		if n := complete(results); n < len(s.statements) {
+			st = s.statements[n]
+		}
+		if st.guard && state(err) == "22012" { // division_by_zero
+			return targetLost("the row in walchan_position is not what this sink has stored last; end what else writes there, or copy the tables again")
 		}
 		if err = applyError(st, err); isRefusal(err) {
 			err = &pipeline.RefusedError{Item: st.item, Err: err}
@@ -60,6 +64,16 @@ func (s *script) run(ctx context.Context) error {
 		s.affected = append(s.affected, int(r.CommandTag.RowsAffected()))
 	}
 	return nil
+}
+
+// complete counts the statements that have succeeded. One that returns rows has a result when it fails, too.
+func complete(results []*pgconn.Result) int {
+	for i, r := range results {
+		if r.Err != nil {
+			return i
+		}
+	}
+	return len(results)
 }
 
 // upsert adds the rows of a table that are not to be deleted.

@@ -1,10 +1,15 @@
 // Package postgres is a pipeline.Sink that applies changes to the tables of a PostgreSQL database.
 //
-//	sink, err := postgres.Open(ctx, targetDSN, stream.Source())
+//	sink, err := postgres.Open(ctx, targetDSN)
 //	if err != nil {
 //		return err
 //	}
 //	defer sink.Close()
+//	stream, err := walchan.Subscribe(ctx, sourceDSN, walchan.WithSlot("shop"), walchan.WithPublication("shop"),
+//		walchan.WithTransactions(), walchan.WithCheckpointFrom(sink.Checkpoint))
+//	if err != nil {
+//		return err
+//	}
 //	g := pipeline.New(ctx, stream, 30*time.Second)
 //	transactions := pipeline.Transactions(g, g.Source(), pipeline.Limit{})
 //	batches := pipeline.Concat(g, pipeline.Batch(g, transactions, pipeline.Limit{Items: 1000}))
@@ -13,14 +18,23 @@
 //
 // # Each change once
 //
-// A batch is one transaction of the target, and the position of its last message is stored in the same transaction, in the
-// table walchan_position. What the stream sends again after a crash is recognised by that and left out. While a Sink is
-// open it holds an advisory lock, so that there is one at a time, and none before the last one's transaction has ended. A
-// connection that was lost without a word has the lock until the target notices (tcp_keepalives_idle there): so long it is ErrBusy. The
-// stored position belongs to a walchan.Source; under another cluster, database or slot Open fails with ErrSource.
+// A batch is one transaction of the target, and the checkpoint of its last message is stored in the same transaction, in the
+// table walchan_position. The stream begins after it. From Checkpoint on a Sink holds an advisory lock, so that there is one at
+// a time, and none before the last one's transaction has ended. A connection that was lost without a word has the lock until the
+// target notices (tcp_keepalives_idle there). So long it is ErrBusy.
+//
+// A process that waits for a slot (walchan.WithWaitForSlot) asks for the lock once it has the slot.
 //
 // The messages must come in the stream's order. With batches of whole transactions, as above, the target never shows a part
 // of one.
+//
+// # Lost changes
+//
+// A target that has become older, such as one that was restored, or a standby that lagged behind when it was promoted, lacks
+// changes that the slot does not have any more. The process that sees it ends with ErrTargetLost. Every later one ends with
+// walchan.ErrSlotMoved, which Subscribe returns: the slot is ahead of the checkpoint. ErrTargetLost is that error, too
+// (errors.Is). If the source becomes older, Subscribe returns walchan.ErrDiverged or walchan.ErrSlotMissing. In each case
+// the tables are to be copied again: see walchan.SubscribeAnew, with WithSnapshot, and WithEmptying of this package.
 //
 // # How changes are applied
 //
@@ -51,26 +65,26 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/pipeline"
 )
 
-// Sink applies messages to a database. It is a pipeline.Sink.
+// Sink applies messages to a database. It is a pipeline.Sink and a pipeline.Checkpointer.
 type Sink struct {
 	connString string
-	source     walchan.Source
 	cfg        config
 
-	conn     *pgconn.PgConn // nil: to be made
-	position walchan.Position
-	plans    map[*walchan.Relation]*plan
-	warned   map[string]bool // tables that lacked rows
+	conn   *pgconn.PgConn // it holds the lock; nil: to be made
+	place  place          // that is stored
+	known  bool           // this sink has read or stored it
+	plans  map[*walchan.Relation]*plan
+	warned map[string]bool // tables that lacked rows
 }
 
 // Option changes what Open does.
@@ -83,7 +97,7 @@ type config struct {
 	log   *slog.Logger
 }
 
-// WithName stores the position under this name, overriding the default of "walchan": for several sinks in one database.
+// WithName stores the checkpoint under this name, overriding the default of "walchan": for several sinks in one database.
 func WithName(name string) Option { return func(c *config) { c.name = name } }
 
 // WithTables says which table of the target gets the changes of a table of the source, overriding the default of the same
@@ -99,13 +113,13 @@ func WithEmptying() Option { return func(c *config) { c.empty = true } }
 // WithLogger logs to l, overriding the default of slog.Default(). Row data is never logged.
 func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
 
-// Open connects to the target, makes the table walchan_position if it is missing, and reads the position. source is that of
-// the stream (walchan.Stream.Source).
+// Open tries the connection to the target, and makes the table walchan_position if it is missing. One of an older version gets
+// the column that it lacks, for which the role must own the table.
 //
 // connString is a URL or a keyword/value string, as for pgx and libpq; the connection must be the sink's own, which a pooler
-// in transaction mode does not give. The errors are ErrSource, ErrBusy and the server's.
-func Open(ctx context.Context, connString string, source walchan.Source, opts ...Option) (*Sink, error) {
-	s := &Sink{connString: connString, source: source, warned: map[string]bool{}, cfg: config{
+// in transaction mode does not give.
+func Open(ctx context.Context, connString string, opts ...Option) (*Sink, error) {
+	s := &Sink{connString: connString, plans: map[*walchan.Relation]*plan{}, warned: map[string]bool{}, cfg: config{
 		name:  "walchan",
 		table: func(r *walchan.Relation) (string, string, bool) { return r.Schema, r.Name, true },
 		log:   slog.Default(),
@@ -113,10 +127,25 @@ func Open(ctx context.Context, connString string, source walchan.Source, opts ..
 	for _, o := range opts {
 		o(&s.cfg)
 	}
-	if err := s.connect(ctx); err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Checkpoint takes the lock, unless this sink has it already, and returns what is stored. Give it to walchan.WithCheckpointFrom. If
+// another process has the lock for 30 seconds it is ErrBusy.
+func (s *Sink) Checkpoint(ctx context.Context) (walchan.Checkpoint, error) {
+	if s.conn != nil {
+		if p, err := s.read(ctx, s.conn); err == nil {
+			return p.checkpoint, s.take(p)
+		}
+		s.Close() // somebody has ended the connection
+	}
+	if err := s.connect(ctx); err != nil {
+		return walchan.Checkpoint{}, err
+	}
+	return s.place.checkpoint, nil
 }
 
 // Close ends the connection to the target.
@@ -131,10 +160,22 @@ func (s *Sink) Close() error {
 	return err
 }
 
-// Write applies the batch in one transaction. A change that the target's constraints or types refuse is a
-// *pipeline.RefusedError. After any other error the batch may be written again: a lost connection is made anew. Errors that are
-// the stream's options, or ErrSource, are backoff's PermanentError.
+// Write is WriteCheckpoint with the checkpoint of the batch's last message.
 func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
+	var last walchan.Checkpoint
+	for i := len(batch) - 1; i >= 0 && last.IsZero(); i-- {
+		last = batch[i].Checkpoint()
+	}
+	return s.WriteCheckpoint(ctx, batch, last)
+}
+
+// WriteCheckpoint applies the batch and stores the checkpoint in one transaction. If the checkpoint is zero, what is stored
+// stays. A change that the target's constraints or types refuse is a *pipeline.RefusedError. After any other error the batch may
+// be written again: a lost connection is made anew. Errors of the stream's options and ErrTargetLost are backoff's PermanentError.
+func (s *Sink) WriteCheckpoint(ctx context.Context, batch []walchan.Message, c walchan.Checkpoint) error {
+	if _, err := c.Value(); err != nil {
+		return backoff.Permanent(err)
+	}
 	if s.conn == nil || s.conn.IsClosed() {
 		if err := s.connect(ctx); err != nil {
 			return err
@@ -143,9 +184,9 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 	if len(s.plans) > 1000 {
 		clear(s.plans) // relations come anew with every connection of the stream
 	}
-	err := s.apply(ctx, batch, false)
+	err := s.apply(ctx, batch, c, false)
 	if isRefusal(err) {
-		err = s.apply(ctx, batch, true) // one by one shows which, if it is refused then
+		err = s.apply(ctx, batch, c, true) // one by one shows which, if it is refused then
 	}
 	if err != nil {
 		clear(s.plans) // the target's tables may be altered before the next attempt
@@ -153,13 +194,12 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 	return err
 }
 
-// apply applies what of the batch lies beyond the stored position, folded or one by one.
-func (s *Sink) apply(ctx context.Context, batch []walchan.Message, oneByOne bool) error {
+// apply applies what of the batch the stored checkpoint does not cover, folded or one by one.
+func (s *Sink) apply(ctx context.Context, batch []walchan.Message, c walchan.Checkpoint, oneByOne bool) error {
 	script := script{conn: s.conn, item: -1}
-	fold, last := newFold(&script), s.position
+	fold := newFold(&script)
 	for i, m := range batch {
-		p, ok := m.Position()
-		if ok && p.Compare(s.position) <= 0 && (m.Tx == nil || !m.Tx.Redelivered) {
+		if s.place.covers(m) {
 			continue
 		}
 		if oneByOne {
@@ -169,20 +209,18 @@ func (s *Sink) apply(ctx context.Context, batch []walchan.Message, oneByOne bool
 		if err := s.add(ctx, fold, m); err != nil {
 			return itemError(i, err)
 		}
-		if ok && p.Compare(last) > 0 {
-			last = p
-		}
 	}
 	fold.flush()
-	if len(script.statements) == 0 {
-		return nil
-	}
 	script.item = -1
-	script.add(statement{sql: storePosition, params: [][]byte{[]byte(s.cfg.name), []byte(last.Commit.String()), fmt.Append(nil, last.Ordinal)}})
+	next, err := s.place.next(c)
+	if err != nil {
+		return err
+	}
+	script.add(s.place.store(s.cfg.name, next))
 	if err := script.run(ctx); err != nil {
 		return err
 	}
-	s.position = last
+	s.place = next
 	s.warnOfMissing(&script)
 	return nil
 }
@@ -244,4 +282,7 @@ func (s *Sink) warnOfMissing(script *script) {
 	}
 }
 
-var _ pipeline.Sink[walchan.Message] = (*Sink)(nil)
+var (
+	_ pipeline.Sink[walchan.Message]         = (*Sink)(nil)
+	_ pipeline.Checkpointer[walchan.Message] = (*Sink)(nil)
+)

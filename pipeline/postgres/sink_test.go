@@ -159,14 +159,11 @@ func TestTablesMapped(t *testing.T) {
 	}
 }
 
-var (
-	items  = walchantest.NewTable("items", "id int primary key", "v text")
-	source = walchan.Source{SystemID: "1", Database: "d", Slot: "s"}
-)
+var items = walchantest.NewTable("items", "id int primary key", "v text")
 
 func open(t testing.TB, db pgtest.DB, opts ...postgres.Option) *postgres.Sink {
 	t.Helper()
-	sink, err := postgres.Open(t.Context(), db.DSN(), source, append([]postgres.Option{postgres.WithLogger(quiet)}, opts...)...)
+	sink, err := postgres.Open(t.Context(), db.DSN(), append([]postgres.Option{postgres.WithLogger(quiet)}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,22 +215,13 @@ func TestConnectionLost(t *testing.T) {
 	}
 }
 
-func TestPositionOfAnotherSource(t *testing.T) {
+// What a target has of one source is of no use for another one; both are named.
+func TestCheckpointOfAnotherSource(t *testing.T) {
 	t.Parallel()
-	db := pgtest.Database(t)
-	open(t, db).Close()
-	for _, other := range []walchan.Source{{SystemID: "2", Database: "d", Slot: "s"}, {SystemID: "1", Database: "e", Slot: "s"}, {SystemID: "1", Database: "d", Slot: "z"}} {
-		_, err := postgres.Open(t.Context(), db.DSN(), other)
-		if !errors.Is(err, postgres.ErrSource) || !strings.Contains(err.Error(), fmt.Sprintf("slot %q of database %q in cluster %s", other.Slot, other.Database, other.SystemID)) ||
-			!strings.Contains(err.Error(), `slot "s" of database "d" in cluster 1`) {
-			t.Errorf("%+v: %v", other, err)
-		}
-		sink, err := postgres.Open(t.Context(), db.DSN(), other, postgres.WithName("of "+other.Slot+other.Database+other.SystemID))
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		sink.Close()
+	p, other := newPair(t), newPair(t)
+	_, err := other.subscribe(t.Context(), open(t, p.target))
+	if !errors.Is(err, walchan.ErrCheckpoint) || !strings.Contains(err.Error(), p.source.Name) || !strings.Contains(err.Error(), other.source.Name) {
+		t.Errorf("error is %v", err)
 	}
 }
 
@@ -241,19 +229,19 @@ func TestPositionOfAnotherSource(t *testing.T) {
 func TestSecondSinkWaits(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Database(t)
-	first := open(t, db)
+	first, second := open(t, db), open(t, db)
+	if _, err := first.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	opened := make(chan error)
 	go func() {
-		sink, err := postgres.Open(context.Background(), db.DSN(), source)
-		if err == nil {
-			sink.Close()
-		}
+		_, err := second.Checkpoint(context.Background())
 		opened <- err
 	}()
 	db.Wait(t, "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
 	select {
 	case err := <-opened:
-		t.Errorf("it is open: %v", err)
+		t.Errorf("it has a checkpoint: %v", err)
 	default:
 	}
 	first.Close()
@@ -355,13 +343,15 @@ func TestStreamWithOtherOptions(t *testing.T) {
 			}
 			db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
 			target.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)")
-			stream, err := walchan.Subscribe(t.Context(), db.DSN(), walchan.WithPublication("p"), walchan.WithLogger(quiet), test.option)
+			sink := open(t, target)
+			stream, err := subscribe(t.Context(), db.DSN(), db.Name, sink, walchan.WithCreateSlot(), test.option)
 			if err != nil {
 				t.Fatal(err)
 			}
-			db.Exec(t, test.sql)
 			g := pipeline.New(t.Context(), stream, time.Minute)
-			pipeline.Into(g, pipeline.Batch(g, g.Source(), pipeline.Limit{}), pipeline.Retry(open(t, target), soon))
+			pipeline.Into(g, pipeline.Batch(g, g.Source(), pipeline.Limit{}), pipeline.Retry(sink, soon))
+			db.Wait(t, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = '"+db.Name+"' AND NOT temporary")
+			db.Exec(t, test.sql)
 			if err := g.Wait(); err == nil || !strings.Contains(err.Error(), name) {
 				t.Errorf("Wait: %v", err)
 			}
@@ -372,19 +362,23 @@ func TestStreamWithOtherOptions(t *testing.T) {
 func TestOpenWithoutServer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if _, err := postgres.Open(ctx, "host=127.0.0.1 port=1 password=secret", source); err == nil || strings.Contains(err.Error(), "secret") {
+	if _, err := postgres.Open(ctx, "host=127.0.0.1 port=1 password=secret"); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("error is %v", err)
 	}
 }
 
-// Who opens what another process has open waits for half a minute, and is told.
+// Whoever wants what another process has waits for half a minute, and is told.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Database(t)
-	open(t, db)
-	_, err := postgres.Open(t.Context(), db.DSN(), source, postgres.WithLogger(quiet))
+	if _, err := open(t, db).Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := open(t, db).Checkpoint(t.Context())
 	if !errors.Is(err, postgres.ErrBusy) || !strings.Contains(err.Error(), "WithName") {
 		t.Errorf("error is %v", err)
 	}
-	open(t, db, postgres.WithName("another"))
+	if _, err := open(t, db, postgres.WithName("another")).Checkpoint(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
