@@ -27,10 +27,10 @@ type Checkpointer[T any] interface {
 }
 
 const (
-	quiet   = time.Second           // so long nothing is written before a checkpoint is stored by itself
-	soon    = time.Millisecond      // until the first look whether the items before a Progress are dealt with
-	later   = 50 * time.Millisecond // between two looks, after some
-	overdue = time.Minute           // so long nothing is stored before that is logged
+	quiet   = time.Second           // without a write, until a checkpoint is stored by itself
+	overdue = time.Minute           // without a checkpoint, until that is logged
+	soon    = time.Millisecond      // before the first look for the items that precede a Progress
+	later   = 50 * time.Millisecond // before the last ones
 )
 
 // pass takes a Progress out of the flow. It is skipped, so that everything before it is acknowledged once the stages have dealt
@@ -194,7 +194,7 @@ func (k *keeper[T]) begin(ctx context.Context) error {
 	given := began.(walchan.Checkpoint)
 	n, same := given.Compare(c)
 	switch {
-	case anew: // the first one that is stored replaces it
+	case anew: // the next one replaces it
 	case given == c:
 		k.set(c)
 	case same && n < 0 && !given.IsZero():
@@ -213,7 +213,7 @@ func describePlace(c walchan.Checkpoint) string {
 	return fmt.Sprintf("the checkpoint at %s of slot %q", c.Position(), c.Source().Slot)
 }
 
-// write writes a batch. What is stored never goes back: where it is ahead of the batch, the batch comes again.
+// write writes a batch. A batch that is delivered again does not take back what is stored.
 func (k *keeper[T]) write(ctx context.Context, it Item[[]T]) error {
 	c, f := newest(it.Value, k.checkpoint), stored
 	if c.IsZero() {

@@ -185,7 +185,7 @@ func TestNoCheckpointAheadOfAnItem(t *testing.T) {
 	})
 }
 
-// A message counts as stored once each sink that stores checkpoints has one that covers it.
+// A message counts as stored once the checkpoints of both sinks cover it.
 func TestCheckpointsOfTwoSinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := walchantest.NewServer(append(rows(20), walchantest.Idle())...)

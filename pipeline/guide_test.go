@@ -7,9 +7,12 @@ import (
 	"io"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/pipeline"
 	"github.com/walchan/walchan/pipeline/encode"
+	"github.com/walchan/walchan/pipeline/postgres"
 )
 
 // The code of docs/, compiled; TestReadme compares it.
@@ -32,6 +35,47 @@ func _(g *pipeline.Group, batches <-chan pipeline.Item[[]json.RawMessage], grave
 	counted := pipeline.Count(pipeline.Timeout(sink, 10*time.Second)) // counted.Stats() at any time
 	retried := pipeline.Retry(counted, pipeline.RetryPolicy{})
 	pipeline.Into(g, batches, pipeline.DeadLetter(retried, graveyard))
+}
+
+func _(ctx context.Context, source, target string) error {
+	sink, err := postgres.Open(ctx, target)
+	if err != nil {
+		return err
+	}
+	defer sink.Close()
+	stream, err := walchan.Subscribe(ctx, source, walchan.WithSlot("shop"), walchan.WithCreateSlot(), walchan.WithPublication("shop"),
+		walchan.WithTransactions(), walchan.WithCheckpointFrom(sink.Checkpoint))
+	if err != nil {
+		return err
+	}
+	g := pipeline.New(ctx, stream, 30*time.Second)
+	whole := pipeline.Transactions(g, g.Source(), pipeline.Limit{})
+	batches := pipeline.Concat(g, pipeline.Batch(g, whole, pipeline.Limit{Items: 1000}))
+	pipeline.Into(g, batches, pipeline.Retry(sink, pipeline.RetryPolicy{}))
+	return g.Wait()
+}
+
+type (
+	order struct {
+		ID     int
+		Status string
+	}
+	sink struct{ conn *pgx.Conn }
+)
+
+func (s *sink) WriteCheckpoint(ctx context.Context, batch []order, c walchan.Checkpoint) error {
+	return pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
+		for _, o := range batch {
+			if _, err := tx.Exec(ctx, "INSERT INTO orders VALUES ($1, $2)", o.ID, o.Status); err != nil {
+				return err
+			}
+		}
+		if c.IsZero() { // nothing new: what is stored stays
+			return nil
+		}
+		_, err := tx.Exec(ctx, "UPDATE progress SET checkpoint = $1", c)
+		return err
+	})
 }
 
 func _(stream *walchan.Stream, out io.Writer) error {

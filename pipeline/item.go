@@ -65,9 +65,9 @@ const (
 // node is where items were split or joined.
 type node struct {
 	group *Group
-	left  atomic.Int32  // acknowledgements that are missing
-	fate  atomic.Uint32 // the highest of those that have come
-	up    []ack         // what is acknowledged then
+	left  atomic.Int32  // missing acknowledgements
+	fate  atomic.Uint32 // the highest one so far
+	up    []ack         // acknowledged then
 	one   [1]ack        // room for up of a split
 }
 

@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -69,20 +70,20 @@ func run(ctx context.Context, f flags, out io.Writer) error {
 const grace = 10 * time.Second
 
 func publish(ctx context.Context, f flags, nc *nats.Conn, out io.Writer) error {
-	stream, err := walchan.Subscribe(ctx, f.dsn, walchan.WithSlot(f.slot), walchan.WithCreateSlot(), walchan.WithSnapshot(),
-		walchan.WithPublication(f.publication), walchan.WithDrainTimeout(grace))
+	sink, err := jetstream.Open(ctx, nc, f.stream, jetstream.WithCreateStream(nil))
 	if err != nil {
 		return err
 	}
-	sink, err := jetstream.Open(ctx, nc, f.stream, stream.Source(), jetstream.WithCreateStream(nil))
-	if err != nil {
-		return errors.Join(err, stream.Close())
-	}
 	stop, err := consume(ctx, f, nc, out)
 	if err != nil {
-		return errors.Join(err, stream.Close())
+		return err
 	}
 	defer stop()
+	stream, err := walchan.Subscribe(ctx, f.dsn, walchan.WithSlot(f.slot), walchan.WithCreateSlot(), walchan.WithSnapshot(),
+		walchan.WithPublication(f.publication), walchan.WithCheckpointFrom(sink.Checkpoint), walchan.WithDrainTimeout(grace))
+	if err != nil {
+		return err
+	}
 	g := pipeline.New(ctx, stream, grace)
 	batches := pipeline.Batch(g, g.Source(), pipeline.Limit{Items: 1000, Bytes: 8 << 20, Wait: 10 * time.Millisecond})
 	pipeline.Into(g, batches, pipeline.Retry(sink, pipeline.RetryPolicy{}))
@@ -99,7 +100,11 @@ func consume(ctx context.Context, f flags, nc *nats.Conn, out io.Writer) (stop f
 	if err != nil {
 		return nil, fmt.Errorf("consume %s: %w", f.stream, err)
 	}
-	running, err := c.Consume(func(m natsjs.Msg) { fmt.Fprintf(out, "%s %s\n", m.Subject(), m.Data()) })
+	running, err := c.Consume(func(m natsjs.Msg) {
+		if !strings.HasSuffix(m.Subject(), ".progress") { // a checkpoint of the sink, and no change
+			fmt.Fprintf(out, "%s %s\n", m.Subject(), m.Data())
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("consume %s: %w", f.stream, err)
 	}

@@ -4,7 +4,10 @@
 //
 // The tables must be in the target, with the same columns and primary keys. With -snapshot, the rows that exist are copied first,
 // if the slot has to be made; without, the target must have what the source had when the slot was made. Each transaction is
-// applied once, as a whole, whenever the process is stopped or killed: its position is stored in the target, with the rows.
+// applied once, as a whole, whenever the process is stopped or killed: its checkpoint is stored in the target, with the rows.
+//
+// If the source or the target has lost changes, as after a restore or a fail-over, replica ends with an error, and so does every
+// later one, until the tables are copied again.
 package main
 
 import (
@@ -50,8 +53,13 @@ const grace = 30 * time.Second
 
 // run applies changes until ctx ends.
 func run(ctx context.Context, f flags) error {
+	sink, err := postgres.Open(ctx, f.target, postgres.WithEmptying())
+	if err != nil {
+		return err
+	}
+	defer sink.Close()
 	opts := []walchan.Option{walchan.WithSlot(f.slot), walchan.WithCreateSlot(), walchan.WithPublication(f.publication),
-		walchan.WithTransactions(), walchan.WithDrainTimeout(grace)}
+		walchan.WithTransactions(), walchan.WithCheckpointFrom(sink.Checkpoint), walchan.WithDrainTimeout(grace)}
 	if f.snapshot {
 		opts = append(opts, walchan.WithSnapshot())
 	}
@@ -59,13 +67,6 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	sink, err := postgres.Open(ctx, f.target, stream.Source(), postgres.WithEmptying())
-	if err != nil {
-		stream.Close()
-		return fmt.Errorf("%w (if the source has the slot %s, it keeps WAL until replica goes on or the slot is dropped)", err, f.slot)
-	}
-	defer sink.Close()
-
 	counted := pipeline.Count(sink)
 	g := pipeline.New(ctx, stream, grace)
 	whole := pipeline.Transactions(g, g.Source(), pipeline.Limit{})

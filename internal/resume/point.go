@@ -58,11 +58,10 @@ func (p Point) Covers(commit LSN) bool {
 	return commit < p.Through
 }
 
-// Contains says whether a message is contained: the ordinal-th of the transaction that was committed at a position, or a single one
-// that ended there.
+// Contains says whether a message is contained. lsn is its transaction's commit, or the end of a single message.
 func (p Point) Contains(lsn LSN, ordinal uint32, single bool) bool {
 	if single {
-		return lsn <= max(p.Through, p.Commit)
+		return lsn <= p.Commit || p.Single && lsn <= p.Through
 	}
 	return p.Covers(lsn) || lsn == p.Commit && ordinal <= p.Ordinal
 }

@@ -40,7 +40,7 @@ func (s *Sink) header(o *outgoing, after string) nats.Header {
 	return h
 }
 
-// batch is one that is being encoded.
+// batch is a batch while it is encoded.
 type batch struct {
 	last  mark         // of the stream
 	point resume.Point // of it
@@ -48,7 +48,7 @@ type batch struct {
 	out   []outgoing
 }
 
-// encode returns what is to be published of a batch: what was not before, and behind it the checkpoint.
+// encode returns the messages to publish, without the published ones. The last one has the checkpoint.
 func (s *Sink) encode(messages []walchan.Message, c walchan.Checkpoint) ([]outgoing, error) {
 	s.useDatabase(messages)
 	b := batch{last: s.last, next: s.last, out: make([]outgoing, 0, len(messages))}
@@ -87,8 +87,8 @@ func (s *Sink) encode(messages []walchan.Message, c walchan.Checkpoint) ([]outgo
 	return b.out, nil
 }
 
-// add adds the parts of a message. Only the last one has its checkpoint: if the process ends between two of them, the message
-// must come again.
+// add adds the parts of a message. Only the last part has the checkpoint, because the message is delivered again if the process
+// ends between two parts.
 func (b *batch) add(item int, m walchan.Message, parts []outgoing, again uint32) {
 	done := b.next
 	done.of, done.parts, done.again = walchan.Position{}, 0, again

@@ -20,10 +20,10 @@ import (
 // Headers of what is published.
 const (
 	headerCheckpoint = "Walchan-Checkpoint" // everything up to it is in the stream
-	headerPart       = "Walchan-Part"       // and the first parts of the message behind it: 0/16C39F0:2.1
+	headerPart       = "Walchan-Part"       // and the first parts of the next message: 0/16C39F0:2.1
 	headerAgain      = "Walchan-Again"      // how often the transaction was sent differently
 
-	// Of older versions.
+	// Older versions have written these.
 	headerPosition = "Walchan-Position" // not of a snapshot's rows
 	headerSource   = "Walchan-Source"   // cluster/database/slot
 )
@@ -31,9 +31,9 @@ const (
 // mark says how far the stream is once a message is published.
 type mark struct {
 	checkpoint walchan.Checkpoint // everything up to it is there
-	of         walchan.Position   // of the message behind it, if some of its parts are there
-	parts      uint32             // how many
-	again      uint32             // of the transaction of the newest message
+	of         walchan.Position   // of the next message, if some of its parts are there
+	parts      uint32             // how many of them
+	again      uint32             // as in headerAgain, for the newest transaction
 }
 
 // covers says whether a part of m is there. point is that of the checkpoint.

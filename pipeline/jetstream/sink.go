@@ -40,9 +40,9 @@
 //
 // The NATS stream itself says how far the sink has come: its last message has the checkpoint. Each message is published under
 // the condition that it follows the one before (Nats-Expected-Last-Sequence). So whatever breaks, and however many messages
-// were on their way, the stream has the changes in order, without a gap and without a repetition. What was stored is found
-// by Checkpoint, and after each failure, and what comes again is left out. The server drops repetitions within its window by
-// Nats-Msg-Id, too.
+// were on their way, the stream has the changes in order, without a gap and without a repetition. The sink reads the last
+// message in Checkpoint, and after each failure, and leaves out the changes that the stream has. The server drops repetitions
+// within its window by Nats-Msg-Id, too.
 //
 // For that the stream must be the sink's own: nobody else may publish into it. It must keep messages until they are old or
 // many (retention by limits); a work queue can be had as another stream that has this one as its source.
@@ -127,8 +127,8 @@ func WithCreateStream(edit func(*natsjs.StreamConfig)) Option {
 func WithEncoder(e Encoder) Option { return func(c *config) { c.encoder = e } }
 
 // WithRemoved accepts that the stream's last message was removed, and the checkpoint with it: Checkpoint then returns the zero
-// one. Subscribe needs walchan.WithFrom beside it, with the slot's confirmed position. What the stream had beyond that is there
-// again.
+// one. Subscribe needs walchan.WithFrom beside it, with the slot's confirmed position. Changes that the stream had after that are
+// published again.
 func WithRemoved() Option { return func(c *config) { c.removed = true } }
 
 // WithLogger logs to l, overriding the default of slog.Default(). Row data is never logged.
@@ -189,8 +189,8 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 	return s.WriteCheckpoint(ctx, batch, last)
 }
 
-// WriteCheckpoint publishes the batch and waits until the server has confirmed all of it. The last message has the checkpoint. If
-// there is nothing to publish that is a message of its own. A message that is too large for the server, or that cannot be
+// WriteCheckpoint publishes the batch and waits until the server has confirmed all of it. The last message has the checkpoint. A
+// batch without changes is one message, with the checkpoint alone. A message that is too large for the server, or that cannot be
 // encoded, is a *pipeline.RefusedError. After any other error the batch may be written again: what of it was stored is left out
 // then.
 func (s *Sink) WriteCheckpoint(ctx context.Context, batch []walchan.Message, c walchan.Checkpoint) error {

@@ -130,7 +130,7 @@ func TestLaterProcesses(t *testing.T) {
 	}
 }
 
-// A checkpoint without changes is a message of its own, once.
+// A checkpoint without changes is published once.
 func TestProgress(t *testing.T) {
 	nc := dial(t, serve(t))
 	name := streamName(t, nc)
@@ -145,7 +145,7 @@ func TestProgress(t *testing.T) {
 	if len(all) != 1 || all[0].Subject() != name+".progress" || checkpoint(t, all[0].Headers()) != msgs[0].Checkpoint() {
 		t.Errorf("stored: %v", all)
 	}
-	// The last message of a batch has the checkpoint of what is left out behind it.
+	// The last message of a batch has the batch's checkpoint, also where that is a later one.
 	if err := sink.WriteCheckpoint(t.Context(), walchantest.Messages(items.Insert(0, "a"), items.Insert(1, "a"))[1:], msgs[1].Checkpoint()); err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,8 @@ func TestStreamThatWillNotDo(t *testing.T) {
 	}
 }
 
-// The last message, removed, takes the checkpoint along. A sink that lives knows it; another one refuses, unless it is told not to.
+// The last message takes the checkpoint along when it is removed. A sink that lives knows it. Another one refuses, unless it has
+// WithRemoved.
 func TestLastMessageRemoved(t *testing.T) {
 	nc := dial(t, serve(t))
 	name := streamName(t, nc)

@@ -50,8 +50,7 @@
 //
 // A process that follows one that was killed writes what that one had not confirmed to PostgreSQL, and what was stored of this
 // is there twice: in each partition a piece of its end comes again, in the same order, so that the last record of a key is right
-// nevertheless. Whoever reads a partition recognises repetitions by walchan-id and key, which are those of a record that was
-// there before.
+// nevertheless. The reader of a partition recognises a repetition by its walchan-id and key, which an earlier record has, too.
 //
 // Two things are beyond that. What the killed process had sent may still be on its way where a network stalls, and come behind
 // what the next one has written: then the last record of a key may be an old one, for a reader that does not look at

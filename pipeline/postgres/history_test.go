@@ -42,7 +42,7 @@ func (p pair) refused(t *testing.T, dsn string, kinds ...error) {
 	}
 }
 
-// A source that has lost what was applied is refused by every later process: first it has no slot, and then one that somebody has made.
+// Every later process refuses a source that has lost applied changes: first without a slot, and then with a slot made by hand.
 func TestSourceThatHasLostWhatWasApplied(t *testing.T) {
 	t.Parallel()
 	primary := pgtest.Start(t)
@@ -70,8 +70,8 @@ func TestSourceThatHasLostWhatWasApplied(t *testing.T) {
 	}
 }
 
-// A target that has lost what it had, as one that failed over may have, is not gone on with: the slot does not have it any more.
-// Neither does the process that sees it, nor any later one.
+// A target has lost changes, as after a fail-over, and the slot does not have them any more. The process that sees it ends, and
+// every later process refuses the target.
 func TestTargetThatHasLostWhatItHad(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY)")
@@ -253,7 +253,7 @@ func TestPipelineThatLeavesOutEveryRow(t *testing.T) {
 	}
 }
 
-// Of two processes the second one waits for the slot, and goes on after what the first one has stored last.
+// The second process waits for the slot of the first one, and then goes on after the checkpoint that the first one has stored last.
 func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, "CREATE TABLE t (v int)") // whoever applies twice has a row twice

@@ -50,7 +50,7 @@ func pointOf(c walchan.Checkpoint) (resume.Point, error) {
 	return parsed.Point, err
 }
 
-// covers says whether m is applied. A transaction that is delivered again as a whole is another one than the one that is.
+// covers says whether m is applied. Tx.Redelivered says that a transaction is to be applied as a whole, whatever was before.
 func (p *place) covers(m walchan.Message) bool {
 	at, ok := m.Position()
 	return ok && (m.Tx == nil || !m.Tx.Redelivered) && p.point.Contains(at.Commit, at.Ordinal, m.Tx == nil)

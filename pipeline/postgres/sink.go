@@ -19,9 +19,9 @@
 // # Each change once
 //
 // A batch is one transaction of the target, and the checkpoint of its last message is stored in the same transaction, in the
-// table walchan_position. The stream begins after it. From Checkpoint on a Sink holds an advisory lock, so that there is one at
-// a time, and none before the last one's transaction has ended. A connection that was lost without a word has the lock until the
-// target notices (tcp_keepalives_idle there). So long it is ErrBusy.
+// table walchan_position. The stream begins after it. From Checkpoint on a Sink holds an advisory lock, which keeps other Sinks
+// out until its last transaction has ended. A connection that was lost without a word has the lock until the target notices
+// (tcp_keepalives_idle there). Until then other Sinks get ErrBusy.
 //
 // A process that waits for a slot (walchan.WithWaitForSlot) asks for the lock once it has the slot.
 //
@@ -30,8 +30,8 @@
 //
 // # Lost changes
 //
-// A target that has become older, such as one that was restored, or a standby that lagged behind when it was promoted, lacks
-// changes that the slot does not have any more. The process that sees it ends with ErrTargetLost. Every later one ends with
+// A target may become older: it is restored, or fails over to a standby that lagged. Then it lacks changes that the slot does not
+// have any more. The process that sees it ends with ErrTargetLost. Every later one ends with
 // walchan.ErrSlotMoved, which Subscribe returns: the slot is ahead of the checkpoint. ErrTargetLost is that error, too
 // (errors.Is). If the source becomes older, Subscribe returns walchan.ErrDiverged or walchan.ErrSlotMissing. In each case
 // the tables are to be copied again: see walchan.SubscribeAnew, with WithSnapshot, and WithEmptying of this package.
@@ -171,7 +171,7 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 
 // WriteCheckpoint applies the batch and stores the checkpoint in one transaction. If the checkpoint is zero, what is stored
 // stays. A change that the target's constraints or types refuse is a *pipeline.RefusedError. After any other error the batch may
-// be written again: a lost connection is made anew. Errors of the stream's options and ErrTargetLost are backoff's PermanentError.
+// be written again, and a lost connection is replaced. Errors of the stream's options and ErrTargetLost are backoff's PermanentError.
 func (s *Sink) WriteCheckpoint(ctx context.Context, batch []walchan.Message, c walchan.Checkpoint) error {
 	if _, err := c.Value(); err != nil {
 		return backoff.Permanent(err)

@@ -367,7 +367,7 @@ func TestOpenWithoutServer(t *testing.T) {
 	}
 }
 
-// Whoever wants what another process has waits for half a minute, and is told.
+// A sink waits half a minute for the lock of another one, and then fails.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Database(t)
