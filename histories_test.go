@@ -14,45 +14,98 @@ import (
 )
 
 // The tests of two histories: a stream loses its server, and finds under the same name one whose WAL has gone another way, or
-// perhaps has not. It must go on with each row once, or refuse. What it must never do is go on with a gap.
+// perhaps has not. It must continue with each row once, or refuse. It must never continue with a gap.
 
-// history is a stream, and the name under which it finds its server.
+// history is a consumer, and the name under which it finds its server.
 type history struct {
 	t      *testing.T
 	name   chan *pgtest.Cluster // 1; the server that has the name. While there is none the stream waits.
 	server *pgtest.Cluster      // the last one
 	stream *walchan.Stream
+
+	// target is what a consumer stores that is a new process at every server. It is nil for one whose stream lives on.
+	target *copyOf
+	opts   []walchan.Option
 }
 
-// newHistory makes a server, as ownServer does, and a stream of it.
-func newHistory(t *testing.T, opts ...pgtest.Option) (*history, *pgtest.Cluster) {
+// newHistory makes a server, as ownServer does, and a consumer of it. next says that the consumer is a new process at every server.
+func newHistory(t *testing.T, next bool, opts ...pgtest.Option) (*history, *pgtest.Cluster) {
 	t.Helper()
 	db := ownServer(t, append([]pgtest.Option{pgtest.WithSetting("autovacuum", "off")}, opts...)...)
-	return &history{t: t, name: make(chan *pgtest.Cluster, 1)}, db.Cluster
+	h := &history{t: t, name: make(chan *pgtest.Cluster, 1)}
+	if next {
+		h.target = &copyOf{}
+	}
+	return h, db.Cluster
+}
+
+// inBothWays runs a test for a consumer whose stream lives on, and for one that is a new process at every server.
+func inBothWays(t *testing.T, name string, f func(t *testing.T, next bool)) {
+	t.Run(name+", same process", func(t *testing.T) { f(t, false) })
+	t.Run(name+", next process", func(t *testing.T) { f(t, true) })
 }
 
 // dbOf is the database of a history's server. Its name is the slot's, too.
 func dbOf(c *pgtest.Cluster) pgtest.DB { return pgtest.DB{Cluster: c, Name: "postgres"} }
 
-// beginsAt makes the stream.
+// beginsAt makes the first stream. What the slot begins with is already in the target.
 func (h *history) beginsAt(c *pgtest.Cluster) {
 	h.t.Helper()
-	h.goesTo(c)
-	h.stream = open(h.t, h.t.Context(), dbOf(c), walchan.WithConnect(func(ctx context.Context, cfg *pgconn.Config) error {
-		select {
-		case c := <-h.name:
-			h.name <- c
-			cfg.Port = uint16(c.Port())
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}))
+	h.takesName(c)
+	var opts []walchan.Option
+	if h.target != nil {
+		opts = append(opts, walchan.WithFrom(slotAt(h.t, dbOf(c))))
+	}
+	h.mustSubscribe(opts...)
 }
 
-// receives wants these rows next, and acknowledges them. It returns when the server knows.
+func (h *history) mustSubscribe(opts ...walchan.Option) {
+	h.t.Helper()
+	if err := h.subscribe(opts...); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *history) subscribe(opts ...walchan.Option) (err error) {
+	h.t.Helper()
+	db := dbOf(h.server)
+	opts = append(append(usual(h.t, db), walchan.WithConnect(h.connect)), append(h.opts, opts...)...)
+	if k := h.target; k != nil {
+		if opts = append(opts, walchan.WithCheckpoint(k.last(h.t))); k.checkpoint != "" {
+			opts = append(opts, walchan.WithCreateSlot()) // which must not hide that the slot is gone
+		}
+	}
+	h.stream, err = walchan.Subscribe(h.t.Context(), db.DSN(), opts...)
+	if err == nil {
+		h.t.Cleanup(func() { h.stream.Close() })
+	}
+	return err
+}
+
+func (h *history) connect(ctx context.Context, cfg *pgconn.Config) error {
+	select {
+	case c := <-h.name:
+		h.name <- c
+		cfg.Port = uint16(c.Port())
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// receives wants these rows next, stores them if the consumer does, and acknowledges them. It returns when the server knows.
 func (h *history) receives(ids ...int) {
 	h.t.Helper()
+	if k := h.target; k != nil {
+		k.take(h.t, h.stream, len(ids))
+		for i, row := range k.rows[len(k.rows)-len(ids):] {
+			if want := "insert " + itoa(ids[i]); row != want {
+				h.t.Fatalf("row %q, want %q", row, want)
+			}
+		}
+		waitSlotAt(h.t, dbOf(h.server), k.last(h.t).Position().Commit+1)
+		return
+	}
 	ms := take(h.t, h.stream, len(ids))
 	wantIDs(h.t, ms, ids...)
 	ackAll(h.stream, ms)
@@ -64,14 +117,33 @@ func (h *history) idles() {
 	h.t.Helper()
 	db := dbOf(h.server)
 	writeQuietly(h.t, db)
-	waitSlotAt(h.t, db, walEnd(h.t, db))
+	writeQuietly(h.t, db)
+	end := walEnd(h.t, db)
+	for deadline := time.After(patience); h.target != nil && slotAt(h.t, db) < end; {
+		select {
+		case m := <-h.stream.C():
+			if m.Kind != walchan.Progress {
+				h.t.Fatalf("%v, %v", m, h.stream.Err())
+			}
+			h.target.apply(h.t, m)
+			h.stream.Ack(m)
+		case <-time.After(10 * time.Millisecond): // between two looks at the slot
+		case <-deadline:
+			h.t.Fatalf("the slot is at %s, and not at %s: %+v", slotAt(h.t, db), end, h.stream.Stats())
+		}
+	}
+	waitSlotAt(h.t, db, end)
 }
 
-// leaves disconnects the stream. It finds no server until goesTo.
+// leaves disconnects the stream, or ends the process. The consumer has no server until goesTo.
 func (h *history) leaves() {
 	h.t.Helper()
 	db := dbOf(<-h.name)
-	db.Exec(h.t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL AND slot_type = 'logical'")
+	if h.target != nil {
+		h.stream.Close()
+	} else {
+		db.Exec(h.t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL AND slot_type = 'logical'")
+	}
 	db.Wait(h.t, "SELECT count(*) = 0 FROM pg_replication_slots WHERE active_pid IS NOT NULL AND slot_type = 'logical'")
 }
 
@@ -83,24 +155,34 @@ func (h *history) leavesForGood() {
 		"CHECKPOINT")
 }
 
-// goesTo gives another server the name, or the same one again.
-func (h *history) goesTo(c *pgtest.Cluster) {
+// takesName gives a server the name.
+func (h *history) takesName(c *pgtest.Cluster) {
 	h.server = c
 	h.name <- c
 }
 
-// goesOnAt has the stream go to a server, which must continue it: with these rows at first, which were not received yet, and
-// then with new ones, also over the connection after that.
-func (h *history) goesOnAt(c *pgtest.Cluster, ids ...int) {
+// goesTo has the consumer go to a server, perhaps the same one again, which must continue the stream.
+func (h *history) goesTo(c *pgtest.Cluster) {
 	h.t.Helper()
 	before := h.stream.Stats().Reconnects
-	h.goesTo(c)
+	h.takesName(c)
+	if h.target != nil {
+		h.mustSubscribe()
+		return
+	}
 	await(h.t, h.stream, "it has connected again", func() bool {
 		if err := h.stream.Err(); err != nil {
 			h.t.Fatalf("the stream has ended: %v", err)
 		}
 		return h.stream.Stats().Reconnects > before
 	})
+}
+
+// goesOnAt is goesTo. The consumer must receive these rows, which it does not have yet, and then new ones, also over the
+// connections after that.
+func (h *history) goesOnAt(c *pgtest.Cluster, ids ...int) {
+	h.t.Helper()
+	h.goesTo(c)
 	if len(ids) > 0 {
 		h.receives(ids...)
 	}
@@ -116,25 +198,37 @@ func (h *history) goesOnAt(c *pgtest.Cluster, ids ...int) {
 	}
 }
 
-// refuses has the stream go to a server, at which it must end with one of these errors and without a message.
+// refuses has the consumer go to a server, where it must get one of these errors and no message.
 func (h *history) refuses(c *pgtest.Cluster, kinds ...error) {
 	h.t.Helper()
-	h.goesTo(c)
+	h.takesName(c)
+	err := h.ends()
+	h.t.Logf("refused: %v", err)
+	for _, kind := range kinds {
+		if errors.Is(err, kind) {
+			return
+		}
+	}
+	h.t.Errorf("the error is %v, want %v", err, kinds)
+}
+
+// ends returns the error with which the stream ends, or cannot be made.
+func (h *history) ends() error {
+	h.t.Helper()
+	if h.target != nil {
+		if err := h.subscribe(); err != nil {
+			return err
+		}
+	}
 	select {
 	case m, ok := <-h.stream.C():
 		if ok {
-			h.t.Fatalf("row %d was received", id(m))
+			h.t.Fatalf("row %d was received: %v", id(m), m)
 		}
 	case <-time.After(patience):
 		h.t.Fatalf("the stream has not ended: %+v", h.stream.Stats())
 	}
-	h.t.Logf("refused: %v", h.stream.Err())
-	for _, kind := range kinds {
-		if errors.Is(h.stream.Err(), kind) {
-			return
-		}
-	}
-	h.t.Errorf("the error is %v, want %v", h.stream.Err(), kinds)
+	return h.stream.Err()
 }
 
 // writeQuietly writes into the table that is not published: enough that it reaches into another segment of WAL.
@@ -197,8 +291,8 @@ func TestFailoverWithLossIsRefused(t *testing.T) {
 				insert(t, db, 201, 1, 3)
 			},
 		} {
-			t.Run(slot+", "+name, func(t *testing.T) {
-				h, primary := newHistory(t)
+			inBothWays(t, slot+", "+name, func(t *testing.T, next bool) {
+				h, primary := newHistory(t, next)
 				var standby *pgtest.Cluster
 				if slot == "copied" {
 					standby = withStandbys(t, primary, 1)[0]
@@ -224,7 +318,7 @@ func TestFailoverWithLossIsRefused(t *testing.T) {
 	}
 }
 
-// failoverSlot makes a server's slot one that standbys synchronise, and returns what these need.
+// failoverSlot makes a server's slot a fail-over slot. It returns the setting with which a standby can synchronise it.
 func failoverSlot(t *testing.T, c *pgtest.Cluster) pgtest.Option {
 	t.Helper()
 	if c.Version() < 17 {
@@ -238,8 +332,8 @@ func failoverSlot(t *testing.T, c *pgtest.Cluster) pgtest.Option {
 func TestFailoverWithoutLossGoesOn(t *testing.T) {
 	for _, slot := range []string{"copied", "synchronised"} {
 		for _, tail := range []string{"nothing lost", "an idle tail lost"} {
-			t.Run(slot+", "+tail, func(t *testing.T) {
-				h, primary := newHistory(t)
+			inBothWays(t, slot+", "+tail, func(t *testing.T, next bool) {
+				h, primary := newHistory(t, next)
 				var standby *pgtest.Cluster
 				if slot == "copied" {
 					standby = withStandbys(t, primary, 1)[0]
@@ -268,20 +362,22 @@ func TestFailoverWithoutLossGoesOn(t *testing.T) {
 	}
 }
 
-// Somebody makes the slot anew on the promoted standby, which had none, when it has taken writes already.
+// The promoted standby has no slot. Somebody makes one there, after the first writes.
 func TestSlotRemadeAfterFailoverIsRefused(t *testing.T) {
-	h, primary := newHistory(t)
-	standby := primary.Standby(t)
-	h.beginsAt(primary)
-	insert(t, dbOf(primary), 1, 1, 1)
-	h.receives(1)
-	standby.CatchUp(t, primary)
-	h.leaves()
-	failOver(t, primary, standby)
-	insert(t, dbOf(standby), 2, 1, 1)
-	remakeSlot(t, standby)
-	insert(t, dbOf(standby), 3, 1, 1)
-	h.refuses(standby, walchan.ErrSlotMoved)
+	inBothWays(t, "remade", func(t *testing.T, next bool) {
+		h, primary := newHistory(t, next)
+		standby := primary.Standby(t)
+		h.beginsAt(primary)
+		insert(t, dbOf(primary), 1, 1, 1)
+		h.receives(1)
+		standby.CatchUp(t, primary)
+		h.leaves()
+		failOver(t, primary, standby)
+		insert(t, dbOf(standby), 2, 1, 1)
+		remakeSlot(t, standby)
+		insert(t, dbOf(standby), 3, 1, 1)
+		h.refuses(standby, walchan.ErrSlotMoved)
+	})
 }
 
 // remakeSlot makes a new slot of the old name.
@@ -320,8 +416,8 @@ func TestTwoPromotionsToOneNumberAreTold(t *testing.T) {
 			insert(t, db, 103, 1, 1)
 		}, walchan.ErrSlotMoved},
 	} {
-		t.Run(name, func(t *testing.T) {
-			h, primary := newHistory(t)
+		inBothWays(t, name, func(t *testing.T, next bool) {
+			h, primary := newHistory(t, next)
 			standbys := withStandbys(t, primary, 2)
 			first, second := standbys[0], standbys[1]
 			h.beginsAt(primary)
@@ -347,26 +443,28 @@ func TestTwoPromotionsToOneNumberAreTold(t *testing.T) {
 // Two servers are started from one copy. The first transaction on both has the same position and the same XID; only its time
 // differs.
 func TestTwinWithTheSameTransactionIsTold(t *testing.T) {
-	h, a := newHistory(t)
-	b := snapshotOf(t, a, pgtest.Fast).Twin(t)
-	h.beginsAt(a)
-	insert(t, dbOf(a), 1, 1, 1)
-	h.receives(1)
-	h.leaves()
-	insert(t, dbOf(b), 1, 1, 1)
-	const place = "SELECT pg_current_wal_flush_lsn() || ' ' || xmin FROM t WHERE id = 1"
-	t.Logf("the transactions end at %s and %s", dbOf(a).Query(t, place), dbOf(b).Query(t, place))
-	insert(t, dbOf(b), 101, 1, 1)
-	writeQuietly(t, dbOf(b))
-	h.refuses(b, walchan.ErrDiverged)
+	inBothWays(t, "twin", func(t *testing.T, next bool) {
+		h, a := newHistory(t, next)
+		b := snapshotOf(t, a, pgtest.Fast).Twin(t)
+		h.beginsAt(a)
+		insert(t, dbOf(a), 1, 1, 1)
+		h.receives(1)
+		h.leaves()
+		insert(t, dbOf(b), 1, 1, 1)
+		const place = "SELECT pg_current_wal_flush_lsn() || ' ' || xmin FROM t WHERE id = 1"
+		t.Logf("the transactions end at %s and %s", dbOf(a).Query(t, place), dbOf(b).Query(t, place))
+		insert(t, dbOf(b), 101, 1, 1)
+		writeQuietly(t, dbOf(b))
+		h.refuses(b, walchan.ErrDiverged)
+	})
 }
 
 // A standby is promoted while a stream is connected to it: the stream goes on at once, on the new timeline, and also after its
 // connection has broken.
 func TestPromotionUnderTheStreamGoesOn(t *testing.T) {
 	for _, cut := range []string{"at once", "after a row"} {
-		t.Run(cut, func(t *testing.T) {
-			h, primary := newHistory(t, pgtest.WithSetting("hot_standby_feedback", "on"))
+		inBothWays(t, cut, func(t *testing.T, next bool) {
+			h, primary := newHistory(t, next, pgtest.WithSetting("hot_standby_feedback", "on"))
 			if primary.Version() < 16 {
 				t.Skip("standbys decode from PostgreSQL 16 on")
 			}
@@ -410,6 +508,56 @@ func makeSlotOnStandby(t *testing.T, standby, primary *pgtest.Cluster) {
 	}
 }
 
+// A server has crashed. Its slot is where it was at the last time that the server wrote that to disk: before the last transaction that
+// was delivered, or after it, but before what was confirmed.
+func TestServerCrashGoesOn(t *testing.T) {
+	for _, slot := range []string{"before the last transaction", "after the last transaction"} {
+		inBothWays(t, slot, func(t *testing.T, next bool) {
+			h, c := newHistory(t, next)
+			h.beginsAt(c)
+			insert(t, dbOf(c), 1, 1, 2)
+			h.receives(1, 2)
+			last := slotAt(t, dbOf(c))
+			if slot == "after the last transaction" {
+				h.idles()
+				h.leavesForGood()
+				h.goesTo(c)
+			}
+			h.idles()
+			told := slotAt(t, dbOf(c))
+			h.leaves()
+			must(t, c.Restart(t.Context(), pgtest.Immediate))
+			if at := slotAt(t, dbOf(c)); at >= told || slot == "after the last transaction" && at < last {
+				t.Fatalf("the slot is at %s, and was at %s and %s", at, last, told)
+			}
+			insert(t, dbOf(c), 3, 1, 1)
+			h.goesOnAt(c, 3)
+			if h.stream.Stats().Unproven {
+				t.Error("nothing has proven the history")
+			}
+		})
+	}
+}
+
+// A server that took over has no slot. A new one would begin now, with a gap: none is made.
+func TestServerWithoutTheSlotIsRefused(t *testing.T) {
+	inBothWays(t, "fail-over", func(t *testing.T, next bool) {
+		h, primary := newHistory(t, next)
+		standby := primary.Standby(t)
+		h.beginsAt(primary)
+		insert(t, dbOf(primary), 1, 1, 1)
+		h.receives(1)
+		standby.CatchUp(t, primary)
+		h.leaves()
+		failOver(t, primary, standby)
+		insert(t, dbOf(standby), 2, 1, 1)
+		h.refuses(standby, walchan.ErrSlotMissing)
+		if n := dbOf(standby).Query(t, "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'"); n != "0" {
+			t.Errorf("there are %s slots", n)
+		}
+	})
+}
+
 // A snapshot of the server's volume is put back, on the same timeline: what was delivered since is gone, and other transactions
 // have its place.
 func TestVolumePutBackIsTold(t *testing.T) {
@@ -426,8 +574,8 @@ func TestVolumePutBackIsTold(t *testing.T) {
 			insert(t, db, 106, 1, 1)
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			h, c := newHistory(t)
+		inBothWays(t, name, func(t *testing.T, next bool) {
+			h, c := newHistory(t, next)
 			h.beginsAt(c)
 			insert(t, dbOf(c), 1, 1, 1)
 			h.receives(1)
@@ -454,8 +602,8 @@ func TestVolumePutBackUnderNewerSlotsIsTold(t *testing.T) {
 			insert(t, db, 106, 1, 1)
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			h, c := newHistory(t)
+		inBothWays(t, name, func(t *testing.T, next bool) {
+			h, c := newHistory(t, next)
 			h.beginsAt(c)
 			insert(t, dbOf(c), 1, 1, 1)
 			h.receives(1)
@@ -479,8 +627,8 @@ func TestVolumePutBackUnderNewerSlotsIsTold(t *testing.T) {
 // was confirmed. The server must not be told of that end again, because it would skip its next transactions.
 func TestVolumePutBackWithAllThatWasDeliveredGoesOn(t *testing.T) {
 	for _, mode := range []pgtest.Mode{pgtest.Fast, pgtest.Immediate} {
-		t.Run(string(mode), func(t *testing.T) {
-			h, c := newHistory(t)
+		inBothWays(t, string(mode), func(t *testing.T, next bool) {
+			h, c := newHistory(t, next)
 			h.beginsAt(c)
 			insert(t, dbOf(c), 1, 1, 2)
 			h.receives(1, 2)
@@ -495,7 +643,7 @@ func TestVolumePutBackWithAllThatWasDeliveredGoesOn(t *testing.T) {
 
 // The same, but the row is acknowledged when the connection is lost already, so that no status has told the end.
 func TestFirstStatusTellsNoPositionOfAnotherHistory(t *testing.T) {
-	h, c := newHistory(t)
+	h, c := newHistory(t, false)
 	h.beginsAt(c)
 	insert(t, dbOf(c), 1, 1, 1)
 	ms := take(t, h.stream, 1)
@@ -512,8 +660,8 @@ func TestFirstStatusTellsNoPositionOfAnotherHistory(t *testing.T) {
 // A server is recovered to a point in time, on a new timeline, with the slot of the base backup.
 func TestPointInTimeRecovery(t *testing.T) {
 	for _, name := range []string{"before what was delivered", "after all that was delivered", "with a slot that is newer"} {
-		t.Run(name, func(t *testing.T) {
-			h, c := newHistory(t)
+		inBothWays(t, name, func(t *testing.T, next bool) {
+			h, c := newHistory(t, next)
 			base := snapshotOf(t, c, pgtest.Fast)
 			h.beginsAt(c)
 			insert(t, dbOf(c), 1, 1, 1)
@@ -568,8 +716,8 @@ func TestSlotMovedBySomebody(t *testing.T) {
 		"copied from an older":  {func(t *testing.T, db pgtest.DB) { copySlot(t, db) }, false},
 		"copied, and read once": {func(t *testing.T, db pgtest.DB) { copySlot(t, db); db.Exec(t, fmt.Sprintf(readSlot, 1)) }, false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			h, c := newHistory(t)
+		inBothWays(t, name, func(t *testing.T, next bool) {
+			h, c := newHistory(t, next)
 			dbOf(c).Exec(t, "SELECT pg_copy_logical_replication_slot('postgres', 'older')")
 			h.beginsAt(c)
 			insert(t, dbOf(c), 1, 1, 2)
@@ -597,22 +745,24 @@ func copySlot(t *testing.T, db pgtest.DB) {
 
 // After a crash the slot is older than what was confirmed. Somebody advances it, by less than that.
 func TestSlotAdvancedWithinWhatWasConfirmedGoesOn(t *testing.T) {
-	h, c := newHistory(t)
-	h.beginsAt(c)
-	insert(t, dbOf(c), 1, 1, 2)
-	h.receives(1, 2)
-	between := walEnd(t, dbOf(c))
-	h.idles()
-	told := slotAt(t, dbOf(c))
-	h.leaves()
-	must(t, c.Restart(t.Context(), pgtest.Immediate))
-	if at := slotAt(t, dbOf(c)); at >= between {
-		t.Fatalf("the slot is at %s, not before %s", at, between)
-	}
-	dbOf(c).Exec(t, "SELECT pg_replication_slot_advance('postgres', '"+between.String()+"')")
-	if at := slotAt(t, dbOf(c)); at < between || at > told {
-		t.Fatalf("the slot is at %s, not between %s and %s", at, between, told)
-	}
-	insert(t, dbOf(c), 3, 1, 1)
-	h.goesOnAt(c, 3)
+	inBothWays(t, "advanced", func(t *testing.T, next bool) {
+		h, c := newHistory(t, next)
+		h.beginsAt(c)
+		insert(t, dbOf(c), 1, 1, 2)
+		h.receives(1, 2)
+		between := walEnd(t, dbOf(c))
+		h.idles()
+		told := slotAt(t, dbOf(c))
+		h.leaves()
+		must(t, c.Restart(t.Context(), pgtest.Immediate))
+		if at := slotAt(t, dbOf(c)); at >= between {
+			t.Fatalf("the slot is at %s, not before %s", at, between)
+		}
+		dbOf(c).Exec(t, "SELECT pg_replication_slot_advance('postgres', '"+between.String()+"')")
+		if at := slotAt(t, dbOf(c)); at < between || at > told {
+			t.Fatalf("the slot is at %s, not between %s and %s", at, between, told)
+		}
+		insert(t, dbOf(c), 3, 1, 1)
+		h.goesOnAt(c, 3)
+	})
 }
