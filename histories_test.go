@@ -66,7 +66,7 @@ func (h *history) mustSubscribe(opts ...walchan.Option) {
 	}
 }
 
-func (h *history) subscribe(opts ...walchan.Option) (err error) {
+func (h *history) subscribe(opts ...walchan.Option) error {
 	h.t.Helper()
 	db := dbOf(h.server)
 	opts = append(append(usual(h.t, db), walchan.WithConnect(h.connect)), append(h.opts, opts...)...)
@@ -75,9 +75,10 @@ func (h *history) subscribe(opts ...walchan.Option) (err error) {
 			opts = append(opts, walchan.WithCreateSlot()) // which must not hide that the slot is gone
 		}
 	}
-	h.stream, err = walchan.Subscribe(h.t.Context(), db.DSN(), opts...)
+	s, err := walchan.Subscribe(h.t.Context(), db.DSN(), opts...)
 	if err == nil {
-		h.t.Cleanup(func() { h.stream.Close() })
+		h.stream = s
+		h.t.Cleanup(func() { s.Close() })
 	}
 	return err
 }
@@ -112,13 +113,13 @@ func (h *history) receives(ids ...int) {
 	waitSlotAt(h.t, dbOf(h.server), ms[len(ms)-1].Tx.CommitLSN+1)
 }
 
-// idles has the server write WAL that is not for the stream, and waits until that is confirmed.
+// idles has the server write WAL that is not for the stream, and waits until most of it is confirmed.
 func (h *history) idles() {
 	h.t.Helper()
 	db := dbOf(h.server)
 	writeQuietly(h.t, db)
-	writeQuietly(h.t, db)
 	end := walEnd(h.t, db)
+	writeQuietly(h.t, db)
 	for deadline := time.After(patience); h.target != nil && slotAt(h.t, db) < end; {
 		select {
 		case m := <-h.stream.C():
