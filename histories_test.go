@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -304,7 +305,7 @@ func TestFailoverWithLossIsRefused(t *testing.T) {
 				insert(t, dbOf(primary), 1, 1, 1)
 				h.receives(1)
 				if standby.CatchUp(t, primary); slot == "synchronised" {
-					standby.SyncSlot(t, primary, "postgres")
+					h.synchronises(standby)
 				}
 				standby.CutOff(t)
 				writeQuietly(t, dbOf(primary))
@@ -329,6 +330,25 @@ func failoverSlot(t *testing.T, c *pgtest.Cluster) pgtest.Option {
 	return pgtest.WithSetting("hot_standby_feedback", "on")
 }
 
+// synchronises copies the slot to a standby. For the first time the slot must have confirmed more than a snapshot of the running
+// transactions, after which none has begun. So what it confirms is a message, which is no transaction.
+func (h *history) synchronises(standby *pgtest.Cluster) {
+	h.t.Helper()
+	db := dbOf(h.server)
+	for range 20 {
+		db.Exec(h.t, "SELECT pg_log_standby_snapshot()", "SELECT pg_logical_emit_message(false, 'p', '')")
+		m := next(h.t, h.stream)
+		if h.target != nil {
+			h.target.apply(h.t, m)
+		}
+		h.stream.Ack(m)
+		if waitSlotAt(h.t, db, m.LSN); standby.SyncSlot(h.t, h.server, "postgres") {
+			return
+		}
+	}
+	h.t.Fatal("the slot is not synchronised")
+}
+
 // A fail-over that has lost nothing, or only WAL without anything for the stream, goes on.
 func TestFailoverWithoutLossGoesOn(t *testing.T) {
 	for _, slot := range []string{"copied", "synchronised"} {
@@ -345,7 +365,7 @@ func TestFailoverWithoutLossGoesOn(t *testing.T) {
 				insert(t, dbOf(primary), 1, 1, 2)
 				h.receives(1, 2)
 				if standby.CatchUp(t, primary); slot == "synchronised" {
-					standby.SyncSlot(t, primary, "postgres")
+					h.synchronises(standby)
 				}
 				insert(t, dbOf(primary), 3, 1, 1)
 				h.receives(3)
@@ -510,16 +530,20 @@ func makeSlotOnStandby(t *testing.T, standby, primary *pgtest.Cluster) {
 }
 
 // A server has crashed. Its slot is where it was at the last time that the server wrote that to disk: before the last transaction that
-// was delivered, or after it, but before what was confirmed.
+// was delivered, or after it, but before what was confirmed. Then the WAL of that transaction proves the history, if it is there.
 func TestServerCrashGoesOn(t *testing.T) {
-	for _, slot := range []string{"before the last transaction", "after the last transaction"} {
+	for slot, keep := range map[string]string{
+		"before the last transaction":                      "0",
+		"after the last transaction":                       "1GB",
+		"after the last transaction, whose WAL is removed": "0",
+	} {
 		inBothWays(t, slot, func(t *testing.T, next bool) {
-			h, c := newHistory(t, next)
+			h, c := newHistory(t, next, pgtest.WithSetting("wal_keep_size", keep))
 			h.beginsAt(c)
 			insert(t, dbOf(c), 1, 1, 2)
 			h.receives(1, 2)
-			last := slotAt(t, dbOf(c))
-			if slot == "after the last transaction" {
+			last, after := slotAt(t, dbOf(c)), strings.HasPrefix(slot, "after")
+			if after {
 				h.idles()
 				h.leavesForGood()
 				h.goesTo(c)
@@ -528,14 +552,17 @@ func TestServerCrashGoesOn(t *testing.T) {
 			told := slotAt(t, dbOf(c))
 			h.leaves()
 			must(t, c.Restart(t.Context(), pgtest.Immediate))
-			if at := slotAt(t, dbOf(c)); at >= told || slot == "after the last transaction" && at < last {
+			if at := slotAt(t, dbOf(c)); at >= told || after && at < last {
 				t.Fatalf("the slot is at %s, and was at %s and %s", at, last, told)
 			}
 			insert(t, dbOf(c), 3, 1, 1)
-			h.goesOnAt(c, 3)
-			if h.stream.Stats().Unproven {
-				t.Error("nothing has proven the history")
+			h.goesTo(c)
+			h.receives(3)
+			if unproven, want := h.stream.Stats().Unproven, after && keep == "0"; unproven != want {
+				t.Errorf("unproven is %v", unproven)
 			}
+			h.leaves()
+			h.goesOnAt(c)
 		})
 	}
 }
