@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(crashConsumer) != "" {
 		consumeUntilKilled()
 	}
+	if os.Getenv(storingConsumer) != "" {
+		storeUntilKilled()
+	}
 	if os.Getenv(snapshotConsumer) != "" {
 		consumeSnapshotUntilKilled()
 	}
