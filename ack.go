@@ -177,7 +177,7 @@ func (l *ledger) checkpoint() point {
 	return l.reached
 }
 
-// forget lets go of what was said of an attempt to begin. A mark of it means nothing to the next one.
+// forget drops the marks of an attempt to begin, which mean nothing to the next attempt.
 func (l *ledger) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

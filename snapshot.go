@@ -24,8 +24,7 @@ import (
 // The connection that has made the slot must stay idle, for the snapshot goes with its next command. When it breaks, all
 // starts over. When that of a worker does, the worker reads on where it was: the rows that a snapshot shows stand still.
 //
-// In the ledger the messages of a snapshot have no mark but the one behind the last, which a consumer may say is stored.
-// Nothing is confirmed.
+// In the ledger a snapshot has one mark, after its last message, for consumers that store checkpoints. Nothing is confirmed.
 
 // Snapshot is what a SnapshotBegin or SnapshotEnd is about.
 type Snapshot struct {
