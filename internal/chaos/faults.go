@@ -204,9 +204,13 @@ func (c *chaos) query(ctx context.Context, sql string) (string, error) {
 }
 
 func query(ctx context.Context, server *pgtest.Cluster, sql string) (string, error) {
+	return queryDSN(ctx, server.SocketDSN(), sql)
+}
+
+func queryDSN(ctx context.Context, dsn, sql string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	conn, err := pgconn.Connect(ctx, server.SocketDSN())
+	conn, err := pgconn.Connect(ctx, dsn)
 	if err != nil {
 		return "", err
 	}

@@ -13,9 +13,13 @@ func (f finding) Unwrap() error { return f.error }
 
 func found(format string, args ...any) error { return finding{fmt.Errorf(format, args...)} }
 
+// toolFailure is an error of chaos itself, which may be the cause of all others.
+type toolFailure struct{ error }
+
 func isFinding(err error) bool {
 	var f finding
-	return errors.As(err, &f)
+	var t toolFailure
+	return errors.As(err, &f) && !errors.As(err, &t)
 }
 
 // The exit statuses. A panic has the second one, too.
