@@ -42,6 +42,7 @@ type chaos struct {
 	largeTx  int // changes of a large transaction
 	out      io.Writer
 	verbose  bool
+	only     string // the fail-overs in whose name this is; "": all
 
 	dir     string // journals and logs; removed unless something is wrong
 	rng     *rand.Rand
@@ -130,6 +131,9 @@ func (c *chaos) setUp(ctx context.Context) (err error) {
 		pgtest.WithSetting("deadlock_timeout", "100ms"))
 	if err != nil {
 		return err
+	}
+	if len(c.failovers()) == 0 {
+		return fmt.Errorf("PostgreSQL %d has no fail-over %q", c.cluster.Version(), c.only)
 	}
 	c.servers = append(c.servers, c.cluster.DataDir())
 	c.traffic.dsn = c.cluster.SocketDSN()
@@ -309,7 +313,7 @@ func (c *chaos) addChild(slot int, name string) error {
 // rounds injects faults, round after round, and somewhere in each a fail-over, with a pause after each in which the consumers must
 // catch up: a stream that is stuck must not be saved by the next fault.
 func (c *chaos) rounds(ctx context.Context) error {
-	for end := c.began.Add(c.duration); time.Now().Before(end) && ctx.Err() == nil; {
+	for end := time.Now().Add(c.duration); time.Now().Before(end) && ctx.Err() == nil; {
 		length := min(roundLength, time.Until(end))
 		round := time.Now().Add(length)
 		due := time.Now().Add(time.Duration(c.rng.Int64N(int64(length))))
@@ -390,11 +394,14 @@ func (c *chaos) catchUp(ctx context.Context) error {
 	if _, err := c.query(ctx, fmt.Sprintf("INSERT INTO marker VALUES (%d)", c.markers)); err != nil {
 		return err
 	}
-	began := time.Now()
+	began, interrupted := time.Now(), ctx
 	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()
 	for i, slot := range slots {
-		if err := c.await(ctx, i); err != nil {
+		switch err := c.await(ctx, i); {
+		case context.Cause(interrupted) != nil:
+			return context.Cause(interrupted)
+		case err != nil:
 			return found("%s is stuck: it %w, %v after the last fault", slot, err, time.Since(began).Round(time.Millisecond))
 		}
 		c.say("%s has caught up after %v", slot, time.Since(began).Round(time.Millisecond))

@@ -54,15 +54,29 @@ type succession struct {
 // nextFailover has each kind come once before any comes again.
 func (c *chaos) nextFailover() fault {
 	if len(c.queue) == 0 {
-		c.queue = slices.Clone(anySlots)
-		if c.synchronises() {
-			c.queue = append(c.queue, synchronisedSlots...)
-		}
+		c.queue = c.failovers()
 		c.rng.Shuffle(len(c.queue), func(i, k int) { c.queue[i], c.queue[k] = c.queue[k], c.queue[i] })
 	}
 	next := c.queue[0]
 	c.queue = c.queue[1:]
 	return next
+}
+
+// failovers are those that the server's version has and that are asked for.
+func (c *chaos) failovers() []fault {
+	all := slices.Clone(anySlots)
+	if c.synchronises() {
+		all = slices.Concat(synchronisedSlots, all)
+	}
+	return slices.DeleteFunc(all, func(f fault) bool { return !strings.Contains(f.kind, c.only) })
+}
+
+func kindsOfFailovers() string {
+	var kinds []string
+	for _, f := range slices.Concat(synchronisedSlots, anySlots) {
+		kinds = append(kinds, f.kind)
+	}
+	return strings.Join(kinds, "; ")
 }
 
 // synchronises says whether standbys keep copies of slots.
@@ -87,15 +101,8 @@ func (c *chaos) failOver(ctx context.Context, end func(context.Context) error) (
 
 // stopFast stops the primary, which sends everything to its standby before.
 func (c *chaos) stopFast(ctx context.Context) error {
-	for _, p := range c.proxies {
-		p.rate.Store(0)
-	}
-	ctx, cancel := context.WithTimeout(ctx, stopLimit)
-	defer cancel()
-	if err := c.cluster.Stop(ctx, pgtest.Fast); err != nil {
-		return finding{err}
-	}
-	return nil
+	_, err := c.stop(ctx, pgtest.Fast)
+	return err
 }
 
 // switchByHand is a switch-over without a loss, but with slots that are made on the new primary.

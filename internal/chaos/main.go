@@ -34,11 +34,12 @@ func main() {
 	duration := flag.Duration("duration", time.Minute, "how long to inject faults")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the faults and the traffic (default: the time)")
 	verbose := flag.Bool("v", false, "print each fault")
+	only := flag.String("failover", "", "only the fail-overs in whose name this is: "+kindsOfFailovers())
 	keep := flag.Bool("keep", false, "keep journals and logs, whatever the result")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c := &chaos{seed: *seed, duration: *duration, largeTx: 20_000, out: os.Stdout, verbose: *verbose}
+	c := &chaos{seed: *seed, duration: *duration, largeTx: 20_000, out: os.Stdout, verbose: *verbose, only: *only}
 	exit(c.prove(ctx, *keep))
 }
 

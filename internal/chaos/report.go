@@ -70,7 +70,7 @@ func (c *chaos) judge(ctx context.Context) (report, error) {
 		c.closeStream(k)
 	}
 	r := report{seed: c.seed, took: time.Since(c.began), counts: c.counts, traffic: &c.traffic, changes: len(ref.published), totals: c.totals,
-		catchUps: c.catchUps, stop: c.longestStop, failovers: c.failovers(), wrong: c.wrong}
+		catchUps: c.catchUps, stop: c.longestStop, failovers: c.describeFailovers(), wrong: c.wrong}
 	for _, k := range c.children {
 		c.total(k.order.Slot).Lives = k.order.Life
 	}
@@ -90,18 +90,14 @@ func (c *chaos) judge(ctx context.Context) (report, error) {
 	return r, nil
 }
 
-// failovers says which ones there were.
-func (c *chaos) failovers() string {
-	all := anySlots
-	if c.synchronises() {
-		all = slices.Concat(synchronisedSlots, anySlots)
-	}
+// describeFailovers says which ones there were.
+func (c *chaos) describeFailovers() string {
 	var b strings.Builder
-	for _, f := range all {
+	for _, f := range c.failovers() {
 		fmt.Fprintf(&b, "%d of kind %q, ", c.counts[f.kind], f.kind)
 	}
 	fmt.Fprintf(&b, "with which %d committed transactions were lost; consumers refused to go on", c.lost)
-	for _, kind := range slices.Sorted(maps.Keys(refusals)) {
+	for _, kind := range slices.Sorted(maps.Keys(c.refusals)) {
 		fmt.Fprintf(&b, ", %d times with %s", c.refusals[kind], kind)
 	}
 	return b.String()

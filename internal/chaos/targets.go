@@ -195,7 +195,7 @@ func (c *chaos) runInReplica(ctx context.Context, statements []string) error {
 	return nil
 }
 
-// startServer starts a server in a process of its own, on a port that stays. Its files are beside those of the cluster, in
+// startServer starts a server in a process of its own, on a port that stays. Its files are beside those of the replica, in
 // memory where there is room: a process that is killed loses nothing there either.
 func (c *chaos) startServer(ctx context.Context, sink, name, scheme string) error {
 	log, err := os.Create(filepath.Join(c.dir, name+".log"))
@@ -206,7 +206,7 @@ func (c *chaos) startServer(ctx context.Context, sink, name, scheme string) erro
 	if err != nil {
 		return err
 	}
-	k := &child{order: childOrder{Slot: name, DSN: fmt.Sprint(port), Target: filepath.Join(filepath.Dir(c.cluster.DataDir()), name)}, log: log, reached: newMilestone()}
+	k := &child{order: childOrder{Slot: name, DSN: fmt.Sprint(port), Target: filepath.Join(filepath.Dir(c.replica.DataDir()), name)}, log: log, reached: newMilestone()}
 	t := &target{name: sink, server: k,
 		kill: func() error { return k.signal(context.Background(), syscall.SIGKILL) },
 		start: func(ctx context.Context) error {
