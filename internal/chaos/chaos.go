@@ -24,13 +24,14 @@ const (
 	senderTimeout = 2 * time.Second  // the server's wal_sender_timeout
 	faultEvery    = 2 * time.Second  // at most, apart from the time that one takes
 	roundLength   = 15 * time.Second // of faults; then the consumers must catch up
-	catchUpLimit  = 3 * time.Minute  // JetStream syncs each message, and a machine may have other work
+	stuckAfter    = 2 * time.Minute  // without any progress
+	catchUpLimit  = 15 * time.Minute // however much progress there is
 	stopLimit     = 30 * time.Second // for the server to stop, whatever the consumers do
 )
 
 // slots of the consumers: a stream in this process, one of another plugin, and those in processes that are killed: one that
-// keeps a journal, and the sinks.
-var slots = []string{"stream", "raw", "child", "files", "writer", "postgres", "jetstream", "kafka"}
+// keeps a journal, one that keeps checkpoints, and the sinks.
+var slots = []string{"stream", "raw", "child", "checkpoint", "files", "writer", "postgres", "jetstream", "kafka"}
 
 const inThisProcess = 2 // of slots
 
@@ -41,11 +42,14 @@ type chaos struct {
 	largeTx  int // changes of a large transaction
 	out      io.Writer
 	verbose  bool
+	only     string // the fail-overs in whose name this is; "": all
 
 	dir     string // journals and logs; removed unless something is wrong
 	rng     *rand.Rand
 	began   time.Time
-	cluster *pgtest.Cluster
+	cluster *pgtest.Cluster // the primary
+	standby *pgtest.Cluster
+	servers []string // data directories of all that there were
 	proxies []*proxy // by slot
 	traffic traffic
 	ddl     *writer
@@ -56,6 +60,11 @@ type chaos struct {
 	children []*child // behind those in this process
 	targets  []*target
 	replica  *pgtest.Cluster // of the sink postgres
+
+	succession                        // of the primaries
+	generation int                    // of what the consumers write to: how often it was made
+	from       map[string]walchan.LSN // by slot: where the consumer's target begins
+	totals     map[string]*total      // by slot
 
 	calm      atomic.Bool
 	consumers sync.WaitGroup
@@ -72,6 +81,7 @@ type chaos struct {
 func (c *chaos) run(ctx context.Context) (report, error) {
 	c.rng = rand.New(rand.NewPCG(c.seed, 0))
 	c.began, c.counts, c.problems = time.Now(), map[string]int{}, make(chan error, 8)
+	c.history, c.refusals, c.from, c.totals = newReference(), map[string]int{}, map[string]walchan.LSN{}, map[string]*total{}
 	var err error
 	if c.dir, err = os.MkdirTemp("", "walchan-chaos-"); err != nil {
 		return report{}, err
@@ -83,7 +93,7 @@ func (c *chaos) run(ctx context.Context) (report, error) {
 	writing, stopWriting := context.WithCancel(ctx)
 	var writersDone sync.WaitGroup
 	for i := range writers {
-		w := newWriter(&c.traffic, c.cluster.SocketDSN(), c.seed, i+1)
+		w := newWriter(&c.traffic, c.seed, i+1)
 		w.truncates, w.largeTx = i == 0, c.largeTx
 		writersDone.Go(func() { w.run(writing) })
 	}
@@ -94,9 +104,23 @@ func (c *chaos) run(ctx context.Context) (report, error) {
 		err = c.finish(ctx)
 	}
 	if err != nil {
-		return report{}, errors.Join(err, c.situation())
+		return report{}, errors.Join(c.failure(), err, c.situation())
 	}
 	return c.judge(ctx)
+}
+
+// failure is what has become of the tools.
+func (c *chaos) failure() (err error) {
+	for _, p := range c.proxies {
+		err = errors.Join(err, p.failure())
+	}
+	for _, t := range c.targets {
+		err = errors.Join(err, t.proxy.failure())
+	}
+	if err != nil {
+		return toolFailure{err}
+	}
+	return nil
 }
 
 func (c *chaos) setUp(ctx context.Context) (err error) {
@@ -108,39 +132,129 @@ func (c *chaos) setUp(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if len(c.failovers()) == 0 {
+		return fmt.Errorf("PostgreSQL %d has no fail-over %q", c.cluster.Version(), c.only)
+	}
+	c.servers = append(c.servers, c.cluster.DataDir())
+	c.traffic.dsn = c.cluster.SocketDSN()
 	for _, sql := range slices.Concat(tables, publishing) {
 		if _, err := c.query(ctx, sql); err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 	}
+	if err := c.startGeneration(); err != nil {
+		return err
+	}
 	for range slots {
-		p, err := newProxy(fmt.Sprintf("127.0.0.1:%d", c.cluster.Port()))
+		p, err := newProxy(addressOf(c.cluster))
 		if err != nil {
 			return err
 		}
 		c.proxies = append(c.proxies, p)
 	}
-	c.ddl = newWriter(&c.traffic, c.cluster.SocketDSN(), c.seed, writers+1)
+	c.ddl = newWriter(&c.traffic, c.seed, writers+1)
 	if c.log, err = os.Create(filepath.Join(c.dir, "streams.log")); err != nil {
-		return err
-	}
-	c.stream, err = c.consume(ctx, 0, seeMessage, walchan.WithPublication("chaos"), walchan.WithTransactions(), walchan.WithMaxUnacked(5000))
-	if err != nil {
-		return err
-	}
-	c.raw, err = c.consume(ctx, 1, seeRaw(), walchan.WithPlugin("test_decoding", nil), walchan.WithBuffer(16, 4096), walchan.WithTerminateOld())
-	if err != nil {
 		return err
 	}
 	if err := c.startTargets(ctx); err != nil {
 		return err
 	}
 	for i, slot := range slots[inThisProcess:] {
-		if err := c.startChild(ctx, inThisProcess+i, c.holds(slot)); err != nil {
+		if err := c.addChild(inThisProcess+i, slot); err != nil {
+			return err
+		}
+	}
+	if err := c.makeSlots(ctx); err != nil {
+		return err
+	}
+	if err := c.startConsumers(ctx); err != nil {
+		return err
+	}
+	if err := c.awaitSlot(ctx, "checkpoint"); err != nil {
+		return err
+	}
+	return c.makeStandby(ctx)
+}
+
+// startGeneration begins what the consumers write to anew.
+func (c *chaos) startGeneration() error {
+	c.generation++
+	return os.Mkdir(c.generationDir(), 0o700)
+}
+
+func (c *chaos) generationDir() string {
+	return filepath.Join(c.dir, fmt.Sprint("generation-", c.generation))
+}
+
+func addressOf(s *pgtest.Cluster) string { return fmt.Sprintf("127.0.0.1:%d", s.Port()) }
+
+// makeSlots makes the slots, which must exist before what they are to send. The consumer "checkpoint" makes its own.
+func (c *chaos) makeSlots(ctx context.Context) (err error) {
+	for _, name := range slots {
+		if name == "checkpoint" {
+			continue
+		}
+		if c.from[name], err = c.makeSlot(ctx, name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// startConsumers starts all of them.
+func (c *chaos) startConsumers(ctx context.Context) error {
+	if err := c.startStreams(ctx); err != nil {
+		return err
+	}
+	for _, k := range c.children {
+		k.order.Target, k.order.Generation, k.order.Origin = c.holds(k.order.Slot), c.generation, c.from[k.order.Slot].String()
+		if err := k.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startStreams starts the consumers in this process.
+func (c *chaos) startStreams(ctx context.Context) (err error) {
+	c.stream, err = c.consume(ctx, 0, seeMessage, walchan.WithPublication("chaos"), walchan.WithTransactions(), walchan.WithMaxUnacked(5000))
+	if err != nil {
+		return err
+	}
+	c.raw, err = c.consume(ctx, 1, seeRaw(), walchan.WithPlugin("test_decoding", nil), walchan.WithBuffer(16, 4096), walchan.WithTerminateOld())
+	return err
+}
+
+// makeSlot makes a slot on the primary, and returns where it begins.
+func (c *chaos) makeSlot(ctx context.Context, name string) (walchan.LSN, error) {
+	plugin, failover := "pgoutput", ""
+	if name == "raw" {
+		plugin = "test_decoding"
+	}
+	if c.synchronises() {
+		failover = ", failover => true"
+	}
+	at, err := c.query(ctx, "SELECT lsn FROM pg_create_logical_replication_slot('"+name+"', '"+plugin+"'"+failover+")")
+	if err != nil {
+		return 0, err
+	}
+	return walchan.ParseLSN(at)
+}
+
+// awaitSlot waits until a consumer has made its slot.
+func (c *chaos) awaitSlot(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, stuckAfter)
+	defer cancel()
+	for {
+		n, err := c.query(ctx, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+name+"'")
+		if err != nil {
+			return found("%s does not make its slot: %w", name, err)
+		}
+		if n == "1" {
+			return nil
+		}
+		sleep(ctx, 20*time.Millisecond)
+	}
 }
 
 // holds is where a child writes to: a target, or files.
@@ -160,7 +274,7 @@ func (c *chaos) dsn(slot int) string {
 func (c *chaos) consume(ctx context.Context, slot int, see func(walchan.Message) seen, opts ...walchan.Option) (*consumer, error) {
 	name := slots[slot]
 	log := slog.New(slog.NewTextHandler(c.log, nil))
-	opts = append(opts, walchan.WithSlot(name), walchan.WithCreateSlot(), walchan.WithLogger(log))
+	opts = append(opts, walchan.WithSlot(name), walchan.WithLogger(log))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stream, err := walchan.Subscribe(ctx, c.dsn(slot), opts...)
 	if err != nil {
@@ -172,44 +286,45 @@ func (c *chaos) consume(ctx context.Context, slot int, see func(walchan.Message)
 		cancel()
 		return nil, errors.Join(err, stream.Close())
 	}
-	k := &consumer{name: name, stream: stream, cancel: cancel, journal: j, see: see, reached: newMilestone(),
+	k := &consumer{name: name, stream: stream, cancel: cancel, journal: j, see: see, reached: newMilestone(), ended: make(chan struct{}),
 		rng: rand.New(rand.NewPCG(c.seed, uint64(1+slot))), calm: &c.calm, note: c.note}
 	c.consumers.Go(func() {
-		if err := k.run(); err != nil {
-			c.problems <- fmt.Errorf("%s: %w", name, err)
+		defer close(k.ended)
+		if k.err = k.run(); k.err != nil && !k.expected.Load() {
+			c.problems <- found("%s: %w", name, k.err)
 		}
 	})
 	return k, nil
 }
 
-func (c *chaos) journal(name string) string { return filepath.Join(c.dir, name+".journal") }
+func (c *chaos) journal(name string) string { return filepath.Join(c.generationDir(), name+".journal") }
 
-// startChild makes the child's slot, which must exist before there is traffic, and starts it.
-func (c *chaos) startChild(ctx context.Context, slot int, target string) error {
-	name := slots[slot]
-	from, err := c.query(ctx, "SELECT lsn FROM pg_create_logical_replication_slot('"+name+"', 'pgoutput')")
-	if err != nil {
-		return err
-	}
+// addChild makes a child, which is not yet started.
+func (c *chaos) addChild(slot int, name string) error {
 	log, err := os.Create(filepath.Join(c.dir, name+".log"))
 	if err != nil {
 		return err
 	}
-	k := &child{order: childOrder{DSN: c.dsn(slot), Slot: name, Target: target, From: from, Seed: c.seed}, log: log, reached: newMilestone()}
+	k := &child{order: childOrder{DSN: c.dsn(slot), Slot: name, Seed: c.seed, Failover: c.synchronises()}, log: log, reached: newMilestone()}
 	c.children = append(c.children, k)
-	return k.start()
+	return nil
 }
 
-// rounds injects faults, round after round, with a pause after each in which the consumers must catch up: a stream that is
-// stuck must not be saved by the next fault.
+// rounds injects faults, round after round, and somewhere in each a fail-over, with a pause after each in which the consumers must
+// catch up: a stream that is stuck must not be saved by the next fault.
 func (c *chaos) rounds(ctx context.Context) error {
-	for end := c.began.Add(c.duration); time.Now().Before(end) && ctx.Err() == nil; {
-		round := time.Now().Add(min(roundLength, time.Until(end)))
+	for end := time.Now().Add(c.duration); time.Now().Before(end) && ctx.Err() == nil; {
+		length := min(roundLength, time.Until(end))
+		round := time.Now().Add(length)
+		due := time.Now().Add(time.Duration(c.rng.Int64N(int64(length))))
 		for last := 0; last < len(always) && ctx.Err() == nil; {
 			f := choose(c.rng)
 			if !time.Now().Before(round) {
 				f = always[last]
 				last++
+			}
+			if !due.IsZero() && time.Now().After(due) {
+				due, f = time.Time{}, c.nextFailover()
 			}
 			if err := c.inject(ctx, f); err != nil {
 				return err
@@ -229,6 +344,9 @@ func (c *chaos) inject(ctx context.Context, f fault) error {
 		return fmt.Errorf("%s: %w", f.kind, err)
 	}
 	c.note(f.kind, what)
+	if err := c.failure(); err != nil {
+		return err
+	}
 	for _, k := range c.children {
 		if err := k.failure(); err != nil {
 			return err
@@ -276,21 +394,67 @@ func (c *chaos) catchUp(ctx context.Context) error {
 	if _, err := c.query(ctx, fmt.Sprintf("INSERT INTO marker VALUES (%d)", c.markers)); err != nil {
 		return err
 	}
-	began := time.Now()
+	began, interrupted := time.Now(), ctx
 	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()
-	milestones := []*milestone{c.stream.reached, c.raw.reached}
-	for _, k := range c.children {
-		milestones = append(milestones, k.reached)
-	}
-	for i, m := range milestones {
-		if err := m.wait(ctx, c.markers); err != nil {
-			return fmt.Errorf("%s is stuck: it %w, %v after the last fault", slots[i], err, time.Since(began).Round(time.Millisecond))
+	for i, slot := range slots {
+		switch err := c.await(ctx, i); {
+		case context.Cause(interrupted) != nil:
+			return context.Cause(interrupted)
+		case err != nil:
+			return found("%s is stuck: it %w, %v after the last fault", slot, err, time.Since(began).Round(time.Millisecond))
 		}
-		c.say("%s has caught up after %v", slots[i], time.Since(began).Round(time.Millisecond))
+		c.say("%s has caught up after %v", slot, time.Since(began).Round(time.Millisecond))
 	}
 	c.catchUps = append(c.catchUps, time.Since(began))
+	for _, k := range c.children {
+		k.order.From = "" // something behind it is stored
+	}
 	return nil
+}
+
+// await waits until a consumer has come to the last marker. It may take its time, on a machine that has other work, as long as
+// there is progress.
+func (c *chaos) await(ctx context.Context, slot int) error {
+	at, since := "", time.Now()
+	for {
+		patience, cancel := context.WithTimeout(ctx, time.Second)
+		err := c.milestone(slot).wait(patience, c.markers)
+		cancel()
+		switch now := c.progress(ctx, slot); {
+		case err == nil || ctx.Err() != nil:
+			return err
+		case slot >= inThisProcess && c.children[slot-inThisProcess].failure() != nil:
+			return c.children[slot-inThisProcess].failure()
+		case now != at:
+			at, since = now, time.Now()
+		case time.Since(since) > stuckAfter:
+			return fmt.Errorf("%w, without any progress for %v", err, stuckAfter)
+		}
+	}
+}
+
+func (c *chaos) milestone(slot int) *milestone {
+	if slot < inThisProcess {
+		return c.streams()[slot].reached
+	}
+	return c.children[slot-inThisProcess].reached
+}
+
+// streams are the consumers in this process, by slot.
+func (c *chaos) streams() []*consumer { return []*consumer{c.stream, c.raw} }
+
+// progress changes whenever a consumer comes further.
+func (c *chaos) progress(ctx context.Context, slot int) string {
+	if slot < inThisProcess {
+		s := c.streams()[slot].stream.Stats()
+		return fmt.Sprint(s.Delivered, s.Acknowledged)
+	}
+	amount := ""
+	if t := c.target(slots[slot]); t != nil && t.amount != nil {
+		amount = t.amount(ctx)
+	}
+	return fmt.Sprint(c.children[slot-inThisProcess].said.Load(), amount)
 }
 
 // finish has the consumers receive the rest, and stops them: by both ways there are, the context (a child's is ended by a
@@ -319,11 +483,10 @@ func (c *chaos) finish(ctx context.Context) error {
 
 // tearDown ends whatever still runs. It is all that is done where something is wrong.
 func (c *chaos) tearDown() {
-	if c.stream != nil {
-		_ = c.stream.stream.Close()
-	}
-	if c.raw != nil {
-		_ = c.raw.stream.Close()
+	for _, k := range c.streams() {
+		if k != nil {
+			_ = k.stream.Close()
+		}
 	}
 	for _, k := range c.children {
 		k.end()
@@ -339,12 +502,8 @@ func (c *chaos) tearDown() {
 	if c.ddl != nil {
 		c.ddl.close()
 	}
-	if c.cluster != nil {
-		_ = os.WriteFile(filepath.Join(c.dir, "server.log"), []byte(c.cluster.Log()), 0o600)
-		if err := c.cluster.Close(); err != nil {
-			fmt.Fprintln(c.out, err)
-		}
-	}
+	c.retire(c.standby)
+	c.retire(c.cluster)
 	if c.log != nil {
 		_ = c.log.Close()
 	}

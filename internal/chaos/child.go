@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,9 +28,14 @@ const childVariable = "WALCHAN_CHAOS_CHILD"
 type childOrder struct {
 	DSN, Slot string
 	Target    string // what it writes to: a file, or a sink's connection string
-	From      string // where its slot was made
 	Seed      uint64 // another one in each life
 	Life      int
+
+	Generation int    // of the target: how often it was made
+	Origin     string // where the slot was made: the target is a copy as of there
+	Failover   bool   // a slot that the child makes is one of which standbys keep copies
+	Lost       string // the checkpoint that a person has given up: begin anew
+	From       string // the position up to which a person says that nothing is lost
 }
 
 // beChild is a consumer in a process of its own, that may be killed at any time, until SIGTERM. It says on its standard output
@@ -48,9 +55,37 @@ func beChild() error {
 	case servers[order.Slot] != nil:
 		return beServer(order)
 	case sinks[order.Slot] != nil:
-		return runSink(ctx, order)
+		return sayRefusal(runSink(ctx, order))
+	case order.Slot == "checkpoint":
+		return sayRefusal(keepCheckpoints(ctx, order))
 	}
-	return keepJournal(ctx, order)
+	return sayRefusal(keepJournal(ctx, order))
+}
+
+// A child says a line on its standard output: a marker's number, progress after something was stored, refused and a kind before
+// it ends because the server is not the one that it was.
+const (
+	progress = "."
+	refused  = "refused "
+)
+
+func sayRefusal(err error) error {
+	if kind := refusalOf(err); kind != "" {
+		fmt.Println(refused + kind)
+	}
+	return err
+}
+
+// refusals are the kinds of errors by which a consumer refuses to go on with a server, or a slot, that lacks something.
+var refusals = map[string]error{"ErrDiverged": walchan.ErrDiverged, "ErrSlotMissing": walchan.ErrSlotMissing, "ErrSlotMoved": walchan.ErrSlotMoved}
+
+func refusalOf(err error) string {
+	for name, kind := range refusals {
+		if errors.Is(err, kind) {
+			return name
+		}
+	}
+	return ""
 }
 
 // keepJournal receives, writes down, and only then acknowledges.
@@ -86,6 +121,7 @@ func keepJournal(ctx context.Context, order childOrder) error {
 				fmt.Println(n)
 			}
 		}
+		fmt.Println(progress)
 	}
 	return errors.Join(stream.Err(), stream.Close(), j.close())
 }
@@ -108,9 +144,13 @@ func receiveSome(s *walchan.Stream, n int) (batch []walchan.Message, open bool) 
 
 // subscribeAgain tries again where a stream that lives would.
 func subscribeAgain(ctx context.Context, order childOrder, opts ...walchan.Option) (*walchan.Stream, error) {
+	return again(ctx, order, walchan.Subscribe, opts...)
+}
+
+func again(ctx context.Context, order childOrder, subscribe func(context.Context, string, ...walchan.Option) (*walchan.Stream, error), opts ...walchan.Option) (*walchan.Stream, error) {
 	opts = append(opts, walchan.WithSlot(order.Slot), walchan.WithPublication("chaos"), walchan.WithWaitForSlot(), walchan.WithLogger(logger))
 	for {
-		s, err := walchan.Subscribe(ctx, order.DSN, opts...)
+		s, err := subscribe(ctx, order.DSN, opts...)
 		if err == nil || lasting(err) {
 			return s, err
 		}
@@ -126,7 +166,7 @@ func subscribeAgain(ctx context.Context, order childOrder, opts ...walchan.Optio
 // lasting says whether an error of Subscribe is none of those that faults cause.
 func lasting(err error) bool {
 	for _, kind := range []error{walchan.ErrOptions, walchan.ErrSlotMissing, walchan.ErrSlotMismatch, walchan.ErrSlotInvalidated,
-		walchan.ErrSlotMoved, walchan.ErrDiverged, walchan.ErrUnproven, walchan.ErrCheckpoint, walchan.ErrPublicationMissing, walchan.ErrProtocol, walchan.ErrAuthentication} {
+		walchan.ErrSlotMoved, walchan.ErrDiverged, walchan.ErrUnproven, walchan.ErrCheckpoint, walchan.ErrSlotExists, walchan.ErrPublicationMissing, walchan.ErrProtocol, walchan.ErrAuthentication} {
 		if errors.Is(err, kind) {
 			return true
 		}
@@ -142,11 +182,14 @@ type child struct {
 	order   childOrder
 	log     *os.File // the processes' standard error
 	reached *milestone
+	said    atomic.Int64 // lines
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
-	wanted bool          // to end: it was killed or told to stop
+	wanted bool          // to end: it was killed or told to stop, or has a reason to refuse
 	failed error         // it ended by itself
+	kind   string        // of its refusal, if that was why it ended
+	down   bool          // stop has ended it
 	done   chan struct{} // closed when cmd has ended
 }
 
@@ -177,7 +220,7 @@ func (c *child) start() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	c.cmd, c.wanted, c.done = cmd, false, make(chan struct{})
+	c.cmd, c.wanted, c.kind, c.down, c.done = cmd, false, "", false, make(chan struct{})
 	go c.follow(cmd, bufio.NewScanner(out), c.done)
 	return nil
 }
@@ -187,7 +230,12 @@ func (c *child) follow(cmd *exec.Cmd, said *bufio.Scanner, done chan struct{}) {
 	defer close(done)
 	for said.Scan() {
 		n := 0
-		if _, err := fmt.Sscan(said.Text(), &n); err == nil {
+		c.said.Add(1)
+		if kind, ok := strings.CutPrefix(said.Text(), refused); ok {
+			c.mu.Lock()
+			c.kind = kind
+			c.mu.Unlock()
+		} else if _, err := fmt.Sscan(said.Text(), &n); err == nil {
 			c.reached.reach(n)
 		}
 	}
@@ -195,8 +243,43 @@ func (c *child) follow(cmd *exec.Cmd, said *bufio.Scanner, done chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.wanted {
-		c.failed = errors.Join(c.failed, fmt.Errorf("%s ended by itself: %v", c.order.Slot, err))
+		c.failed = errors.Join(c.failed, c.problem("ended by itself: %v", err))
 	}
+}
+
+// problem is a finding where the child is a consumer; a sink's server says nothing of walchan.
+func (c *child) problem(format string, args ...any) error {
+	err := fmt.Errorf(c.order.Slot+" "+format, args...)
+	if servers[c.order.Slot] != nil {
+		return err
+	}
+	return finding{err}
+}
+
+// expect says that the process has a reason to refuse to go on, and to end.
+func (c *child) expect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wanted = true
+}
+
+// refusal waits for the end of a process that has a reason to refuse, and returns the kind.
+func (c *child) refusal(ctx context.Context) (string, error) {
+	c.mu.Lock()
+	done := c.done
+	c.mu.Unlock()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		_ = c.signal(ctx, syscall.SIGQUIT)
+		return "", c.problem("should refuse to go on, and runs: %w", ctx.Err())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kind == "" {
+		return "", c.problem("should refuse to go on, and has ended: %v", c.cmd.ProcessState)
+	}
+	return c.kind, nil
 }
 
 // signal ends the process, and returns when it is gone, with how it ended.
@@ -213,12 +296,32 @@ func (c *child) signal(ctx context.Context, sig os.Signal) error {
 	case <-ctx.Done():
 		_ = cmd.Process.Signal(syscall.SIGQUIT) // its goroutines, into its log
 		<-done
-		return fmt.Errorf("%s does not end: %w", c.order.Slot, ctx.Err())
+		return c.problem("does not end: %w", ctx.Err())
 	}
 	if sig != syscall.SIGKILL && cmd.ProcessState.ExitCode() != 0 {
-		return fmt.Errorf("%s: %v", c.order.Slot, cmd.ProcessState)
+		return c.problem("was told to end: %v", cmd.ProcessState)
 	}
 	return nil
+}
+
+// stop has the process end by itself.
+func (c *child) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
+	if err := c.signal(ctx, syscall.SIGTERM); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = true
+	return nil
+}
+
+// stopped says whether stop has ended the process.
+func (c *child) stopped() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.down
 }
 
 // end ends whatever still runs.

@@ -49,9 +49,17 @@ func (v *verdict) complain(count *int, format string, args ...any) {
 	}
 }
 
+// due is what a consumer should have.
+type due struct {
+	*reference
+	base    rowStates // the rows that there were before
+	partial bool      // its end need not be there: the server that had it is dead
+}
+
 // comparison compares what a consumer received with what it should have.
 type comparison struct {
 	verdict
+	once      bool // nothing may come again, in no life
 	want      []string
 	index     map[uint64]int // by hash of the content
 	positions []string       // of each of want, as first seen
@@ -91,6 +99,8 @@ func (c *comparison) take(s seen) {
 		c.complain(&c.Repeated, "repeated: %s %s", s.position, s.content)
 	case i < c.last, was == 0 && i < c.high:
 		c.complain(&c.Reordered, "reordered: %s %s, behind %s", s.position, s.content, c.want[max(c.last, c.high-1)])
+	case was != 0 && c.once:
+		c.complain(&c.Repeated, "repeated in a later life: %s %s", s.position, s.content)
 	case was != 0:
 		c.Again++
 	}
@@ -110,10 +120,10 @@ func (c *comparison) take(s seen) {
 	c.life[i], c.last, c.high = c.Lives, max(c.last, i), max(c.high, i+1)
 }
 
-// result is the verdict, once everything is taken in.
-func (c *comparison) result() verdict {
+// result is the verdict, once everything is taken in. With partial what is behind the last one is not missed.
+func (c *comparison) result(partial bool) verdict {
 	for i, life := range c.life {
-		if life == 0 {
+		if life == 0 && (i < c.high || !partial) {
 			c.complain(&c.Lost, "lost: %s", c.want[i])
 		}
 	}

@@ -23,7 +23,31 @@ func verdictOf(want, got string) verdict {
 		}
 	}
 	c.ascending()
-	return c.result()
+	return c.result(false)
+}
+
+// What a server that is dead has not sent any more is not missed, but all before it is. A consumer with checkpoints gets nothing
+// again.
+func TestComparePartly(t *testing.T) {
+	for got, want := range map[string][3]int{ // lost, repeated, again
+		"a b c":       {0, 0, 0},
+		"a c":         {1, 0, 0},
+		"a b | b c":   {0, 1, 0},
+		"a b | c d e": {0, 0, 0},
+	} {
+		c := newComparison(strings.Fields("a b c d e"))
+		c.once = true
+		for _, s := range strings.Fields(got) {
+			c.take(seen{start: s == "|" || c.Lives == 0})
+			if s != "|" {
+				c.take(seen{content: s, position: s})
+			}
+		}
+		v := c.result(true)
+		if have := [3]int{v.Lost, v.Repeated, v.Again}; have != want {
+			t.Errorf("%q: %v, want %v", got, have, want)
+		}
+	}
 }
 
 func TestCompare(t *testing.T) {
@@ -95,7 +119,7 @@ func TestJournal(t *testing.T) {
 }
 
 func TestReference(t *testing.T) {
-	ref := &reference{ledger: map[string]int{}}
+	ref := newReference()
 	p := parser{ref: ref}
 	for _, line := range []string{
 		"BEGIN 7",
@@ -141,7 +165,7 @@ func TestReference(t *testing.T) {
 	if !slices.Equal(ref.effects, effects) {
 		t.Errorf("effects are\n%q\nnot\n%q", ref.effects, effects)
 	}
-	if len(ref.raw) != 15 || ref.raw[6] != "7 table public.scratch: TRUNCATE: (no-flags)" || ref.ledger["2"] != 8 || ref.end != 0x1A {
+	if len(ref.raw) != 15 || ref.raw[6] != "7 table public.scratch: TRUNCATE: (no-flags)" || ref.ledger["2"].changes != 8 || ref.end != 0x1A {
 		t.Errorf("%d raw, %q; ledger %v, end %s", len(ref.raw), ref.raw[6], ref.ledger, ref.end)
 	}
 	for _, line := range []string{"something", "table public.t: INSERT: id", "table public.t: INSERT: v[text]:'open", "message: transactional: 1"} {

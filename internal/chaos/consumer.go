@@ -31,6 +31,24 @@ type consumer struct {
 	workers sync.WaitGroup
 	again   atomic.Int64 // messages with Tx.Redelivered
 	wrong   error        // what watch has found
+
+	expected atomic.Bool   // it has a reason to refuse to go on
+	ended    chan struct{} // closed when it has ended
+	err      error         // why it has
+}
+
+// refusal waits for the end of a stream that has a reason to refuse to go on, and returns the kind.
+func (c *consumer) refusal(ctx context.Context) (string, error) {
+	select {
+	case <-c.ended:
+	case <-ctx.Done():
+		return "", found("%s should refuse to go on, and does not: %w; %+v", c.name, ctx.Err(), c.stream.Stats())
+	}
+	kind := refusalOf(c.err)
+	if kind == "" {
+		return "", found("%s should refuse to go on, and has ended: %w", c.name, c.err)
+	}
+	return kind, nil
 }
 
 // A way to consume: it is given each message, and called with the zero Message now and then.

@@ -26,6 +26,9 @@ func content(m walchan.Message) string {
 		b.WriteString("BEGIN")
 	case walchan.Commit:
 		fmt.Fprintf(&b, "COMMIT %s", m.End())
+	case walchan.Read:
+		change(&b, "READ", m.Relation)
+		newRow(&b, m.New())
 	case walchan.Insert:
 		change(&b, "INSERT", m.Relation)
 		newRow(&b, m.New())

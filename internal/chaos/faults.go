@@ -176,6 +176,15 @@ func (c *chaos) between(low, high time.Duration) time.Duration {
 // restart stops the server. That must not depend on what the consumers do. It does depend on the networks' rates: with Fast the
 // server first sends all that it has decoded, and at a few kB a second that takes minutes.
 func (c *chaos) restart(ctx context.Context, mode pgtest.Mode) (string, error) {
+	took, err := c.stop(ctx, mode)
+	if err != nil {
+		return "", err
+	}
+	what, err := c.startAgain(ctx)
+	return fmt.Sprintf("stopped after %v, %s", took, what), err
+}
+
+func (c *chaos) stop(ctx context.Context, mode pgtest.Mode) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
 	for _, p := range c.proxies {
@@ -183,12 +192,11 @@ func (c *chaos) restart(ctx context.Context, mode pgtest.Mode) (string, error) {
 	}
 	began := time.Now()
 	if err := c.cluster.Stop(ctx, mode); err != nil {
-		return "", err
+		return 0, finding{err}
 	}
 	took := time.Since(began).Round(time.Millisecond)
 	c.longestStop = max(c.longestStop, took)
-	what, err := c.startAgain(ctx)
-	return fmt.Sprintf("stopped after %v, %s", took, what), err
+	return took, nil
 }
 
 // startAgain starts the server, perhaps after a while.
@@ -204,9 +212,13 @@ func (c *chaos) query(ctx context.Context, sql string) (string, error) {
 }
 
 func query(ctx context.Context, server *pgtest.Cluster, sql string) (string, error) {
+	return queryDSN(ctx, server.SocketDSN(), sql)
+}
+
+func queryDSN(ctx context.Context, dsn, sql string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	conn, err := pgconn.Connect(ctx, server.SocketDSN())
+	conn, err := pgconn.Connect(ctx, dsn)
 	if err != nil {
 		return "", err
 	}

@@ -42,7 +42,7 @@ func TestJudgeRecords(t *testing.T) {
 			p.topic = r.row[:1]
 			got[p] = append(got[p], r)
 		}
-		v, err := judgeRecords(rowsOfTheTest(), got)
+		v, err := judgeRecords(due{reference: rowsOfTheTest()}, got)
 		complaints := v.Complaints
 		v.Complaints = nil
 		if err != nil || fmt.Sprint(v) != fmt.Sprint(want) {
@@ -52,7 +52,7 @@ func TestJudgeRecords(t *testing.T) {
 }
 
 func TestRowInTwoPartitions(t *testing.T) {
-	v, err := judgeRecords(&reference{}, map[partition][]record{{"1", 0}: {{row: "1 a", position: "0/1:0"}}, {"1", 1}: {{row: "1 a", position: "0/1:1"}}})
+	v, err := judgeRecords(due{reference: &reference{}}, map[partition][]record{{"1", 0}: {{row: "1 a", position: "0/1:0"}}, {"1", 1}: {{row: "1 a", position: "0/1:1"}}})
 	if v.Misplaced != 1 || err != nil {
 		t.Errorf("%+v, %v", v, err)
 	}
@@ -92,7 +92,7 @@ func TestCompareFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		v, err := compareFiles([]string{"a", "b", "c"}, path)
+		v, err := compareFiles(due{reference: &reference{published: []string{"a", "b", "c"}}}, path)
 		v.Complaints = nil
 		if err != nil || fmt.Sprint(v) != fmt.Sprint(want) {
 			t.Errorf("%q:\n got %+v, %v\nwant %+v", files, v, err, want)
@@ -100,7 +100,7 @@ func TestCompareFiles(t *testing.T) {
 		if err := os.WriteFile(strings.TrimSuffix(path, ".journal")+"-000009.journal", []byte("1\t0/1:4\tpart"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := compareFiles([]string{"a", "b", "c"}, path); err == nil {
+		if _, err := compareFiles(due{reference: &reference{published: []string{"a", "b", "c"}}}, path); err == nil {
 			t.Error("a line that is torn was not noticed")
 		}
 	}

@@ -1,15 +1,18 @@
 // Chaos proves that streams and sinks lose, repeat and reorder nothing, whatever becomes of the network, the servers and the
 // consumers: go run ./internal/chaos -duration 10m -seed 1
 //
-// It starts a PostgreSQL server, writes to it without a pause, and lets eight consumers receive all of it through a
-// network that fails (proxy.go), from a server that is restarted, killed and paused (faults.go). In this process there are a
-// stream that lives through everything and is acknowledged in ever changing ways, and one of the output plugin test_decoding
-// (consumer.go). In processes that are killed and started again (child.go) there are one that keeps a journal, and the sinks
-// (sinks.go): files of lines, a Writer, PostgreSQL, JetStream and Kafka, whose servers (targets.go) are killed, too, and
-// behind networks that fail.
+// It starts a PostgreSQL server, writes to it without a pause, and lets nine consumers receive all of it through a
+// network that fails (proxy.go), from a server that is restarted, killed and paused (faults.go), and replaced by its standby
+// (failover.go), with or without a loss. In this process there are a stream that lives through everything and is acknowledged in
+// ever changing ways, and one of the output plugin test_decoding (consumer.go). In processes that are killed and started again
+// (child.go) there are one that keeps a journal, one that keeps checkpoints (keeper.go), and the sinks (sinks.go): files of lines,
+// a Writer, PostgreSQL, JetStream and Kafka, whose servers (targets.go) are killed, too, and behind networks that fail.
 //
-// At the end what the server says has happened (reference.go) is compared with what each consumer has written down, or what
-// its sink holds (compare.go, rows.go, holds.go).
+// At the end, and before what the consumers have is made anew after a loss, what the servers say has happened (reference.go) is
+// compared with what each consumer has written down, or what its sink holds (compare.go, rows.go, holds.go).
+//
+// The exit status is 1 if something is lost, repeated or reordered, or a consumer fails; 2 if chaos itself does, which says
+// nothing of walchan (go run prints the status and has another one).
 //
 // It is a module of its own for the clients and servers that the sinks need.
 package main
@@ -31,18 +34,22 @@ func main() {
 	duration := flag.Duration("duration", time.Minute, "how long to inject faults")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the faults and the traffic (default: the time)")
 	verbose := flag.Bool("v", false, "print each fault")
+	only := flag.String("failover", "", "only the fail-overs in whose name this is: "+kindsOfFailovers())
 	keep := flag.Bool("keep", false, "keep journals and logs, whatever the result")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c := &chaos{seed: *seed, duration: *duration, largeTx: 20_000, out: os.Stdout, verbose: *verbose}
+	c := &chaos{seed: *seed, duration: *duration, largeTx: 20_000, out: os.Stdout, verbose: *verbose, only: *only}
 	exit(c.prove(ctx, *keep))
 }
 
 func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		if isFinding(err) {
+			os.Exit(statusFinding)
+		}
+		os.Exit(statusTools)
 	}
 	os.Exit(0)
 }
@@ -52,14 +59,19 @@ func (c *chaos) prove(ctx context.Context, keep bool) error {
 	fmt.Fprintf(c.out, "seed %d, %v\n", c.seed, c.duration)
 	r, err := c.run(ctx)
 	if err == nil {
-		r.wrong = append(r.wrong, leaks(c.cluster, c.replica)...)
+		r.wrong = append(r.wrong, leaks(c.servers)...)
 		r.print(c.out)
 		if !r.ok() {
-			err = fmt.Errorf("seed %d: something is wrong", c.seed)
+			err = found("seed %d: something is wrong", c.seed)
 		}
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		fmt.Fprintln(c.out, "nothing lost, nothing repeated, nothing reordered; no goroutine and no server process is left")
+	case isFinding(err):
+		fmt.Fprintln(c.out, "walchan is at fault, or a server is")
+	default:
+		fmt.Fprintln(c.out, "chaos itself has failed, which says nothing of walchan")
 	}
 	if err == nil && !keep {
 		return os.RemoveAll(c.dir)

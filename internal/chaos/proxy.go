@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,7 +15,6 @@ import (
 // A proxy stands between one consumer and the server, and is the network that fails.
 type proxy struct {
 	listener net.Listener
-	target   string
 
 	// For all connections, also new ones.
 	until atomic.Int64 // Unix nanoseconds: nothing is passed on before
@@ -22,9 +22,11 @@ type proxy struct {
 	rate  atomic.Int64 // bytes a second in each direction; 0: no limit
 	down  atomic.Bool  // connections are refused
 
-	mu    sync.Mutex
-	links map[*link]bool // nil once closed
-	pumps sync.WaitGroup
+	mu     sync.Mutex
+	target string
+	links  map[*link]bool // nil once closed
+	broken error          // a panic of the proxy itself
+	pumps  sync.WaitGroup
 }
 
 func newProxy(target string) (*proxy, error) {
@@ -33,8 +35,42 @@ func newProxy(target string) (*proxy, error) {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
 	p := &proxy{listener: l, target: target, links: map[*link]bool{}}
-	p.pumps.Go(p.accept)
+	p.run(p.accept)
 	return p, nil
+}
+
+// run runs a part of the proxy. A panic of it must not look like a fault of walchan's.
+func (p *proxy) run(part func()) {
+	p.pumps.Go(func() {
+		defer func() {
+			if r := recover(); r != nil {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.broken = fmt.Errorf("the proxy panicked: %v\n%s", r, debug.Stack())
+			}
+		}()
+		part()
+	})
+}
+
+// failure is what has become of the proxy itself.
+func (p *proxy) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.broken
+}
+
+// lead has new connections go to another server.
+func (p *proxy) lead(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+}
+
+func (p *proxy) leadsTo() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.target
 }
 
 func (p *proxy) port() int { return p.listener.Addr().(*net.TCPAddr).Port }
@@ -55,8 +91,8 @@ func (p *proxy) accept() {
 			l.cut(false)
 			continue
 		}
-		p.pumps.Go(func() { l.pump(l.server, l.client, nil) })
-		p.pumps.Go(func() { l.pump(l.client, l.server, &frames{}) })
+		p.run(func() { l.pump(l.server, l.client, nil) })
+		p.run(func() { l.pump(l.client, l.server, &frames{}) })
 	}
 }
 
@@ -64,7 +100,7 @@ func (p *proxy) dial() (net.Conn, error) {
 	if p.down.Load() {
 		return nil, net.ErrClosed
 	}
-	return net.Dial("tcp", p.target)
+	return net.Dial("tcp", p.leadsTo())
 }
 
 func (p *proxy) add(l *link) bool {
@@ -233,17 +269,19 @@ func (l *link) sleep(d time.Duration) error {
 }
 
 // frames follows the server's messages: a type byte and a length that counts itself ("Message Formats" in the PostgreSQL
-// documentation). The connections have no TLS, whose answer would be a byte alone.
+// documentation). The connections have no TLS, whose answer would be a byte alone. The sinks' servers speak other protocols: what
+// has a length that cannot be is not followed any further.
 type frames struct {
-	head []byte // of the message whose length is not yet known
-	left int    // of the message, still to come
+	head  []byte // of the message whose length is not yet known
+	left  int    // of the message, still to come
+	alien bool   // it is not PostgreSQL's protocol
 }
 
 // take takes in the next bytes, and returns an offset into them that lies within a message, neither at its beginning nor at
 // its end; 0 if there is none.
 func (f *frames) take(b []byte) (inside int) {
 	at := 0
-	for at < len(b) {
+	for at < len(b) && !f.alien {
 		if f.left == 0 {
 			n := min(5-len(f.head), len(b)-at)
 			f.head = append(f.head, b[at:at+n]...)
@@ -252,6 +290,10 @@ func (f *frames) take(b []byte) (inside int) {
 				return max(inside, at)
 			}
 			f.left, f.head = int(binary.BigEndian.Uint32(f.head[1:]))-4, nil
+			if f.left < 0 {
+				f.alien = true
+				return 0
+			}
 		}
 		n := min(f.left, len(b)-at)
 		if n > 1 {

@@ -77,6 +77,30 @@ func TestCutInFrame(t *testing.T) {
 	}
 }
 
+// What a sink's server sends may look like a message that is shorter than its own length.
+func TestFramesOfAnotherProtocol(t *testing.T) {
+	f := &frames{}
+	for _, b := range [][]byte{{'d', 0, 0}, {0, 1, 2, 3}, {4}, frame(20)} {
+		if inside := f.take(b); inside < 0 || inside > len(b) || f.alien && inside != 0 {
+			t.Errorf("%q: %d", b, inside)
+		}
+	}
+	if !f.alien {
+		t.Error("it was taken for PostgreSQL's")
+	}
+}
+
+// A panic in the proxy is told apart from what the consumers do.
+func TestProxyPanics(t *testing.T) {
+	p, client, _ := through(t)
+	p.run(func() { panic("by the test") })
+	client.Close()
+	p.close()
+	if err := p.failure(); err == nil || isFinding(err) {
+		t.Errorf("failure is %v", err)
+	}
+}
+
 // A server out of reach takes no connection, until it is there again.
 func TestRefuse(t *testing.T) {
 	p, client, _ := through(t)
@@ -96,7 +120,7 @@ func TestRefuse(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
-	target, err := net.Listen("tcp", p.target) // through has closed its own
+	target, err := net.Listen("tcp", p.leadsTo()) // through has closed its own
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sort"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -14,15 +17,65 @@ import (
 // The truth is what the server says when nothing fails: a slot of test_decoding is made before the first transaction, nobody
 // touches it, and at the end pg_logical_slot_peek_changes decodes all that was written in one go. Neither walchan nor
 // pgoutput has a part in it. That it is complete is checked against the table ledger: see checkLedger.
+//
+// Each server of a run has such a slot, which is made before it takes its first transaction. The truth of the run is that of
+// its servers in succession, each up to where the next one has left its history: see cut and join.
 const referenceSlot = "reference"
 
 // A reference is what the consumers should have received, in order.
 type reference struct {
-	published []string       // by content: of a stream of the publication, with transactions
-	effects   []effect       // of each of published
-	raw       []string       // by payload: of a stream of test_decoding
-	end       walchan.LSN    // of the last one
-	ledger    map[string]int // published changes of a transaction, by its number in the table ledger
+	published []string         // by content: of a stream of the publication, with transactions
+	effects   []effect         // of each of published
+	ends      []walchan.LSN    // of the transaction of each of published
+	raw       []string         // by payload: of a stream of test_decoding
+	rawEnds   []walchan.LSN    // of the transaction of each of raw
+	end       walchan.LSN      // of the last one
+	ledger    map[string]noted // by a transaction's number in the table ledger
+}
+
+// noted is what there is of a transaction.
+type noted struct {
+	changes int // that are published
+	end     walchan.LSN
+}
+
+// cut returns what has ended at or before a position.
+func (r *reference) cut(at walchan.LSN) *reference {
+	n, raw := endedBy(r.ends, at), endedBy(r.rawEnds, at)
+	c := &reference{published: r.published[:n:n], effects: r.effects[:n:n], ends: r.ends[:n:n], raw: r.raw[:raw:raw], rawEnds: r.rawEnds[:raw:raw],
+		end: min(r.end, at), ledger: map[string]noted{}}
+	for number, tx := range r.ledger {
+		if tx.end <= at {
+			c.ledger[number] = tx
+		}
+	}
+	return c
+}
+
+// after returns what a slot that begins at a position sends.
+func (r *reference) after(at walchan.LSN) *reference {
+	n, raw := endedBy(r.ends, at), endedBy(r.rawEnds, at)
+	return &reference{published: r.published[n:], effects: r.effects[n:], ends: r.ends[n:], raw: r.raw[raw:], rawEnds: r.rawEnds[raw:], end: r.end}
+}
+
+// endedBy returns how many have ended at or before a position. They are in the order in which they ended.
+func endedBy(ends []walchan.LSN, at walchan.LSN) int {
+	return sort.Search(len(ends), func(i int) bool { return ends[i] > at })
+}
+
+// join returns r and what the next server has.
+func (r *reference) join(next *reference) *reference {
+	j := &reference{published: slices.Concat(r.published, next.published), effects: slices.Concat(r.effects, next.effects), ends: slices.Concat(r.ends, next.ends),
+		raw: slices.Concat(r.raw, next.raw), rawEnds: slices.Concat(r.rawEnds, next.rawEnds), end: max(r.end, next.end), ledger: maps.Clone(r.ledger)}
+	maps.Copy(j.ledger, next.ledger)
+	return j
+}
+
+// rows returns the rows that there are in the end, by their versions.
+func (r *reference) rows() rowStates {
+	c := newRowComparison(r, nil, nil)
+	c.advance(len(r.effects))
+	return c.want
 }
 
 // An effect is what a change leaves in a sink that has rows and not changes. The zero effect is nothing.
@@ -34,13 +87,15 @@ type effect struct {
 	record   string // all that was sent of it
 }
 
+func newReference() *reference { return &reference{ledger: map[string]noted{}} }
+
 func readReference(ctx context.Context, dsn string) (*reference, error) {
 	conn, err := pgconn.Connect(ctx, dsn)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	ref := &reference{ledger: map[string]int{}}
+	ref := newReference()
 	p := parser{ref: ref}
 	result := conn.ExecParams(ctx, "SELECT lsn, data FROM pg_logical_slot_peek_changes('"+referenceSlot+"', NULL, NULL)", nil, nil, nil, nil)
 	for result.NextRow() && err == nil {
@@ -71,7 +126,10 @@ type parser struct {
 	number string
 }
 
-func (p *parser) line(lsn, data string) error {
+func (p *parser) line(lsn, data string) (err error) {
+	if p.ref.end, err = walchan.ParseLSN(lsn); err != nil {
+		return err
+	}
 	verb, rest, _ := strings.Cut(data, " ")
 	switch verb {
 	case "BEGIN":
@@ -81,7 +139,7 @@ func (p *parser) line(lsn, data string) error {
 			p.add(p.xid+" COMMIT "+lsn, effect{})
 		}
 		if p.number != "" {
-			p.ref.ledger[p.number] = p.changes
+			p.ref.ledger[p.number] = noted{p.changes, p.ref.end}
 		}
 	case "table":
 		if err := p.change(rest); err != nil {
@@ -95,9 +153,20 @@ func (p *parser) line(lsn, data string) error {
 		return fmt.Errorf("reference: not understood: %q", data)
 	}
 	p.ref.raw = append(p.ref.raw, payload(p.xid, data))
-	var err error
-	p.ref.end, err = walchan.ParseLSN(lsn)
-	return err
+	if verb == "COMMIT" || strings.HasPrefix(data, "message: transactional: 0") {
+		p.ended()
+	}
+	return nil
+}
+
+// ended notes where the last transaction, or message outside of one, has ended.
+func (p *parser) ended() {
+	for len(p.ref.ends) < len(p.ref.published) {
+		p.ref.ends = append(p.ref.ends, p.ref.end)
+	}
+	for len(p.ref.rawEnds) < len(p.ref.raw) {
+		p.ref.rawEnds = append(p.ref.rawEnds, p.ref.end)
+	}
 }
 
 func (p *parser) add(content string, e effect) {
@@ -191,12 +260,18 @@ func effectOf(verb, table string, old, row map[string]string, sent string) effec
 	if old != nil && old[key] != row[key] {
 		e.gone = table + " " + old[key]
 	}
-	values := make([]string, len(columns))
-	for i, name := range columns {
-		values[i] = row[name]
-	}
-	e.version = strings.Join(values, " ")
+	_, e.version = versionOf(table, row)
 	return e
+}
+
+// versionOf names a row, and the state it is in, by its identifying columns.
+func versionOf(table string, values map[string]string) (row, version string) {
+	columns := identifying[table]
+	state := make([]string, len(columns))
+	for i, name := range columns {
+		state[i] = values[name]
+	}
+	return table + " " + values[columns[0]], strings.Join(state, " ")
 }
 
 // column: "id[bigint]:1 …". Text is quoted, with quotes doubled.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -15,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
-	"github.com/walchan/walchan/internal/pgtest"
 )
 
 // A report is what has come of a run.
@@ -25,33 +25,59 @@ type report struct {
 	counts    map[string]int // of faults
 	traffic   *traffic
 	changes   int // that the publication should have brought, with BEGIN and COMMIT
-	verdicts  []verdict
+	totals    map[string]*total
 	catchUps  []time.Duration
 	stop      time.Duration // the longest of the server
-	reconnect [2]uint64     // of the streams in this process
-	wrong     []string      // beside the verdicts
+	failovers string
+	wrong     []string // beside the totals
+}
+
+// A total is what is said of a consumer, over all that it has written to.
+type total struct {
+	verdict
+	reconnects  uint64 // of a stream in this process
+	redelivered int64  // messages with Tx.Redelivered
+	inside      int    // lives that went on in the middle of a transaction
+}
+
+func (c *chaos) total(slot string) *total {
+	if c.totals[slot] == nil {
+		c.totals[slot] = &total{}
+	}
+	return c.totals[slot]
 }
 
 func (r *report) ok() bool {
-	return len(r.wrong) == 0 && !slices.ContainsFunc(r.verdicts, func(v verdict) bool { return !v.ok() })
+	for _, t := range r.totals {
+		if !t.ok() {
+			return false
+		}
+	}
+	return len(r.wrong) == 0
 }
 
 // judge compares what was received with what was written. The consumers are stopped.
 func (c *chaos) judge(ctx context.Context) (report, error) {
-	ref, err := readReference(ctx, c.cluster.SocketDSN())
+	own, err := readReference(ctx, c.cluster.SocketDSN())
 	if err != nil {
 		return report{}, err
 	}
-	r := report{seed: c.seed, took: time.Since(c.began), counts: c.counts, traffic: &c.traffic, changes: len(ref.published),
-		catchUps: c.catchUps, stop: c.longestStop,
-		reconnect: [2]uint64{c.stream.stream.Stats().Reconnects, c.raw.stream.Stats().Reconnects}}
-	if r.verdicts, err = c.verdicts(ctx, ref); err != nil {
-		return r, err
+	ref := c.history.join(own)
+	if err := c.closeTargets(ctx, ref, false); err != nil {
+		return report{}, err
+	}
+	for _, k := range c.streams() {
+		c.closeStream(k)
+	}
+	r := report{seed: c.seed, took: time.Since(c.began), counts: c.counts, traffic: &c.traffic, changes: len(ref.published), totals: c.totals,
+		catchUps: c.catchUps, stop: c.longestStop, failovers: c.describeFailovers(), wrong: c.wrong}
+	for _, k := range c.children {
+		c.total(k.order.Slot).Lives = k.order.Life
 	}
 	for _, t := range c.targets {
 		r.counts[targetKilled+t.name] = t.kills
 	}
-	if n := c.stream.again.Load() + c.raw.again.Load(); n > 0 {
+	if n := c.total("stream").redelivered + c.total("raw").redelivered; n > 0 {
 		r.wrong = append(r.wrong, fmt.Sprintf("%d messages with Tx.Redelivered, though no publication was altered", n))
 	}
 	for _, check := range []func(context.Context, *reference) ([]string, error){c.checkLedger, c.checkConfirmed} {
@@ -64,42 +90,64 @@ func (c *chaos) judge(ctx context.Context) (report, error) {
 	return r, nil
 }
 
-// verdicts compares what each slot's consumer has.
-func (c *chaos) verdicts(ctx context.Context, ref *reference) ([]verdict, error) {
-	stream, err := compareJournal(ref.published, c.journal("stream"))
-	if err != nil {
-		return nil, err
+// describeFailovers says which ones there were.
+func (c *chaos) describeFailovers() string {
+	var b strings.Builder
+	for _, f := range c.failovers() {
+		fmt.Fprintf(&b, "%d of kind %q, ", c.counts[f.kind], f.kind)
 	}
-	raw, err := compareJournal(ref.raw, c.journal("raw"))
-	if err != nil {
-		return nil, err
+	fmt.Fprintf(&b, "with which %d committed transactions were lost; consumers refused to go on", c.lost)
+	for _, kind := range slices.Sorted(maps.Keys(c.refusals)) {
+		fmt.Fprintf(&b, ", %d times with %s", c.refusals[kind], kind)
 	}
-	stream.ascending()
-	all := []verdict{stream.result(), raw.result()}
-	for _, k := range c.children {
-		v, err := c.verdictOf(ctx, k.order, ref, stream.positions)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", k.order.Slot, err)
-		}
-		v.Lives = k.order.Life
-		all = append(all, v)
-	}
-	return all, nil
+	return b.String()
 }
 
-// verdictOf compares what a child has, or what it wrote to. positions are those of ref.published.
-func (c *chaos) verdictOf(ctx context.Context, order childOrder, ref *reference, positions []string) (verdict, error) {
-	want := ref.published
+// closeTargets compares what the consumers have, and adds it up. all is all that there was; with partial its end need not have
+// come.
+func (c *chaos) closeTargets(ctx context.Context, all *reference, partial bool) error {
+	dueTo := func(slot string) due {
+		return due{reference: all.after(c.from[slot]), partial: partial}
+	}
+	stream, err := compareJournal(dueTo("stream").published, c.journal("stream"))
+	if err != nil {
+		return err
+	}
+	raw, err := compareJournal(dueTo("raw").raw, c.journal("raw"))
+	if err != nil {
+		return err
+	}
+	stream.ascending()
+	c.total("stream").add(stream.result(partial))
+	c.total("raw").add(raw.result(partial))
+	for _, k := range c.children {
+		v, err := c.verdictOf(ctx, k.order, all, dueTo(k.order.Slot), stream.positions)
+		if err != nil {
+			return fmt.Errorf("%s: %w", k.order.Slot, err)
+		}
+		c.total(k.order.Slot).add(v)
+	}
+	return nil
+}
+
+// verdictOf compares what a child has, or what it wrote to. positions are those of what was due to the consumer stream, whose slot
+// began where the child's did.
+func (c *chaos) verdictOf(ctx context.Context, order childOrder, all *reference, d due, positions []string) (verdict, error) {
 	switch order.Slot {
+	case "checkpoint":
+		return c.verdictOfKept(order, all, d.partial)
 	case "files":
-		return compareFiles(want, order.Target)
+		return compareFiles(d, order.Target)
 	case "postgres":
-		return comparePostgres(ctx, ref, positions, c.cluster, c.replica)
+		d.base = all.cut(c.from[order.Slot]).rows()
+		return comparePostgres(ctx, d, positions, c.cluster.SocketDSN(), c.replicaDSN())
 	case "jetstream":
-		return compareJetStream(ctx, want, c.target(order.Slot).direct)
+		return compareJetStream(ctx, d, c.target(order.Slot).direct, natsStream(order.Generation))
 	case "kafka":
-		return compareKafka(ctx, ref, c.target(order.Slot).direct)
-	case "child":
+		return compareKafka(ctx, d, c.target(order.Slot).direct)
+	}
+	want := d.published
+	if order.Slot == "child" {
 		want = withoutEnds(want)
 	}
 	cmp, err := compareJournal(want, order.Target)
@@ -107,7 +155,15 @@ func (c *chaos) verdictOf(ctx context.Context, order childOrder, ref *reference,
 		return verdict{}, err
 	}
 	cmp.ascending()
-	return cmp.result(), nil
+	return cmp.result(d.partial), nil
+}
+
+func (c *chaos) verdictOfKept(order childOrder, all *reference, partial bool) (verdict, error) {
+	v, inside, err := compareKept(order.Target, func(from walchan.LSN) due {
+		return due{all.after(from), all.cut(from).rows(), partial}
+	})
+	c.total(order.Slot).inside += inside
+	return v, err
 }
 
 func compareJournal(want []string, path string) (*comparison, error) {
@@ -136,14 +192,14 @@ func (c *chaos) checkLedger(ctx context.Context, ref *reference) (wrong []string
 		return nil, rows.Err
 	}
 	for _, row := range rows.Rows {
-		if n, ok := ref.ledger[string(row[0])]; !ok || fmt.Sprint(n) != string(row[1]) {
-			wrong = append(wrong, fmt.Sprintf("the reference has %d changes of transaction %s, which made %s", n, row[0], row[1]))
+		if tx, ok := ref.ledger[string(row[0])]; !ok || fmt.Sprint(tx.changes) != string(row[1]) {
+			wrong = append(wrong, fmt.Sprintf("the reference has %d changes of transaction %s, which made %s", tx.changes, row[0], row[1]))
 		}
 	}
 	if len(rows.Rows) != len(ref.ledger) {
 		wrong = append(wrong, fmt.Sprintf("the reference has %d transactions, the ledger %d", len(ref.ledger), len(rows.Rows)))
 	}
-	for _, tx := range c.traffic.sure {
+	for _, tx := range c.traffic.takeSure() {
 		if _, ok := ref.ledger[fmt.Sprint(tx)]; !ok {
 			wrong = append(wrong, fmt.Sprintf("transaction %d was committed and is not in the reference", tx))
 		}
@@ -151,15 +207,20 @@ func (c *chaos) checkLedger(ctx context.Context, ref *reference) (wrong []string
 	return wrong, nil
 }
 
-// checkConfirmed makes sure that the server was told of everything, the last transaction included.
+// checkConfirmed makes sure that the server was told of everything, the last transaction included. A consumer that keeps checkpoints
+// confirms only what it has stored: nothing behind the last transaction that is published.
 func (c *chaos) checkConfirmed(ctx context.Context, ref *reference) (wrong []string, err error) {
 	for _, slot := range slots {
 		at, err := c.query(ctx, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '"+slot+"'")
 		if err != nil {
 			return nil, err
 		}
-		if lsn, err := walchan.ParseLSN(at); err != nil || lsn < ref.end {
-			wrong = append(wrong, fmt.Sprintf("slot %s has confirmed %s, not everything up to %s", slot, at, ref.end))
+		end := ref.end
+		if checkpointed[slot] {
+			end = ref.ends[len(ref.ends)-1]
+		}
+		if lsn, err := walchan.ParseLSN(at); err != nil || lsn < end {
+			wrong = append(wrong, fmt.Sprintf("slot %s has confirmed %s, not everything up to %s", slot, at, end))
 		}
 	}
 	return wrong, nil
@@ -183,18 +244,23 @@ func (r *report) print(out io.Writer) {
 	for _, kind := range kinds {
 		fmt.Fprintf(out, "  %-28s %4d\n", kind, r.counts[kind])
 	}
-	for i, v := range r.verdicts {
-		fmt.Fprintf(out, "%-9s %9d delivered, %d lost, %d repeated, %d reordered, %d invented, %d misplaced", slots[i], v.Delivered,
+	fmt.Fprintf(out, "fail-overs: %s\n", r.failovers)
+	for i, slot := range slots {
+		v := r.totals[slot]
+		fmt.Fprintf(out, "%-10s %9d delivered, %d lost, %d repeated, %d reordered, %d invented, %d misplaced", slot, v.Delivered,
 			v.Lost, v.Repeated, v.Reordered, v.Invented, v.Misplaced)
-		if i < inThisProcess {
-			fmt.Fprintf(out, "; %d reconnects\n", r.reconnect[i])
-		} else {
+		switch {
+		case i < inThisProcess:
+			fmt.Fprintf(out, "; %d reconnects", v.reconnects)
+		case slot == "checkpoint":
+			fmt.Fprintf(out, "; %d lives, %d of them from the middle of a transaction on", v.Lives, v.inside)
+		default:
 			fmt.Fprintf(out, "; %d lives, %d again in a later one", v.Lives, v.Again)
-			if v.Late > 0 {
-				fmt.Fprintf(out, ", %d times late", v.Late)
-			}
-			fmt.Fprintln(out)
 		}
+		if v.Late > 0 {
+			fmt.Fprintf(out, ", %d times late", v.Late)
+		}
+		fmt.Fprintln(out)
 		for _, complaint := range v.Complaints {
 			fmt.Fprintf(out, "  %s\n", complaint)
 		}
@@ -210,7 +276,7 @@ func (r *report) print(out io.Writer) {
 // situation describes a run that went wrong, for a person.
 func (c *chaos) situation() error {
 	var b strings.Builder
-	for _, k := range []*consumer{c.stream, c.raw} {
+	for _, k := range c.streams() {
 		if k != nil {
 			fmt.Fprintf(&b, "%s: %+v\n", k.name, k.stream.Stats())
 		}
@@ -234,11 +300,11 @@ func stacks() []byte {
 }
 
 // leaks returns the goroutines and the processes of the servers that are left after a run; both may take a moment to end.
-func leaks(servers ...*pgtest.Cluster) (left []string) {
+func leaks(dataDirs []string) (left []string) {
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		left = goroutines()
-		for _, s := range servers {
-			left = append(left, serverProcesses(s.DataDir())...)
+		for _, dir := range dataDirs {
+			left = append(left, serverProcesses(dir)...)
 		}
 		if len(left) == 0 || time.Now().After(end) {
 			return left

@@ -41,7 +41,7 @@ func TestCompareRows(t *testing.T) {
 		"INSERT 1 a a2; INSERT 2 t t1; POSITION 4; INSERT 1 c c1; TRUNCATE 2; DELETE 1 a; POSITION 8": {Delivered: 5, Lost: 1},
 		"INSERT 1 a a2; INSERT 1 b b1; INSERT 2 t t1; POSITION 9; POSITION 4; " + batch2:              {Delivered: 7, Invented: 1},
 	} {
-		c := newRowComparison(rowsOfTheTest(), positions)
+		c := newRowComparison(rowsOfTheTest(), nil, positions)
 		for _, s := range strings.Split(strings.TrimSuffix(events, "; "), "; ") {
 			words := strings.Fields(s)
 			switch op := words[0]; {

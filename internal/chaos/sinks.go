@@ -61,7 +61,8 @@ type contents struct{}
 
 func (contents) Append(b []byte, m message) ([]byte, error) { return append(b, content(m)...), nil }
 
-const natsStream = "CHAOS"
+// natsStream is another one in each generation.
+func natsStream(generation int) string { return fmt.Sprint("CHAOS", generation) }
 
 // openJetStream has a server that recognises repetitions by itself for a moment only: what repeats is to be seen.
 func openJetStream(ctx context.Context, order childOrder) (sink, error) {
@@ -70,7 +71,7 @@ func openJetStream(ctx context.Context, order childOrder) (sink, error) {
 		return nil, err
 	}
 	short := func(c *natsjs.StreamConfig) { c.Duplicates = 100 * time.Millisecond }
-	s, err := jetstream.Open(ctx, nc, natsStream, jetstream.WithCreateStream(short), jetstream.WithEncoder(contents{}), jetstream.WithLogger(logger))
+	s, err := jetstream.Open(ctx, nc, natsStream(order.Generation), jetstream.WithCreateStream(short), jetstream.WithEncoder(contents{}), jetstream.WithLogger(logger))
 	if err != nil {
 		nc.Close()
 		return nil, err
@@ -117,8 +118,7 @@ func runSink(ctx context.Context, order childOrder) error {
 	safe := pipeline.DeadLetter(pipeline.Retry(pipeline.Timeout(tell(s), 10*time.Second), soon), pipeline.SinkFunc[pipeline.Dead[message]](refuse))
 	opts := []walchan.Option{walchan.WithTransactions(), walchan.WithDrainTimeout(grace)}
 	if c, ok := safe.(pipeline.Checkpointer[message]); ok {
-		// The slot was made before there was traffic: its target is a copy as of there.
-		from, err := walchan.ParseLSN(order.From)
+		from, err := fromOf(ctx, order, c)
 		if err != nil {
 			return err
 		}
@@ -141,6 +141,20 @@ func runSink(ctx context.Context, order childOrder) error {
 	}
 	pipeline.Into(g, batches, safe)
 	return g.Wait()
+}
+
+// fromOf returns what a person says: that the target is a copy as of a position, or that nothing is lost up to one; 0 if nothing.
+func fromOf(ctx context.Context, order childOrder, c pipeline.Checkpointer[message]) (walchan.LSN, error) {
+	stored, err := c.Checkpoint(ctx)
+	switch {
+	case err != nil:
+		return 0, err
+	case stored.IsZero():
+		return walchan.ParseLSN(order.Origin)
+	case order.From != "":
+		return walchan.ParseLSN(order.From)
+	}
+	return 0, nil
 }
 
 // refuse is given what a sink refuses. That may be a TRUNCATE, for which Kafka has no record.
@@ -187,6 +201,7 @@ func (t telling) after(batch []message, err error) error {
 	if err != nil {
 		return err
 	}
+	fmt.Println(progress)
 	for _, m := range batch {
 		if m.Relation == nil || m.Relation.Name != "marker" {
 			continue

@@ -1,18 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/walchan/walchan/internal/pgtest"
@@ -33,6 +36,7 @@ type target struct {
 	kill   func() error
 	start  func(context.Context) error
 	close  func()
+	amount func(context.Context) string // of what it holds; nil: not known
 }
 
 // startTargets starts the servers.
@@ -46,7 +50,84 @@ func (c *chaos) startTargets(ctx context.Context) error {
 	k := c.target("kafka")
 	k.kill = func() error { k.proxy.refuse(true); return nil }
 	k.start = func(context.Context) error { k.proxy.refuse(false); return nil }
+	c.target("jetstream").amount = c.amountOfJetStream
 	return nil
+}
+
+// renewTargets empties what the sinks write to, or has a new one. PostgreSQL's is a copy of the source.
+func (c *chaos) renewTargets(ctx context.Context) error {
+	broker := c.target("kafka").server
+	if err := errors.Join(broker.signal(ctx, syscall.SIGKILL), broker.start()); err != nil {
+		return err
+	}
+	if err := broker.reached.wait(ctx, broker.order.Life); err != nil {
+		return err
+	}
+	if _, err := query(ctx, c.replica, "CREATE DATABASE "+c.replicaDatabase()); err != nil {
+		return err
+	}
+	if err := c.preparePostgres(ctx, c.copyRows); err != nil {
+		return err
+	}
+	t := c.target("postgres")
+	t.url = c.replicaURL(t.proxy.port())
+	return nil
+}
+
+func (c *chaos) replicaDatabase() string {
+	if c.generation == 1 {
+		return "postgres"
+	}
+	return fmt.Sprint("generation_", c.generation)
+}
+
+// replicaDSN is past the network that fails, replicaURL through it.
+func (c *chaos) replicaDSN() string { return c.replica.SocketDSN("dbname=" + c.replicaDatabase()) }
+
+func (c *chaos) replicaURL(port int) string {
+	return c.replica.DSN(fmt.Sprintf("port=%d", port), "connect_timeout=5", "dbname="+c.replicaDatabase())
+}
+
+// copyRows copies the rows of the source into the replica.
+func (c *chaos) copyRows(ctx context.Context) error {
+	source, err := pgconn.Connect(ctx, c.cluster.SocketDSN())
+	if err != nil {
+		return err
+	}
+	defer source.Close(ctx)
+	replica, err := pgconn.Connect(ctx, c.replicaDSN())
+	if err != nil {
+		return err
+	}
+	defer replica.Close(ctx)
+	for table, columns := range map[string]string{"accounts": "id, tx, amount, v, note", "documents": "id, tx, at, body", "scratch": "id, tx", "marker": "id", "ledger": "tx, changes"} {
+		var rows bytes.Buffer
+		if _, err := source.CopyTo(ctx, &rows, fmt.Sprintf("COPY %s (%s) TO STDOUT", table, columns)); err != nil {
+			return err
+		}
+		if _, err := replica.CopyFrom(ctx, &rows, fmt.Sprintf("COPY %s (%s) FROM STDIN", table, columns)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// amountOfJetStream is how many messages there are, past the network that fails.
+func (c *chaos) amountOfJetStream(ctx context.Context) string {
+	nc, err := nats.Connect(c.target("jetstream").direct)
+	if err != nil {
+		return ""
+	}
+	defer nc.Close()
+	js, err := natsjs.New(nc)
+	if err != nil {
+		return ""
+	}
+	stream, err := js.Stream(ctx, natsStream(c.generation))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprint(stream.CachedInfo().State.LastSeq)
 }
 
 // addTarget puts a proxy before a server.
@@ -80,29 +161,41 @@ func (c *chaos) startPostgres(ctx context.Context) (err error) {
 			fmt.Fprintln(c.out, err)
 		}
 	}}
-	err = c.addTarget(fmt.Sprintf("127.0.0.1:%d", c.replica.Port()), t, func(port int) string {
-		return c.replica.DSN(fmt.Sprintf("port=%d", port), "connect_timeout=5")
-	})
-	if err != nil {
+	if err := c.addTarget(addressOf(c.replica), t, c.replicaURL); err != nil {
 		return err
 	}
+	return c.preparePostgres(ctx, func(context.Context) error { return nil })
+}
+
+// preparePostgres makes the tables, has fill fill them, and makes the triggers.
+func (c *chaos) preparePostgres(ctx context.Context, fill func(context.Context) error) error {
 	// A sink makes the table with its position, for which there is a trigger, too.
-	s, err := postgres.Open(ctx, c.replica.SocketDSN())
+	s, err := postgres.Open(ctx, c.replicaDSN())
 	if err == nil {
 		err = s.Close()
 	}
 	if err != nil {
 		return err
 	}
-	for _, sql := range slices.Concat(tables, audit()) {
-		if _, err := query(ctx, c.replica, sql); err != nil {
+	if err := c.runInReplica(ctx, tables); err != nil {
+		return err
+	}
+	if err := fill(ctx); err != nil {
+		return err
+	}
+	return c.runInReplica(ctx, audit())
+}
+
+func (c *chaos) runInReplica(ctx context.Context, statements []string) error {
+	for _, sql := range statements {
+		if _, err := queryDSN(ctx, c.replicaDSN(), sql); err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 	}
 	return nil
 }
 
-// startServer starts a server in a process of its own, on a port that stays. Its files are beside those of the cluster, in
+// startServer starts a server in a process of its own, on a port that stays. Its files are beside those of the replica, in
 // memory where there is room: a process that is killed loses nothing there either.
 func (c *chaos) startServer(ctx context.Context, sink, name, scheme string) error {
 	log, err := os.Create(filepath.Join(c.dir, name+".log"))
@@ -113,7 +206,7 @@ func (c *chaos) startServer(ctx context.Context, sink, name, scheme string) erro
 	if err != nil {
 		return err
 	}
-	k := &child{order: childOrder{Slot: name, DSN: fmt.Sprint(port), Target: filepath.Join(filepath.Dir(c.cluster.DataDir()), name)}, log: log, reached: newMilestone()}
+	k := &child{order: childOrder{Slot: name, DSN: fmt.Sprint(port), Target: filepath.Join(filepath.Dir(c.replica.DataDir()), name)}, log: log, reached: newMilestone()}
 	t := &target{name: sink, server: k,
 		kill: func() error { return k.signal(context.Background(), syscall.SIGKILL) },
 		start: func(ctx context.Context) error {

@@ -41,16 +41,31 @@ var identifying = map[string][]string{
 var publishing = []string{
 	"CREATE TABLE " + unpublished + " (id bigint, tx bigint)",
 	"CREATE PUBLICATION chaos FOR TABLE accounts, documents, scratch, marker, ledger",
-	"SELECT pg_create_logical_replication_slot('" + referenceSlot + "', 'test_decoding')",
+	makeReference,
 }
+
+const makeReference = "SELECT pg_create_logical_replication_slot('" + referenceSlot + "', 'test_decoding')"
 
 // traffic is what the writers have done together.
 type traffic struct {
 	committed, rolledBack, broken, large atomic.Int64 // transactions; broken: the connection was lost in it
 	changes                              atomic.Int64 // of the committed ones, published
 
+	// The writers hold gate for a transaction. Whoever has it alone has a server to which nothing is written.
+	gate sync.RWMutex
+	dsn  string // of the primary
+
 	mu   sync.Mutex
-	sure []int64 // numbers of transactions whose COMMIT was answered
+	sure []int64 // numbers of transactions whose COMMIT was answered, since the last call of takeSure
+}
+
+// takeSure returns the numbers of the transactions that are committed, and begins anew.
+func (t *traffic) takeSure() []int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sure := t.sure
+	t.sure = nil
+	return sure
 }
 
 func (t *traffic) commit(tx int64, changes int) {
@@ -61,12 +76,12 @@ func (t *traffic) commit(tx int64, changes int) {
 	t.sure = append(t.sure, tx)
 }
 
-// A writer writes one transaction after the other, straight to the server.
+// A writer writes one transaction after the other, straight to the primary.
 type writer struct {
 	traffic *traffic
-	dsn     string
 	rng     *rand.Rand
 	conn    *pgconn.PgConn // nil: none
+	to      string         // the dsn of conn
 	first   int64          // number of its first transaction
 	next    int64          // number of the next one
 	bulk    []int64        // large transactions of inserts whose rows are not yet deleted
@@ -81,9 +96,9 @@ const (
 	perTx     = 100_000 // numbers of rows
 )
 
-func newWriter(t *traffic, dsn string, seed uint64, number int) *writer {
+func newWriter(t *traffic, seed uint64, number int) *writer {
 	first := int64(number) * perWriter
-	return &writer{traffic: t, dsn: dsn, rng: rand.New(rand.NewPCG(seed, uint64(1000+number))), first: first, next: first}
+	return &writer{traffic: t, rng: rand.New(rand.NewPCG(seed, uint64(1000+number))), first: first, next: first}
 }
 
 // run writes until ctx ends; then it ends the transaction it is in.
@@ -143,16 +158,29 @@ func (t *transaction) id() int64 {
 	return t.number*perTx + t.rows
 }
 
+// connect makes sure of a connection to the primary.
+func (w *writer) connect(ctx context.Context) error {
+	if w.to != w.traffic.dsn {
+		w.close()
+	}
+	if w.conn != nil && !w.conn.IsClosed() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := pgconn.Connect(ctx, w.traffic.dsn)
+	if err == nil {
+		w.conn, w.to = conn, w.traffic.dsn
+	}
+	return err
+}
+
 // transaction runs one transaction with its row in the ledger.
 func (w *writer) transaction(ctx context.Context, body func(*transaction)) error {
-	if w.conn == nil || w.conn.IsClosed() {
-		dialing, cancel := context.WithTimeout(ctx, 5*time.Second)
-		conn, err := pgconn.Connect(dialing, w.dsn)
-		cancel()
-		if err != nil {
-			return err
-		}
-		w.conn = conn
+	w.traffic.gate.RLock()
+	defer w.traffic.gate.RUnlock()
+	if err := w.connect(ctx); err != nil {
+		return err
 	}
 	t := &transaction{ctx: ctx, conn: w.conn, number: w.next}
 	w.next++
