@@ -26,14 +26,14 @@ demo: ## run examples/quickstart against a throwaway PostgreSQL
 
 test: ## run all tests with -race
 	@scripts/postgres --tests
-	go test -race $(PACKAGES)
+	go test -race -timeout 40m $(PACKAGES)
 
 matrix: ## run the contract against PostgreSQL 14 to 18
 	@scripts/postgres --tests
 	@for major in $(VERSIONS); do \
 		bin=$$(scripts/servers $$major) || exit 1; \
 		echo "PostgreSQL $$major:"; \
-		WALCHAN_PGBIN=$$bin go test -race $(VERSIONED) || exit 1; \
+		WALCHAN_PGBIN=$$bin go test -race -timeout 40m $(VERSIONED) || exit 1; \
 	done
 
 chaos: ## inject faults for DURATION=1m, from SEED=the time: streams and sinks may lose, repeat and reorder nothing
