@@ -132,7 +132,7 @@ func (c *chaos) setUp(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if len(c.failovers()) == 0 {
+	if c.only != noFailover && len(c.failovers()) == 0 {
 		return fmt.Errorf("PostgreSQL %d has no fail-over %q", c.cluster.Version(), c.only)
 	}
 	c.servers = append(c.servers, c.cluster.DataDir())

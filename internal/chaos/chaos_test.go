@@ -14,9 +14,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// noFailover is part of no fail-over's name. Fail-overs take long on a loaded machine: make chaos has them.
-const noFailover = "none"
-
 // TestChaos is a short run of what make chaos does for longer.
 func TestChaos(t *testing.T) {
 	for _, seed := range []uint64{1, rand.Uint64()} {

@@ -63,6 +63,9 @@ func (c *chaos) nextFailover() fault {
 }
 
 // failovers are those that the server's version has and that are asked for.
+// noFailover is part of no fail-over's name. Fail-overs take long on a loaded machine, and the short run in make test has none.
+const noFailover = "none"
+
 func (c *chaos) failovers() []fault {
 	all := slices.Clone(anySlots)
 	if c.synchronises() {
