@@ -353,7 +353,7 @@ func (c *chaos) makeAnew(ctx context.Context, dropped []string) error {
 func (c *chaos) child(slot string) *child { return c.children[slices.Index(slots, slot)-inThisProcess] }
 
 // checkpointed are the consumers whose later processes remember.
-var checkpointed = map[string]bool{"checkpoint": true}
+var checkpointed = map[string]bool{"checkpoint": true, "postgres": true, "jetstream": true}
 
 func (c *chaos) checkpointedSlots() []string {
 	return slices.DeleteFunc(slices.Clone(slots), func(s string) bool { return !checkpointed[s] })
@@ -582,7 +582,13 @@ func (c *chaos) retire(s *pgtest.Cluster) {
 }
 
 // holding describes all that a consumer that remembers something has stored.
-func (c *chaos) holding(_ context.Context, k *child) (string, error) {
+func (c *chaos) holding(ctx context.Context, k *child) (string, error) {
+	switch k.order.Slot {
+	case "postgres":
+		return queryDSN(ctx, c.replicaDSN(), "SELECT count(*) || ' changes, ' || (SELECT string_agg(p::text, ' ') FROM walchan_position p) FROM audit")
+	case "jetstream":
+		return c.amountOfJetStream(ctx) + " messages", nil
+	}
 	last, err := lastCheckpoint(k.order.Target)
 	if err != nil {
 		return "", err
