@@ -29,8 +29,8 @@ const (
 	stopLimit     = 30 * time.Second // for the server to stop, whatever the consumers do
 )
 
-// slots of the consumers: a stream in this process, one of another plugin, and those in processes that are killed: one that
-// keeps a journal, one that keeps checkpoints, and the sinks.
+// slots are those of the consumers. In this process run a stream and one of another plugin. In processes that are killed run one
+// with a journal, one with checkpoints, and the sinks.
 var slots = []string{"stream", "raw", "child", "checkpoint", "files", "writer", "postgres", "jetstream", "kafka"}
 
 const inThisProcess = 2 // of slots
@@ -62,7 +62,7 @@ type chaos struct {
 	replica  *pgtest.Cluster // of the sink postgres
 
 	succession                        // of the primaries
-	generation int                    // of what the consumers write to: how often it was made
+	generation int                    // how often the targets were made
 	from       map[string]walchan.LSN // by slot: where the consumer's target begins
 	totals     map[string]*total      // by slot
 
@@ -176,7 +176,7 @@ func (c *chaos) setUp(ctx context.Context) (err error) {
 	return c.makeStandby(ctx)
 }
 
-// startGeneration begins what the consumers write to anew.
+// startGeneration makes a directory for new targets.
 func (c *chaos) startGeneration() error {
 	c.generation++
 	return os.Mkdir(c.generationDir(), 0o700)
@@ -188,7 +188,7 @@ func (c *chaos) generationDir() string {
 
 func addressOf(s *pgtest.Cluster) string { return fmt.Sprintf("127.0.0.1:%d", s.Port()) }
 
-// makeSlots makes the slots, which must exist before what they are to send. The consumer "checkpoint" makes its own.
+// makeSlots makes the slots before the traffic begins. The consumer "checkpoint" makes its own.
 func (c *chaos) makeSlots(ctx context.Context) (err error) {
 	for _, name := range slots {
 		if name == "checkpoint" {
@@ -299,7 +299,7 @@ func (c *chaos) consume(ctx context.Context, slot int, see func(walchan.Message)
 
 func (c *chaos) journal(name string) string { return filepath.Join(c.generationDir(), name+".journal") }
 
-// addChild makes a child, which is not yet started.
+// addChild makes a child without starting it.
 func (c *chaos) addChild(slot int, name string) error {
 	log, err := os.Create(filepath.Join(c.dir, name+".log"))
 	if err != nil {
@@ -310,8 +310,8 @@ func (c *chaos) addChild(slot int, name string) error {
 	return nil
 }
 
-// rounds injects faults, round after round, and somewhere in each a fail-over, with a pause after each in which the consumers must
-// catch up: a stream that is stuck must not be saved by the next fault.
+// rounds injects faults, round after round, and one fail-over in each. After each round the consumers must catch up, because the
+// next fault must not save a stream that is stuck.
 func (c *chaos) rounds(ctx context.Context) error {
 	for end := time.Now().Add(c.duration); time.Now().Before(end) && ctx.Err() == nil; {
 		length := min(roundLength, time.Until(end))
@@ -323,7 +323,7 @@ func (c *chaos) rounds(ctx context.Context) error {
 				f = always[last]
 				last++
 			}
-			if !due.IsZero() && time.Now().After(due) {
+			if c.only != noFailover && !due.IsZero() && time.Now().After(due) {
 				due, f = time.Time{}, c.nextFailover()
 			}
 			if err := c.inject(ctx, f); err != nil {
@@ -408,13 +408,13 @@ func (c *chaos) catchUp(ctx context.Context) error {
 	}
 	c.catchUps = append(c.catchUps, time.Since(began))
 	for _, k := range c.children {
-		k.order.From = "" // something behind it is stored
+		k.order.From = "" // more is stored by now
 	}
 	return nil
 }
 
-// await waits until a consumer has come to the last marker. It may take its time, on a machine that has other work, as long as
-// there is progress.
+// await waits until a consumer has come to the last marker. On a busy machine that may take long. It is stuck if it makes no
+// progress.
 func (c *chaos) await(ctx context.Context, slot int) error {
 	at, since := "", time.Now()
 	for {

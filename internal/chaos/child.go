@@ -31,11 +31,11 @@ type childOrder struct {
 	Seed      uint64 // another one in each life
 	Life      int
 
-	Generation int    // of the target: how often it was made
-	Origin     string // where the slot was made: the target is a copy as of there
-	Failover   bool   // a slot that the child makes is one of which standbys keep copies
-	Lost       string // the checkpoint that a person has given up: begin anew
-	From       string // the position up to which a person says that nothing is lost
+	Generation int    // how often the target was made
+	Origin     string // position of the new slot; the target is a copy as of there
+	Failover   bool   // standbys keep copies of slots
+	Lost       string // the checkpoint that a person has given up, for SubscribeAnew
+	From       string // a person says that nothing is lost up to this position
 }
 
 // beChild is a consumer in a process of its own, that may be killed at any time, until SIGTERM. It says on its standard output
@@ -62,8 +62,8 @@ func beChild() error {
 	return sayRefusal(keepJournal(ctx, order))
 }
 
-// A child says a line on its standard output: a marker's number, progress after something was stored, refused and a kind before
-// it ends because the server is not the one that it was.
+// A child writes lines to its standard output: the number of each marker, progress after each batch, and before it refuses to go on
+// refused with the kind of the error.
 const (
 	progress = "."
 	refused  = "refused "
@@ -76,7 +76,7 @@ func sayRefusal(err error) error {
 	return err
 }
 
-// refusals are the kinds of errors by which a consumer refuses to go on with a server, or a slot, that lacks something.
+// refusals are the kinds of errors with which a consumer refuses a server or slot that lacks something.
 var refusals = map[string]error{"ErrDiverged": walchan.ErrDiverged, "ErrSlotMissing": walchan.ErrSlotMissing, "ErrSlotMoved": walchan.ErrSlotMoved}
 
 func refusalOf(err error) string {
@@ -186,9 +186,9 @@ type child struct {
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
-	wanted bool          // to end: it was killed or told to stop, or has a reason to refuse
+	wanted bool          // it should end: it was killed or stopped, or must refuse
 	failed error         // it ended by itself
-	kind   string        // of its refusal, if that was why it ended
+	kind   string        // of its refusal
 	down   bool          // stop has ended it
 	done   chan struct{} // closed when cmd has ended
 }
@@ -247,7 +247,7 @@ func (c *child) follow(cmd *exec.Cmd, said *bufio.Scanner, done chan struct{}) {
 	}
 }
 
-// problem is a finding where the child is a consumer; a sink's server says nothing of walchan.
+// problem is a finding if the child is a consumer, and an error of chaos itself if it is the server of a sink.
 func (c *child) problem(format string, args ...any) error {
 	err := fmt.Errorf(c.order.Slot+" "+format, args...)
 	if servers[c.order.Slot] != nil {
@@ -256,14 +256,14 @@ func (c *child) problem(format string, args ...any) error {
 	return finding{err}
 }
 
-// expect says that the process has a reason to refuse to go on, and to end.
+// expect says that the process must refuse to go on.
 func (c *child) expect() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wanted = true
 }
 
-// refusal waits for the end of a process that has a reason to refuse, and returns the kind.
+// refusal waits for the end of a process that must refuse, and returns the kind of its error.
 func (c *child) refusal(ctx context.Context) (string, error) {
 	c.mu.Lock()
 	done := c.done
@@ -304,7 +304,7 @@ func (c *child) signal(ctx context.Context, sig os.Signal) error {
 	return nil
 }
 
-// stop has the process end by itself.
+// stop tells the process to end, and waits for it.
 func (c *child) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()

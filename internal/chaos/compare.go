@@ -52,14 +52,14 @@ func (v *verdict) complain(count *int, format string, args ...any) {
 // due is what a consumer should have.
 type due struct {
 	*reference
-	base    rowStates // the rows that there were before
-	partial bool      // its end need not be there: the server that had it is dead
+	base    rowStates // the rows before
+	partial bool      // the end may be missing, because the server is dead
 }
 
 // comparison compares what a consumer received with what it should have.
 type comparison struct {
 	verdict
-	once      bool // nothing may come again, in no life
+	once      bool // nothing may be repeated, even in a later life
 	want      []string
 	index     map[uint64]int // by hash of the content
 	positions []string       // of each of want, as first seen
@@ -120,7 +120,7 @@ func (c *comparison) take(s seen) {
 	c.life[i], c.last, c.high = c.Lives, max(c.last, i), max(c.high, i+1)
 }
 
-// result is the verdict, once everything is taken in. With partial what is behind the last one is not missed.
+// result is the verdict, after the last call of take. With partial nothing is missing after the last one.
 func (c *comparison) result(partial bool) verdict {
 	for i, life := range c.life {
 		if life == 0 && (i < c.high || !partial) {

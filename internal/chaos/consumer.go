@@ -32,12 +32,12 @@ type consumer struct {
 	again   atomic.Int64 // messages with Tx.Redelivered
 	wrong   error        // what watch has found
 
-	expected atomic.Bool   // it has a reason to refuse to go on
+	expected atomic.Bool   // it must refuse to go on
 	ended    chan struct{} // closed when it has ended
 	err      error         // why it has
 }
 
-// refusal waits for the end of a stream that has a reason to refuse to go on, and returns the kind.
+// refusal waits for the end of a stream that must refuse, and returns the kind of its error.
 func (c *consumer) refusal(ctx context.Context) (string, error) {
 	select {
 	case <-c.ended:

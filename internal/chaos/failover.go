@@ -15,17 +15,17 @@ import (
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
-// A fail-over ends the primary for good. Its standby takes over, and gets a standby of its own.
+// A fail-over ends the primary for good. Its standby takes over, and a new standby is made.
 //
-// Without a loss the consumers must not notice. That needs a standby that has all that they were sent, and slots that are
-// synchronised (PostgreSQL 17 or later). A slot that is made again by hand is another matter. Even if a careful operator stops the traffic
-// before, no consumer can tell this from a loss, so those that remember something must refuse until a person says that nothing is
+// If nothing is lost the consumers must not notice. That needs a standby with everything that they have received, and
+// synchronised slots (PostgreSQL 17 or later). A slot that an operator makes again is different. Even if he stops the traffic
+// before, no consumer can tell this from a loss. So a consumer with a memory must refuse until a person says that nothing is
 // lost.
 //
-// With a loss the standby lacks what the consumers have. All of them must refuse, and those with checkpoints in every later
-// process, too, until what they write to is made anew.
+// If the standby lacks something that the consumers have, all of them must refuse. Consumers with checkpoints must refuse in every
+// later process, too, until their targets are copied again.
 
-// synchronisedSlots are the fail-overs that need slots on the standby.
+// synchronisedSlots are the fail-overs for which the standby needs the slots.
 var synchronisedSlots = []fault{
 	{"fail-over, nothing lost", 0, func(c *chaos, ctx context.Context) (string, error) {
 		return c.failOver(ctx, func(context.Context) error { return c.cluster.Kill() })
@@ -39,19 +39,19 @@ var anySlots = []fault{
 	{"switch-over, slots made again", 0, (*chaos).switchByHand},
 }
 
-// refusalLimit is how long a consumer may take to notice: it tries again after ever longer pauses while no server answers.
+// refusalLimit is how long a consumer may take to notice. While no server answers its pauses between attempts grow.
 const refusalLimit = 2 * time.Minute
 
-// succession is what is known of the primaries that are gone.
+// succession describes the earlier primaries.
 type succession struct {
 	queue    []fault        // fail-overs to come
 	history  *reference     // what the primary has of its predecessors
-	lost     int            // transactions that a client knew to be committed, and that went with their server
+	lost     int            // committed transactions that a successor did not have
 	refusals map[string]int // by kind
-	wrong    []string       // found in between
+	wrong    []string       // beside the verdicts
 }
 
-// nextFailover has each kind come once before any comes again.
+// nextFailover takes each kind once before it repeats one.
 func (c *chaos) nextFailover() fault {
 	if len(c.queue) == 0 {
 		c.queue = c.failovers()
@@ -62,10 +62,10 @@ func (c *chaos) nextFailover() fault {
 	return next
 }
 
-// failovers are those that the server's version has and that are asked for.
 // noFailover is part of no fail-over's name. Fail-overs take long on a loaded machine, and the short run in make test has none.
 const noFailover = "none"
 
+// failovers are those of the server's version, as far as the command line asks for them.
 func (c *chaos) failovers() []fault {
 	all := slices.Clone(anySlots)
 	if c.synchronises() {
@@ -85,7 +85,7 @@ func kindsOfFailovers() string {
 // synchronises says whether standbys keep copies of slots.
 func (c *chaos) synchronises() bool { return c.cluster.Version() >= 17 }
 
-// failOver is one that the consumers must not notice.
+// failOver loses nothing. The consumers must not notice.
 func (c *chaos) failOver(ctx context.Context, end func(context.Context) error) (string, error) {
 	if err := c.awaitSynchronised(ctx); err != nil {
 		return "", err
@@ -108,7 +108,7 @@ func (c *chaos) stopFast(ctx context.Context) error {
 	return err
 }
 
-// switchByHand is a switch-over without a loss, but with slots that are made on the new primary.
+// switchByHand loses nothing, but the slots are made again on the new primary.
 func (c *chaos) switchByHand(ctx context.Context) (string, error) {
 	c.traffic.gate.Lock()
 	at, err := c.settle(ctx)
@@ -116,7 +116,7 @@ func (c *chaos) switchByHand(ctx context.Context) (string, error) {
 		c.traffic.gate.Unlock()
 		return "", err
 	}
-	for _, k := range c.children { // a careful operator stops them all, and forgets some
+	for _, k := range c.children { // the operator forgets to stop some
 		if k.expect(); c.half() {
 			if err := k.stop(ctx); err != nil {
 				c.traffic.gate.Unlock()
@@ -131,7 +131,7 @@ func (c *chaos) switchByHand(ctx context.Context) (string, error) {
 		c.traffic.gate.Unlock()
 		return "", err
 	}
-	// A slot that is synchronised would do, as long as it is there.
+	// If the slots are synchronised, consumers that connect early would go on with the old ones.
 	old, err := c.succeed(ctx, !c.synchronises() && c.half(), func(ctx context.Context) error { return c.remakeSlots(ctx, slots...) })
 	if err != nil {
 		return "", err
@@ -153,10 +153,10 @@ func (c *chaos) switchByHand(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s; everything up to %s was confirmed", old.describe(), at), nil
 }
 
-// acceptSlot starts a child again whose slot was made again by hand.
+// acceptSlot starts a child again, with a slot that was made again.
 func (c *chaos) acceptSlot(ctx context.Context, k *child) error {
 	if !checkpointed[k.order.Slot] {
-		return k.start() // it remembers nothing, and goes on from the slot
+		return k.start() // it has no memory, and goes on from the slot
 	}
 	if err := c.mustRefuse(ctx, k); err != nil {
 		return err
@@ -169,7 +169,7 @@ func (c *chaos) acceptSlot(ctx context.Context, k *child) error {
 	return k.start()
 }
 
-// failOverWithLoss is one to a standby that lacks what the consumers have.
+// failOverWithLoss goes to a standby that lacks something that the consumers have.
 func (c *chaos) failOverWithLoss(ctx context.Context) (string, error) {
 	if err := c.cutOff(ctx); err != nil {
 		return "", err
@@ -208,8 +208,8 @@ func (c *chaos) failOverWithLoss(ctx context.Context) (string, error) {
 	return old.describe(), c.beginAnew(ctx)
 }
 
-// refuseLater makes sure that no later process of a consumer that remembers something goes on: neither at once, nor once the new
-// server has come further than the old one, nor with a slot that is made by hand.
+// refuseLater makes sure that no later process of a consumer with checkpoints goes on. It starts one at once, one when the new
+// server's WAL is longer than the old one's, and one with a slot that was made again.
 func (c *chaos) refuseLater(ctx context.Context, end walchan.LSN) error {
 	for _, prepare := range []func() error{
 		func() error { return nil },
@@ -231,7 +231,7 @@ func (c *chaos) refuseLater(ctx context.Context, end walchan.LSN) error {
 	return nil
 }
 
-// mustRefuse starts a process that must end, and must not have stored anything.
+// mustRefuse starts a process. It must end, and must not store anything.
 func (c *chaos) mustRefuse(ctx context.Context, k *child) error {
 	before, err := c.holding(ctx, k)
 	if err != nil {
@@ -263,7 +263,7 @@ func (c *chaos) comeFurther(ctx context.Context, end walchan.LSN) error {
 	}
 }
 
-// awaitRefusals waits for all processes and streams that were expected to refuse.
+// awaitRefusals waits until all processes and streams have refused.
 func (c *chaos) awaitRefusals(ctx context.Context) error {
 	for _, p := range c.proxies {
 		p.heal()
@@ -295,7 +295,7 @@ func (c *chaos) awaitRefusal(ctx context.Context, refusal func(context.Context) 
 	return err
 }
 
-// closeStream takes what a stream that has ended leaves behind.
+// closeStream adds up the counters of a stream that has ended.
 func (c *chaos) closeStream(k *consumer) {
 	_ = k.stream.Close()
 	k.cancel()
@@ -304,7 +304,7 @@ func (c *chaos) closeStream(k *consumer) {
 	t.redelivered += k.again.Load()
 }
 
-// beginAnew is a person that makes everything anew that the consumers write to.
+// beginAnew does what a person does after a loss: new targets, new slots.
 func (c *chaos) beginAnew(ctx context.Context) error {
 	lost, err := lastCheckpoint(c.journal("checkpoint"))
 	if err == nil {
@@ -329,7 +329,7 @@ func (c *chaos) beginAnew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// It may be killed among the rows: then they start over.
+	// If it is killed among the rows, they start over.
 	for range c.rng.IntN(3) {
 		sleep(ctx, c.between(0, 500*time.Millisecond))
 		if err := errors.Join(keeper.signal(ctx, syscall.SIGKILL), keeper.start()); err != nil {
@@ -339,7 +339,7 @@ func (c *chaos) beginAnew(ctx context.Context) error {
 	return c.awaitSlot(ctx, "checkpoint")
 }
 
-// makeAnew makes slots and targets while nothing is written, so that each target is a copy as of its slot.
+// makeAnew makes slots and targets while nothing is written. So each target is a copy as of its slot.
 func (c *chaos) makeAnew(ctx context.Context, dropped []string) error {
 	c.traffic.gate.Lock()
 	defer c.traffic.gate.Unlock()
@@ -355,27 +355,27 @@ func (c *chaos) makeAnew(ctx context.Context, dropped []string) error {
 // child returns that of a slot.
 func (c *chaos) child(slot string) *child { return c.children[slices.Index(slots, slot)-inThisProcess] }
 
-// checkpointed are the consumers whose later processes remember.
-var checkpointed = map[string]bool{"checkpoint": true}
+// checkpointed are the consumers with checkpoints.
+var checkpointed = map[string]bool{"checkpoint": true, "postgres": true, "jetstream": true}
 
 func (c *chaos) checkpointedSlots() []string {
 	return slices.DeleteFunc(slices.Clone(slots), func(s string) bool { return !checkpointed[s] })
 }
 
-// predecessor is a primary that is gone.
+// predecessor is an earlier primary.
 type predecessor struct {
 	*pgtest.Cluster
 	fork walchan.LSN // where its successor has left its history
-	sure []int64     // transactions that clients know to be committed
-	lost int         // of these, those that the successor does not have
+	sure []int64     // numbers of the committed transactions
+	lost int         // how many of these the successor lacks
 }
 
 func (p *predecessor) describe() string {
 	return fmt.Sprintf("forked at %s, %d committed transactions lost", p.fork, p.lost)
 }
 
-// succeed promotes the standby. The primary is dead and the gate closed, which succeed opens. With early the consumers are led to
-// the standby while it is in recovery. prepare is called when nothing is written yet.
+// succeed promotes the standby of a primary that is dead, while the gate is closed, and opens the gate. With early the consumers
+// reach the standby while it is in recovery. prepare is called before anything is written.
 func (c *chaos) succeed(ctx context.Context, early bool, prepare func(context.Context) error) (*predecessor, error) {
 	defer c.traffic.gate.Unlock()
 	old := &predecessor{Cluster: c.cluster, sure: c.traffic.takeSure()}
@@ -411,7 +411,7 @@ func (c *chaos) lead(s *pgtest.Cluster) {
 	}
 }
 
-// forkOf returns where a server that was promoted has left the history of its primary.
+// forkOf returns where a promoted server has left the history of its primary.
 func forkOf(ctx context.Context, s *pgtest.Cluster) (walchan.LSN, error) {
 	timeline, err := query(ctx, s, "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)")
 	if err != nil {
@@ -429,8 +429,8 @@ func forkOf(ctx context.Context, s *pgtest.Cluster) (walchan.LSN, error) {
 	return walchan.ParseLSN(fields[1])
 }
 
-// bequeath reads what happened on a server that is gone, by starting it where nobody else finds it, and makes a new standby. It
-// returns all that the consumers may have.
+// bequeath reads what happened on an earlier primary, and makes a new standby. It starts that primary where no consumer finds it.
+// It returns everything that the consumers may have.
 func (c *chaos) bequeath(ctx context.Context, old *predecessor) (*reference, error) {
 	if err := old.Start(ctx); err != nil {
 		return nil, err
@@ -454,7 +454,7 @@ func (c *chaos) bequeath(ctx context.Context, old *predecessor) (*reference, err
 	return all, c.makeStandby(ctx)
 }
 
-// makeStandby makes the standby, to which the next fail-over goes.
+// makeStandby makes the standby of the next fail-over.
 func (c *chaos) makeStandby(ctx context.Context) (err error) {
 	opts := []pgtest.Option{pgtest.WithSetting("hot_standby_feedback", "on"), pgtest.WithSetting("wal_retrieve_retry_interval", "100ms")}
 	if c.synchronises() {
@@ -467,7 +467,7 @@ func (c *chaos) makeStandby(ctx context.Context) (err error) {
 	if !c.synchronises() {
 		return nil
 	}
-	// Without this setting the consumers could be sent what the standby lacks.
+	// Without this setting the consumers could receive something that the standby lacks.
 	slot, err := query(ctx, c.standby, "SHOW primary_slot_name")
 	if err == nil {
 		err = c.until(ctx, c.cluster, "SELECT active FROM pg_replication_slots WHERE slot_name = '"+slot+"'")
@@ -500,8 +500,8 @@ func (c *chaos) set(ctx context.Context, s *pgtest.Cluster, name, value string) 
 	return nil
 }
 
-// awaitSynchronised waits until the standby has a copy of each slot that outlives the primary. A copy that is new waits for the
-// consumer to come further.
+// awaitSynchronised waits until the standby has a permanent copy of each slot. A new copy becomes permanent when the consumer has
+// confirmed more.
 func (c *chaos) awaitSynchronised(ctx context.Context) error {
 	for _, p := range c.proxies {
 		p.heal()
@@ -516,18 +516,18 @@ func (c *chaos) awaitSynchronised(ctx context.Context) error {
 		if n == fmt.Sprint(len(slots)) {
 			return nil
 		}
-		if _, err := c.query(ctx, "SELECT pg_log_standby_snapshot()"); err != nil { // with which a slot can move on
+		if _, err := c.query(ctx, "SELECT pg_log_standby_snapshot()"); err != nil { // slots need it to move on
 			return fmt.Errorf("the slots are not synchronised: %w", err)
 		}
 		sleep(ctx, 200*time.Millisecond)
 	}
 }
 
-// settle waits until all consumers have confirmed all that there is. The gate is closed.
+// settle waits until all consumers have confirmed everything. The gate is closed.
 func (c *chaos) settle(ctx context.Context) (string, error) {
 	at, err := c.query(ctx, "SELECT pg_current_wal_lsn()")
 	if err == nil {
-		err = c.catchUp(ctx) // with a row behind that
+		err = c.catchUp(ctx) // it writes a row after that position
 	}
 	if err == nil {
 		err = c.until(ctx, c.cluster, fmt.Sprintf("SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name IN ('%s') AND confirmed_flush_lsn < '%s'", strings.Join(slots, "', '"), at))
@@ -550,7 +550,7 @@ func (c *chaos) until(ctx context.Context, s *pgtest.Cluster, sql string) error 
 	}
 }
 
-// remakeSlots makes slots again by hand.
+// remakeSlots makes slots again.
 func (c *chaos) remakeSlots(ctx context.Context, names ...string) error {
 	if err := c.dropSlots(ctx, names...); err != nil {
 		return err
@@ -584,8 +584,14 @@ func (c *chaos) retire(s *pgtest.Cluster) {
 	}
 }
 
-// holding describes all that a consumer that remembers something has stored.
-func (c *chaos) holding(_ context.Context, k *child) (string, error) {
+// holding describes everything that a consumer with checkpoints has stored.
+func (c *chaos) holding(ctx context.Context, k *child) (string, error) {
+	switch k.order.Slot {
+	case "postgres":
+		return queryDSN(ctx, c.replicaDSN(), "SELECT count(*) || ' changes, ' || (SELECT string_agg(p::text, ' ') FROM walchan_position p) FROM audit")
+	case "jetstream":
+		return c.amountOfJetStream(ctx) + " messages", nil
+	}
 	last, err := lastCheckpoint(k.order.Target)
 	if err != nil {
 		return "", err

@@ -77,7 +77,7 @@ func (k *kept) checkpoint() (walchan.Checkpoint, error) {
 	return walchan.ParseCheckpoint(k.last)
 }
 
-// add notes a message, for the next flush.
+// add notes a message. flush writes it.
 func (k *kept) add(m walchan.Message) error {
 	checkpoint := m.Checkpoint()
 	if _, err := checkpoint.Value(); err != nil {
@@ -194,8 +194,8 @@ func continueKept(ctx context.Context, order childOrder, k *kept, rng *rand.Rand
 	}, opts...)
 }
 
-// compareKept compares a file with what is due: all is a function because the rows with which a target begins are those of a
-// position that only the file says.
+// compareKept compares a file with what is due from the target's beginning on. Only the file knows that position. inside is how
+// many lives went on in the middle of a transaction.
 func compareKept(path string, dueFrom func(walchan.LSN) due) (v verdict, inside int, err error) {
 	var lines []keptLine
 	err = readKept(path, func(l keptLine) {
@@ -286,7 +286,7 @@ func (c *comparison) checkCheckpoint(l keptLine) {
 	}
 }
 
-// compareRead compares the rows that were read with those that there were.
+// compareRead compares the rows of a snapshot with those of the source.
 func (c *comparison) compareRead(want, got rowStates) {
 	for row, version := range want {
 		if got[row] != version {

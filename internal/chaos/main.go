@@ -1,15 +1,17 @@
 // Chaos proves that streams and sinks lose, repeat and reorder nothing, whatever becomes of the network, the servers and the
 // consumers: go run ./internal/chaos -duration 10m -seed 1
 //
-// It starts a PostgreSQL server, writes to it without a pause, and lets nine consumers receive all of it through a
-// network that fails (proxy.go), from a server that is restarted, killed and paused (faults.go), and replaced by its standby
-// (failover.go), with or without a loss. In this process there are a stream that lives through everything and is acknowledged in
-// ever changing ways, and one of the output plugin test_decoding (consumer.go). In processes that are killed and started again
-// (child.go) there are one that keeps a journal, one that keeps checkpoints (keeper.go), and the sinks (sinks.go): files of lines,
-// a Writer, PostgreSQL, JetStream and Kafka, whose servers (targets.go) are killed, too, and behind networks that fail.
+// It starts a PostgreSQL server, writes to it without a pause, and lets nine consumers receive everything through a network that
+// fails (proxy.go). The server is restarted, killed and paused (faults.go), and replaced by its standby, with and without a loss
+// (failover.go).
 //
-// At the end, and before what the consumers have is made anew after a loss, what the servers say has happened (reference.go) is
-// compared with what each consumer has written down, or what its sink holds (compare.go, rows.go, holds.go).
+// In this process run a stream that is acknowledged in ever changing ways, and one of the output plugin test_decoding
+// (consumer.go). In processes that are killed and started again (child.go) run a consumer with a journal, one with checkpoints
+// (keeper.go), and the sinks (sinks.go): files of lines, a Writer, PostgreSQL, JetStream and Kafka. Their servers (targets.go) are
+// killed, too, and their networks fail.
+//
+// At the end each consumer's journal, or the content of its sink (compare.go, rows.go, holds.go), is compared with the truth, which
+// comes from the servers (reference.go). After a fail-over with a loss that is done before the targets are made again.
 //
 // The exit status is 1 if something is lost, repeated or reordered, or a consumer fails; 2 if chaos itself does, which says
 // nothing of walchan (go run prints the status and has another one).

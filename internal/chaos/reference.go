@@ -33,7 +33,7 @@ type reference struct {
 	ledger    map[string]noted // by a transaction's number in the table ledger
 }
 
-// noted is what there is of a transaction.
+// noted describes a transaction.
 type noted struct {
 	changes int // that are published
 	end     walchan.LSN
@@ -71,7 +71,7 @@ func (r *reference) join(next *reference) *reference {
 	return j
 }
 
-// rows returns the rows that there are in the end, by their versions.
+// rows returns the rows after the last change, with their versions.
 func (r *reference) rows() rowStates {
 	c := newRowComparison(r, nil, nil)
 	c.advance(len(r.effects))

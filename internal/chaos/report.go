@@ -32,7 +32,7 @@ type report struct {
 	wrong     []string // beside the totals
 }
 
-// A total is what is said of a consumer, over all that it has written to.
+// A total is the verdict on a consumer, over all of its targets.
 type total struct {
 	verdict
 	reconnects  uint64 // of a stream in this process
@@ -207,8 +207,8 @@ func (c *chaos) checkLedger(ctx context.Context, ref *reference) (wrong []string
 	return wrong, nil
 }
 
-// checkConfirmed makes sure that the server was told of everything, the last transaction included. A consumer that keeps checkpoints
-// confirms only what it has stored: nothing behind the last transaction that is published.
+// checkConfirmed makes sure that the server was told of everything, the last transaction included. A consumer with checkpoints
+// confirms only up to the last published transaction.
 func (c *chaos) checkConfirmed(ctx context.Context, ref *reference) (wrong []string, err error) {
 	for _, slot := range slots {
 		at, err := c.query(ctx, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '"+slot+"'")

@@ -25,9 +25,9 @@ type rowComparison struct {
 	want, got rowStates
 	touched   map[string]bool // by the batch, on either side
 
-	partial bool  // the end is not due
-	known   place // the last position that is known
-	beyond  bool  // a batch has come of which the position is not known
+	partial bool  // the end may be missing
+	known   place // the last known position
+	beyond  bool  // a batch has come after that position
 }
 
 // rowStates are the versions of the rows that there are.
@@ -142,7 +142,7 @@ func (c *rowComparison) compare(when string) {
 	clear(c.touched)
 }
 
-// result is the verdict, once everything is taken in. With partial what is behind the last batch is not missed.
+// result is the verdict, after the last call of take. With partial nothing is missing after the last batch.
 func (c *rowComparison) result() verdict {
 	if len(c.touched) > 0 {
 		c.complain(&c.Invented, "invented: %d rows have changed without a position", len(c.touched))

@@ -146,6 +146,10 @@ func runSink(ctx context.Context, order childOrder) error {
 // fromOf returns what a person says: that the target is a copy as of a position, or that nothing is lost up to one; 0 if nothing.
 func fromOf(ctx context.Context, order childOrder, c pipeline.Checkpointer[message]) (walchan.LSN, error) {
 	stored, err := c.Checkpoint(ctx)
+	for ; err != nil && ctx.Err() == nil; stored, err = c.Checkpoint(ctx) { // the target is down
+		logger.Warn("read the checkpoint", "error", err)
+		sleep(ctx, 100*time.Millisecond)
+	}
 	switch {
 	case err != nil:
 		return 0, err

@@ -51,7 +51,7 @@ type traffic struct {
 	committed, rolledBack, broken, large atomic.Int64 // transactions; broken: the connection was lost in it
 	changes                              atomic.Int64 // of the committed ones, published
 
-	// The writers hold gate for a transaction. Whoever has it alone has a server to which nothing is written.
+	// Each writer holds gate during a transaction. While it is locked nobody writes.
 	gate sync.RWMutex
 	dsn  string // of the primary
 
@@ -59,7 +59,7 @@ type traffic struct {
 	sure []int64 // numbers of transactions whose COMMIT was answered, since the last call of takeSure
 }
 
-// takeSure returns the numbers of the transactions that are committed, and begins anew.
+// takeSure returns the numbers of the committed transactions since its last call.
 func (t *traffic) takeSure() []int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
