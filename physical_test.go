@@ -128,7 +128,7 @@ func TestPhysicalWhereverTheConnectionBreaks(t *testing.T) {
 		}
 		last := p.received - 1
 		proof := int(p.received - max(begin, last-last%segmentSize))
-		return proof*101/100 + 1000 + r.IntN(300_000)
+		return proof*101/100 + 1000 + r.IntN(1_000_000)
 	}
 	if err := walchan.CreatePhysicalSlot(t.Context(), c.DSN(), "s"); err != nil {
 		t.Fatal(err)

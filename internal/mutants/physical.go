@@ -31,6 +31,7 @@ var physical = []mutant{
 	{"nobody waits for the end of a slot's use", "slots.go", "[]string{\"\", \" WAIT\"}[btoi(wait)]", "\"\"", "", "TestDropSlotWait"},
 	{"an archive begins its last segment again", "examples/receivewal/archive.go", "			a.start += size\n", "", "examples/receivewal", "TestWhereAnArchiveEnds"},
 	{"an archive goes on behind a partial segment", "examples/receivewal/archive.go", "		if whole {\n			a.start += size\n		}\n", "		a.start += size\n", "examples/receivewal", "TestWhereAnArchiveEnds"},
+	{"an archive is not compared", "examples/receivewal/archive.go", "		if b != 0 && b != wal[i] {", "		if false {", "examples/receivewal", "TestOtherHistoryIsRefused"},
 	{"a segment stays partial", "examples/receivewal/archive.go", "		if at%a.size == 0 {", "		if false {", "examples/receivewal", "TestKilledAndResumed"},
 	{"a whole segment is enough to be acknowledged", "examples/receivewal/main.go", "			due = due || f.synchronous && len(stream.C()) == 0\n", "", "examples/receivewal", "TestSynchronousStandby"},
 }
