@@ -90,8 +90,11 @@ func (t *transaction) add(it Item[walchan.Message]) (whole bool, err error) {
 		t.tx, t.messages, t.bytes = m.Tx, t.messages[:0], 0
 	case t.tx == nil:
 		whole = m.Tx == nil || m.Kind == walchan.CommitPrepared || m.Kind == walchan.RollbackPrepared
-		if !whole {
+		if !whole && m.Ordinal <= 2 {
 			return false, fmt.Errorf("%w: %v", ErrNoTransactions, m)
+		}
+		if !whole { // the rest of a transaction, after a checkpoint in its middle
+			t.tx = m.Tx
 		}
 	}
 	t.messages, t.acks = append(t.messages, m), append(t.acks, it.ack)
