@@ -205,9 +205,11 @@ func (c *tappedConn) fromServer(kind byte, body []byte) {
 }
 
 // endOf returns up to where everything has come with a message of pgoutput: behind a commit, what is prepared and its outcome,
-// and behind a message that belongs to no transaction.
+// and behind a message that belongs to no transaction. A Begin names its commit, and transactions come in the order of those.
 func endOf(b []byte) walchan.LSN {
 	switch {
+	case len(b) == 21 && b[0] == 'B':
+		return lsnAt(b, 1)
 	case len(b) == 26 && b[0] == 'C', len(b) > 26 && strings.IndexByte("PKrp", b[0]) >= 0:
 		return lsnAt(b, 10)
 	case len(b) == 30 && b[0] == 'c':
