@@ -110,25 +110,37 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 	return nil
 }
 
-// askCheckpoint asks the consumer. That may take its time, and the server must not take it for a dead client.
+// askCheckpoint asks the consumer.
 func (s *Stream) askCheckpoint(c *connection) (cp Checkpoint, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	err = s.meanwhile(c, func() (err error) {
 		cp, err = s.cfg.checkpoint(s.ctx)
-	}()
-	tick := time.NewTicker(c.interval)
+		return err
+	})
+	return cp, err
+}
+
+// meanwhile runs f after the server has begun to stream, and before anything is read. f may take its time, and the server must not
+// take it for a dead client. So it hears again what the slot has as confirmed, and nothing more.
+func (s *Stream) meanwhile(c *connection, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	pause := c.interval
+	if c.senderTimeout > 0 { // the server cannot ask: nobody reads
+		pause = min(pause, max(c.senderTimeout/6, 100*time.Millisecond))
+	}
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	var broken error
 	for {
 		select {
-		case <-done:
-			return cp, errors.Join(err, broken)
+		case err := <-done:
+			return errors.Join(err, broken)
 		case now := <-tick.C:
 			if broken != nil {
 				continue
 			}
-			if lost := c.status(now, false); lost != nil {
+			at := min(c.told, c.limit)
+			if lost := c.Status(at, at, now, false); lost != nil {
 				broken = s.streamError(lost)
 			}
 		}

@@ -2,10 +2,13 @@ package walchan_test
 
 import (
 	"context"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/pgtest"
@@ -47,6 +50,40 @@ func TestLivenessWhileTheConsumerStops(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// While a new connection looks for a proof over a second one, and that takes long, the server must not give it up: the next one
+// would fare no better.
+func TestLivenessWhileTheProofIsSlow(t *testing.T) {
+	const timeout = 2 * time.Second // wal_sender_timeout
+	db := newSource(t)
+	dials := func(_ context.Context, cfg *pgconn.Config) error {
+		dial, n := cfg.DialFunc, 0
+		cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if n++; n > 1 { // of the second connection
+				time.Sleep(2 * timeout) // this is about time
+			}
+			return dial(ctx, network, address)
+		}
+		return nil
+	}
+	for name, opts := range map[string][]walchan.Option{"by the timer": nil, "when asked only": {walchan.WithStatusInterval(time.Minute)}} {
+		s, err := walchan.Subscribe(t.Context(), db.DSN("application_name="+db.Name, "options='-c wal_sender_timeout="+timeout.String()+"'"),
+			append(append(usual(t, db), walchan.WithConnect(dials)), opts...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		insert(t, db, 1, 1, 1)
+		s.Ack(next(t, s))
+		db.Exec(t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'", "DELETE FROM t")
+		if m := next(t, s); m.Kind != walchan.Delete {
+			t.Errorf("%s: received %v", name, m)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

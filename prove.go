@@ -97,12 +97,17 @@ func (f *changes) absent(s *Stream, t *trial) error {
 // examine finds out, now that the slot is held, whether the server's history is that of p. start is where the stream was to begin.
 func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) error {
 	same := p.Started != 0 && p.Started == c.origin.Started
-	side, err := c.beside(ctx, same)
-	if err != nil {
+	var side *pgconn.PgConn
+	var slot *slotRow
+	err := s.meanwhile(c, func() (err error) {
+		if side, err = c.beside(ctx, same); err == nil {
+			slot, err = readSlot(ctx, querier(side), s.source.Slot)
+		}
 		return err
+	})
+	if side != nil {
+		defer side.Close(context.WithoutCancel(ctx))
 	}
-	defer side.Close(context.WithoutCancel(ctx))
-	slot, err := readSlot(ctx, querier(side), s.source.Slot)
 	switch {
 	case err != nil:
 		return err
@@ -130,7 +135,11 @@ func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) 
 		s.accept(c, sameServer)
 		return nil
 	}
-	answer, err := s.question(ctx, c, side, p)
+	var answer answer
+	err = s.meanwhile(c, func() (err error) {
+		answer, err = s.question(ctx, c, side, p)
+		return err
+	})
 	switch {
 	case err != nil:
 		return err
