@@ -78,6 +78,8 @@ func (s *sink) WriteCheckpoint(ctx context.Context, batch []order, c walchan.Che
 	})
 }
 
+var _ = (*sink).WriteCheckpoint
+
 func _(stream *walchan.Stream, out io.Writer) error {
 	e := encode.Bottledwater{Database: "shop"}
 	var line []byte
