@@ -24,7 +24,7 @@ type history struct {
 	server *pgtest.Cluster      // the last one
 	stream *walchan.Stream
 
-	// target is what a consumer stores that is a new process at every server. It is nil for one whose stream lives on.
+	// target is what the consumer has stored. Then it is a new process at every server. If it is nil, its stream lives on.
 	target *copyOf
 	opts   []walchan.Option
 }
@@ -43,7 +43,7 @@ func newHistory(t *testing.T, next bool, opts ...pgtest.Option) (*history, *pgte
 	return h, db.Cluster
 }
 
-// inBothWays runs a test for a consumer whose stream lives on, and for one that is a new process at every server.
+// inBothWays runs a test twice: the consumer's stream lives on, or the consumer is a new process at every server.
 func inBothWays(t *testing.T, name string, f func(t *testing.T, next bool)) {
 	t.Run(name+", same process", func(t *testing.T) { f(t, false) })
 	t.Run(name+", next process", func(t *testing.T) { f(t, true) })
@@ -98,8 +98,8 @@ func (h *history) connect(ctx context.Context, cfg *pgconn.Config) error {
 	}
 }
 
-// receives wants these rows next, stores them if the consumer does, and acknowledges them. It returns when the server knows.
-func (h *history) receives(ids ...int) {
+// takes wants these rows next, stores them if the consumer does, and acknowledges them. It returns the position of the last one.
+func (h *history) takes(ids ...int) walchan.Position {
 	h.t.Helper()
 	if k := h.target; k != nil {
 		k.take(h.t, h.stream, len(ids))
@@ -108,13 +108,19 @@ func (h *history) receives(ids ...int) {
 				h.t.Fatalf("row %q, want %q", row, want)
 			}
 		}
-		waitSlotAt(h.t, dbOf(h.server), k.last(h.t).Position().Commit+1)
-		return
+		return k.last(h.t).Position()
 	}
 	ms := take(h.t, h.stream, len(ids))
 	wantIDs(h.t, ms, ids...)
 	ackAll(h.stream, ms)
-	waitSlotAt(h.t, dbOf(h.server), ms[len(ms)-1].Tx.CommitLSN+1)
+	at, _ := ms[len(ms)-1].Position()
+	return at
+}
+
+// receives is takes for whole transactions. It returns when the server knows.
+func (h *history) receives(ids ...int) {
+	h.t.Helper()
+	waitSlotAt(h.t, dbOf(h.server), h.takes(ids...).Commit+1)
 }
 
 // idles has the server write WAL that is not for the stream, and waits until most of it is confirmed.
@@ -184,7 +190,7 @@ func (h *history) goesTo(c *pgtest.Cluster) {
 }
 
 // goesOnAt is goesTo. The consumer must receive these rows, which it does not have yet, and then new ones, also over the
-// connections after that.
+// connections after that, and if one ends in the middle of a transaction.
 func (h *history) goesOnAt(c *pgtest.Cluster, ids ...int) {
 	h.t.Helper()
 	h.goesTo(c)
@@ -201,6 +207,11 @@ func (h *history) goesOnAt(c *pgtest.Cluster, ids ...int) {
 		h.leaves()
 		h.goesTo(c)
 	}
+	insert(h.t, dbOf(c), 1004, 3, 1)
+	h.takes(1004)
+	h.leaves()
+	h.goesTo(c)
+	h.receives(1005, 1006)
 }
 
 // refuses has the consumer go to a server, where it must get one of these errors and no message.

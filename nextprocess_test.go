@@ -396,8 +396,8 @@ func TestOtherFormOfValuesInTheMiddleOfATransaction(t *testing.T) {
 	}
 }
 
-// A message outside of transactions, or the end of a prepared one, is the last that was stored. Neither comes again, and a
-// transaction that was under way meanwhile comes as a whole.
+// A message outside of transactions is the last that was stored. It is not delivered again, and a transaction that was under way
+// meanwhile is delivered as a whole.
 func TestMessageOutsideOfTransactionsIsTheLast(t *testing.T) {
 	db := newSource(t)
 	k := &copyOf{}
@@ -483,7 +483,7 @@ func TestPreparedTransactionAcrossProcesses(t *testing.T) {
 					t.Errorf("there came %v", m)
 				}
 				s.Close()
-				// The outcome is stored, and does not come again.
+				// The outcome is stored, and is not delivered again.
 				between(db)
 				insert(t, db, 2, 1, 1)
 				s = process()
