@@ -131,7 +131,7 @@ func (c *chaos) switchByHand(ctx context.Context) (string, error) {
 		c.traffic.gate.Unlock()
 		return "", err
 	}
-	// If the slots are synchronised, consumers that connect early would go on with the old ones.
+	// With synchronised slots an early consumer continues from its old slot.
 	old, err := c.succeed(ctx, !c.synchronises() && c.half(), func(ctx context.Context) error { return c.remakeSlots(ctx, slots...) })
 	if err != nil {
 		return "", err
@@ -199,6 +199,7 @@ func (c *chaos) failOverWithLoss(ctx context.Context) (string, error) {
 	if err := c.awaitRefusals(ctx); err != nil {
 		return "", err
 	}
+	c.say("all have refused")
 	if err := c.closeTargets(ctx, all, true); err != nil {
 		return "", err
 	}
@@ -401,6 +402,7 @@ func (c *chaos) succeed(ctx context.Context, early bool, prepare func(context.Co
 		}
 	}
 	c.lead(c.cluster)
+	c.say("the standby is promoted")
 	return old, nil
 }
 
@@ -440,6 +442,7 @@ func (c *chaos) bequeath(ctx context.Context, old *predecessor) (*reference, err
 		return nil, err
 	}
 	c.retire(old.Cluster)
+	c.say("the earlier primary is read: %d messages", len(own.published))
 	all := c.history.join(own)
 	c.history = c.history.join(own.cut(old.fork))
 	for _, tx := range old.sure {
@@ -464,6 +467,7 @@ func (c *chaos) makeStandby(ctx context.Context) (err error) {
 		return err
 	}
 	c.servers = append(c.servers, c.standby.DataDir())
+	c.say("there is a standby")
 	if !c.synchronises() {
 		return nil
 	}
@@ -514,6 +518,7 @@ func (c *chaos) awaitSynchronised(ctx context.Context) error {
 			return fmt.Errorf("the slots are not synchronised: %w", err)
 		}
 		if n == fmt.Sprint(len(slots)) {
+			c.say("the slots are synchronised")
 			return nil
 		}
 		if _, err := c.query(ctx, "SELECT pg_log_standby_snapshot()"); err != nil { // slots need it to move on
