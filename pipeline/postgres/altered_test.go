@@ -16,12 +16,12 @@ import (
 func TestTargetOfAnotherEncoding(t *testing.T) {
 	for encoding, value := range map[string]string{"LATIN1": "é ß", "EUC_JP": "日本"} {
 		t.Run(encoding, func(t *testing.T) {
-			p := newPair(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+			p := pair{pgtest.Database(t), pgtest.Database(t)}
 			name := p.target.Name + "_encoding"
 			p.source.Exec(t, "CREATE DATABASE "+name+" TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING '"+encoding+"'")
 			t.Cleanup(func() { p.source.Exec(t, "DROP DATABASE "+name+" WITH (FORCE)") })
 			p.target = pgtest.DB{Cluster: p.target.Cluster, Name: name}
-			p.target.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+			p.begin(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
 			p.source.Exec(t, "INSERT INTO t VALUES (1, '"+value+"')")
 			p.catchUp(t)
 			const sql = "SELECT string_agg(encode(convert_to(v, 'UTF8'), 'hex'), ' ') FROM t"
