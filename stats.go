@@ -38,8 +38,10 @@ type Stats struct {
 	Unacked   uint64 // of these, not yet acknowledged
 	Buffered  int    // of these, still in C
 
-	Received     LSN // up to here the server has sent everything
-	Acknowledged LSN // up to here everything is acknowledged: it may be confirmed
+	Received LSN // up to here the server has sent everything
+	// Acknowledged is the position up to which everything is acknowledged: it may be confirmed. After a reconnect to a server
+	// that was restarted it may be lower than before, because keepalives of before count no more.
+	Acknowledged LSN
 	Confirmed    LSN // the last position that was written to the server
 
 	Oldest    LSN           // end of the transaction of the oldest unacknowledged message; 0: none, or not yet known
@@ -112,7 +114,7 @@ func (s *Stream) Stats() Stats {
 		Buffered:     len(s.c),
 		Received:     LSN(g.received.Load()),
 		Acknowledged: b.confirmed,
-		Confirmed:    confirmed,
+		Confirmed:    min(confirmed, b.confirmed), // a rewind may have come in between
 		Oldest:       b.oldest,
 		OldestAge:    b.age,
 		Spooled:      s.gauge.spooled.Load(),

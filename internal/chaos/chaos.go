@@ -460,6 +460,9 @@ func (c *chaos) progress(ctx context.Context, slot int) string {
 // finish has the consumers receive the rest, and stops them: by both ways there are, the context (a child's is ended by a
 // signal) and Close.
 func (c *chaos) finish(ctx context.Context) error {
+	if err := c.stopAutovacuum(ctx); err != nil {
+		return err
+	}
 	if err := c.catchUp(ctx); err != nil {
 		return err
 	}
@@ -479,6 +482,24 @@ func (c *chaos) finish(ctx context.Context) error {
 	default:
 	}
 	return err
+}
+
+// stopAutovacuum returns when the server makes no more transactions by itself. Such a one after the last marker would be in the reference
+// of a plugin that shows empty transactions, and not in what its consumer has received.
+func (c *chaos) stopAutovacuum(ctx context.Context) error {
+	for _, sql := range []string{"ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()"} {
+		if _, err := c.query(ctx, sql); err != nil {
+			return err
+		}
+	}
+	for ctx.Err() == nil {
+		left, err := c.query(ctx, "SELECT count(*) FROM pg_stat_activity WHERE backend_type IN ('autovacuum worker', 'autovacuum launcher')")
+		if err != nil || left == "0" {
+			return err
+		}
+		sleep(ctx, 10*time.Millisecond)
+	}
+	return context.Cause(ctx)
 }
 
 // tearDown ends whatever still runs. It is all that is done where something is wrong.

@@ -137,7 +137,7 @@ func watch(s *walchan.Stream, ended <-chan struct{}) (wrong error) {
 		case <-tick.C:
 		}
 		now := s.Stats()
-		if now.Delivered < last.Delivered || now.Acknowledged < last.Acknowledged || now.Reconnects < last.Reconnects ||
+		if now.Delivered < last.Delivered || now.Acknowledged < last.Acknowledged && now.Reconnects == 0 || now.Reconnects < last.Reconnects ||
 			now.Confirmed > now.Acknowledged || now.Unacked > now.Delivered {
 			wrong = fmt.Errorf("stats were %+v, and then %+v", last, now)
 		}
