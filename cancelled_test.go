@@ -142,7 +142,7 @@ func TestCancelledCallLeavesNoSlot(t *testing.T) {
 		all.Wait()
 	}
 	db.Wait(t, "SELECT count(*) = 0 FROM pg_replication_slots") // temporary ones go with the walsender
-	db.Wait(t, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'walsender'")
+	noWalsender(t, db)
 }
 
 func cancelRandomly(t *testing.T, db pgtest.DB, random *rand.Rand, what string, calls int, makeSlot func(context.Context, string, string, walchan.Option) error) {

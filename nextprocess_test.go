@@ -300,12 +300,15 @@ func TestLastTransactionIsNoLongerPublished(t *testing.T) {
 				k.stores(t, s)
 			}
 			s.Close()
+			noWalsender(t, db)
 			x.between(t, db)
 			db.Exec(t, "INSERT INTO quiet VALUES (101)")
 			var opts []walchan.Option
 			if x.unproven {
 				k.cannot(t, db, walchan.ErrUnproven, other)
+				noWalsender(t, db)
 				k.cannot(t, db, walchan.ErrUnproven, other, walchan.WithProof(true))
+				noWalsender(t, db)
 				opts = append(opts, walchan.WithProof(false))
 			}
 			s, err := k.process(t, db, append(opts, other)...)
@@ -318,6 +321,12 @@ func TestLastTransactionIsNoLongerPublished(t *testing.T) {
 			}
 		})
 	}
+}
+
+// noWalsender waits until there is none: that of a stream that has ended may need a moment.
+func noWalsender(t *testing.T, db pgtest.DB) {
+	t.Helper()
+	db.Wait(t, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'walsender'")
 }
 
 // Processes with and without these options continue each other in the middle of a transaction, because the server sends the same.

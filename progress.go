@@ -65,6 +65,19 @@ func (f *changes) progress(s *Stream, c *connection) error {
 	return nil
 }
 
+// reachEnd takes a stream that has come to its end (WithUntil) beyond changes that nobody was sent: the next process begins there.
+func (s *Stream) reachEnd(c *connection) error {
+	f, ok := s.feed.(*changes)
+	if !ok || !f.checkpoints || f.tx != nil || f.trial != nil || s.until == never || s.until <= s.ledger.last() {
+		return errEnded
+	}
+	c.ahead = s.until
+	if err := f.progress(s, c); err != nil {
+		return err
+	}
+	return errEnded
+}
+
 // sideTask is a goroutine that asks the server something beside the stream.
 type sideTask struct {
 	done chan struct{} // closed when it has ended; nil: it was not begun

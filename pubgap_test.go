@@ -122,6 +122,44 @@ func TestPublicationThatIsAdded(t *testing.T) {
 	wantIDs(t, take(t, s, len(want)), want...)
 }
 
+// The same with a stored checkpoint. Nothing of the old publications comes between the last row and the end, which is stored nevertheless.
+func TestPublicationThatIsAddedToACheckpoint(t *testing.T) {
+	db := newSource(t)
+	if serverVersion(t, db) >= 180000 {
+		t.Skip("PostgreSQL 18 skips the publication")
+	}
+	k := &copyOf{}
+	s := k.begins(t, db)
+	insert(t, db, 1, 1, 1)
+	k.take(t, s, 1)
+	mustClose(t, s)
+	db.Exec(t, "INSERT INTO quiet VALUES (100)", "CREATE PUBLICATION q FOR TABLE quiet")
+	made := walEnd(t, db)
+	db.Exec(t, "INSERT INTO quiet VALUES (101)")
+	for range 2 {
+		k.cannot(t, db, walchan.ErrPublicationMissing, ofTableT, walchan.WithPublication("q"))
+	}
+	s = k.continues(t, db, walchan.WithUntil(made))
+	k.end(t, s)
+	if at := k.last(t).Position(); at.Commit >= made {
+		t.Errorf("the checkpoint is of a transaction at %s, and none came before %s", at.Commit, made)
+	}
+	s = k.continues(t, db, walchan.WithPublication("q"))
+	k.take(t, s, 1)
+	wantSame(t, k.rows, []string{"insert 1", "insert 101"})
+}
+
+// end takes messages until the stream has come to its end.
+func (k *copyOf) end(t *testing.T, s *walchan.Stream) {
+	t.Helper()
+	for m := range s.C() {
+		k.apply(t, m)
+		s.Ack(m)
+	}
+	must(t, s.Err())
+	mustClose(t, s)
+}
+
 // What others warn of is not an end.
 func TestOtherWarningsDoNotEndAStream(t *testing.T) {
 	db := newSource(t)

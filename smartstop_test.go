@@ -181,11 +181,13 @@ func TestSmartStopWithALostConnectionOfASnapshot(t *testing.T) {
 	exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY%'")
 	hangUp()
 	await(t, s, "the snapshot is given up, and what was read of it taken", func() bool {
-		select {
-		case m := <-s.C():
-			s.Ack(m)
-			return false
-		default:
+		for {
+			select {
+			case m := <-s.C():
+				s.Ack(m)
+				continue
+			default:
+			}
 			return s.Stats().State == walchan.StateRetrying
 		}
 	})

@@ -305,10 +305,13 @@ func (s *Stream) stream(c *connection) error {
 			err = s.feed.data(s, &c.frame)
 		}
 		if err != nil {
+			if err == errEnded {
+				return s.reachEnd(c)
+			}
 			return err
 		}
 	}
-	return errEnded
+	return s.reachEnd(c)
 }
 
 // takeIn takes in, at a stop, what comes within a moment and needs no delivery: above all the commit of the transaction whose
