@@ -186,6 +186,28 @@ func TestCheckpointedProgress(t *testing.T) {
 	})
 }
 
+// A slot that moves on by less moves on after a while, too, and then stays where it is: storing a checkpoint writes WAL itself.
+func TestCheckpointedProgressInQuietMoments(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		s := checkpointed(t, srv)
+		began := time.Now()
+		m := nextOf(t, s, walchan.Progress)
+		if d := time.Since(began); m.LSN != 0x20000 || d < 50*time.Second || d > 70*time.Second {
+			t.Errorf("%s came after %v", m.LSN, d)
+		}
+		s.Ack(m)
+		awaitSlot(t, srv, 0x20000)
+		nothingMore(t, s)
+		finish(t, s)
+	}, func(c *fakewal.Conn) error {
+		if err := c.Keepalive(0x20000, false); err != nil {
+			return err
+		}
+		time.Sleep(5 * time.Minute)
+		return c.Keepalive(0x20000+60<<10, false)
+	})
+}
+
 // A server that stops asks and asks until everything it has sent is confirmed; then it may go.
 func TestCheckpointedServerStops(t *testing.T) {
 	bubble(t, func(t *testing.T, srv *fakewal.Server) {

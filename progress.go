@@ -14,6 +14,8 @@ import (
 const (
 	progressBytes = 16 << 20         // a slot keeps WAL in segments, which are usually that large
 	progressPause = time.Second      // between two of them
+	quietBytes    = 64 << 10         // are enough after quietPause: more than what storing a checkpoint writes, and little enough that the
+	quietPause    = time.Minute      // slot does not stand still where a standby is to get a copy of it (sync_replication_slots)
 	lookPause     = 10 * time.Second // between two looks at synchronous_standby_names
 )
 
@@ -41,14 +43,18 @@ func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
 		return later, nil
 	}
 	c.lookAtStandbys(s, now)
-	switch next := c.progressAt.Add(progressPause); {
-	case s.ledger.outstanding() > 0 && c.ahead-last < progressBytes:
+	ahead, next := c.ahead-last, c.progressAt.Add(progressPause)
+	if ahead < progressBytes {
+		next = c.progressAt.Add(quietPause)
+	}
+	switch {
+	case s.ledger.outstanding() > 0 && ahead < progressBytes:
 		return later, nil // an acknowledgement comes first, and wakes the owner
 	case c.pings >= pingsOfStop, !c.leaveAt.IsZero(), c.synchronous.Load():
-	case c.ahead-last < progressBytes:
+	case ahead < quietBytes:
 		return c.lookedAt.Add(lookPause), nil
 	case now.Before(next):
-		return next, nil
+		return earliest(next, c.lookedAt.Add(lookPause)), nil
 	}
 	c.progressAt = now
 	return later, s.feed.(*changes).progress(s, c)

@@ -321,7 +321,7 @@ func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 	c.limit = never
 	c.timeline, s.known = system.Timeline, c.told
 	c.from, c.confirmed, c.received = from, from, from
-	c.since, c.probedAt, c.caughtUp, c.lookedAt = now, now, now, now
+	c.since, c.probedAt, c.caughtUp, c.lookedAt, c.progressAt = now, now, now, now, now
 	c.toldAt = time.Time{} // a status at once: a COMMIT may be waiting for one that was lost with the last connection
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))
