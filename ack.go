@@ -25,11 +25,12 @@ const (
 )
 
 type chunk struct {
-	ledger *ledger
-	base   uint64 // number of the first message
-	next   *chunk // guarded by ledger.mu
-	acked  [chunkLen / 64]atomic.Uint64
-	at     [chunkLen]uint32 // when each was delivered: milliseconds on the ledger's clock, which may wrap
+	ledger  *ledger
+	base    uint64 // number of the first message
+	next    *chunk // guarded by ledger.mu
+	acked   [chunkLen / 64]atomic.Uint64
+	skipped [chunkLen / 64]atomic.Uint64 // of these, for a ledger that is storing
+	at      [chunkLen]uint32             // when each was delivered: milliseconds on the ledger's clock, which may wrap
 }
 
 // mark says that lsn may be confirmed once all messages below seq are acknowledged.
@@ -42,10 +43,12 @@ type ledger struct {
 	// Touched by Ack, from any goroutine.
 	through atomic.Uint64 // all messages below are acknowledged (AckThrough)
 	watch   atomic.Uint64 // number of the watched message plus 1; 0: none
-	stored  atomic.Uint64 // number of the newest message acknowledged by Ack, plus 1
+	stored  atomic.Uint64 // number of the newest message given to AckThrough, plus 1
 	late    atomic.Uint64 // acknowledgements after the end
 	wake    func()        // called by the acknowledgement of the watched message; must not block
 	storing bool          // a mark counts once the message before it, or a later one, was acknowledged by Ack and not by Skip
+
+	_ [64]byte // a cache line: what one goroutine writes for every message is none of the other's business
 
 	// The owner's own.
 	tail  *chunk
@@ -63,6 +66,7 @@ type ledger struct {
 	// the consumer says that it has stored one.
 	points  []point
 	reached point
+	behind  uint64 // number of the newest message below head that was not skipped, plus 1
 	saved   LSN
 }
 
@@ -135,6 +139,9 @@ func (l *ledger) advance() LSN {
 		if n == 0 {
 			break
 		}
+		if l.storing {
+			l.behind = max(l.behind, l.first.newestStored(l.head, l.head+n))
+		}
 		l.head += n
 	}
 	i := 0
@@ -200,7 +207,35 @@ func (l *ledger) save(lsn LSN) {
 
 // isStored says whether a consumer that stores checkpoints has that of the message before the mark, or a later one.
 func (l *ledger) isStored(m mark) bool {
-	return !l.storing || l.stored.Load() >= m.seq || l.saved >= m.lsn
+	return !l.storing || max(l.behind, l.stored.Load()) >= m.seq || l.saved >= m.lsn || l.isStoredAhead()
+}
+
+// isStoredAhead says whether a message was acknowledged, and not skipped, behind one that is not.
+func (l *ledger) isStoredAhead() bool {
+	for c, n := l.first, l.head; c != nil; c, n = c.next, c.base+chunkLen {
+		if c.newestStored(n, c.base+chunkLen) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// newestStored returns the number of the newest message of c from number seq on, below end, that was acknowledged and not skipped, plus 1; 0:
+// there is none.
+func (c *chunk) newestStored(seq, end uint64) uint64 {
+	for end > seq {
+		i := end - 1 - c.base
+		word := c.acked[i/64].Load() &^ c.skipped[i/64].Load() & (^uint64(0) >> (63 - i%64))
+		begin := end - 1 - i%64
+		if n := begin + uint64(bits.Len64(word)); word != 0 {
+			if n > seq {
+				return n
+			}
+			return 0
+		}
+		end = begin
+	}
+	return 0
 }
 
 // last returns the highest position that was confirmed or may be once what was delivered is acknowledged.
@@ -328,10 +363,14 @@ func (r Receipt) Ack() {
 	if r.c == nil {
 		return
 	}
-	if l := r.c.ledger; l.storing {
-		raise(&l.stored, r.c.base+uint64(r.i)+1) // first: who sees the bit sees this
+	bit := uint64(1) << (r.i % 64)
+	if r.c.acked[r.i/64].Or(bit)&bit != 0 {
+		return
 	}
-	r.Skip()
+	if w := r.c.ledger.watch.Load(); w != 0 {
+		seq := r.c.base + uint64(r.i)
+		r.c.ledger.acknowledged(w, seq, seq+1)
+	}
 }
 
 // raise sets v to n, unless it is higher. It says whether it did.
@@ -349,17 +388,14 @@ func raise(v *atomic.Uint64, n uint64) bool {
 
 // Skip acknowledges the message without its checkpoint, as Stream.Skip does.
 func (r Receipt) Skip() {
-	if r.c == nil {
-		return
+	if r.c != nil && r.c.ledger.storing {
+		bit := uint64(1) << (r.i % 64)
+		if r.c.acked[r.i/64].Load()&bit != 0 {
+			return
+		}
+		r.c.skipped[r.i/64].Or(bit) // first: who sees that it is acknowledged sees this
 	}
-	bit := uint64(1) << (r.i % 64)
-	if r.c.acked[r.i/64].Or(bit)&bit != 0 {
-		return
-	}
-	if w := r.c.ledger.watch.Load(); w != 0 {
-		seq := r.c.base + uint64(r.i)
-		r.c.ledger.acknowledged(w, seq, seq+1)
-	}
+	r.Ack()
 }
 
 // AckThrough acknowledges the message and all that were delivered before it, as Stream.AckThrough does.

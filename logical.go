@@ -36,7 +36,6 @@ type changes struct {
 	last         *Relation // most rows are of the table of the row before
 	txs          []Tx      // a slab: transactions are mostly small, and their messages keep them
 	ends         []lastEnd // likewise
-	msg          Message   // scratch
 	frames       uint64    // received so far
 
 	origin   *origin          // of the connection
@@ -47,14 +46,16 @@ type changes struct {
 
 	tx        *Tx // nil between transactions
 	begun     bool
+	fresh     bool     // nothing of tx was delivered
 	committed int64    // when tx was, microseconds since 2000-01-01 UTC
 	at        progress // in tx, as the server sends it
 	skip      progress // in tx, up to which it was delivered before
 	old       bool     // tx was delivered before, wholly
 
-	// kept is the newest change of tx. It waits until it is known whether it is the last one, because its checkpoint says so. With
-	// Commit messages none is kept, because they carry the end.
-	kept    Message
+	// The newest change of tx is kept until it is known whether it is the last one, because its checkpoint says so. With Commit
+	// messages none is kept, because they carry the end.
+	msgs    [2]Message // scratch: the one that is taken in, and the one that is kept
+	turn    int        // the place of the former
 	keeping bool
 
 	point resume.Point // what was delivered
@@ -109,7 +110,7 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 	if err != nil {
 		return malformed(frame.Start, err)
 	}
-	m := &f.msg
+	m := &f.msgs[f.turn]
 	*m = Message{LSN: frame.Start, sent: frame.SentAt}
 	switch ev.Type {
 	case pgoutput.Insert, pgoutput.Update, pgoutput.Delete:
@@ -187,6 +188,7 @@ func (f *changes) begin(s *Stream, m *Message, ev *pgoutput.Event) error {
 	f.begun = false
 	f.old = f.point.Covers(f.tx.CommitLSN)
 	f.at, f.skip = progress{ordinal: 1}, progress{}
+	f.fresh = f.tx.CommitLSN != f.point.Commit || f.point.IsBare()
 	if f.tx.CommitLSN == f.point.Commit {
 		f.skip = progress{f.point.Ordinal, f.point.Hash}
 	}
@@ -240,21 +242,24 @@ func (f *changes) pass(s *Stream, m *Message) error {
 		return f.hand(s, m)
 	}
 	if f.keeping {
-		if err := f.hand(s, &f.kept); err != nil {
+		if err := f.hand(s, f.kept()); err != nil {
 			return err
 		}
 	}
-	f.kept, f.keeping = *m, true
+	f.turn, f.keeping = 1-f.turn, true
 	return nil
 }
+
+func (f *changes) kept() *Message { return &f.msgs[1-f.turn] }
 
 // hand delivers a message of the transaction.
 func (f *changes) hand(s *Stream, m *Message) error {
 	if err := s.deliver(m); err != nil {
 		return err
 	}
-	if p := &f.point; p.Commit != f.tx.CommitLSN || p.IsBare() {
-		*p = resume.Point{Through: f.tx.before, Commit: f.tx.CommitLSN, XID: f.tx.XID, Time: f.committed, Prepared: f.tx.prepared}
+	if f.fresh {
+		f.fresh = false
+		f.point = resume.Point{Through: f.tx.before, Commit: f.tx.CommitLSN, XID: f.tx.XID, Time: f.committed, Prepared: f.tx.prepared}
 	}
 	f.point.Ordinal, f.point.Hash = m.Ordinal, m.hash
 	if f.checkpoints && m.ext != nil {
@@ -273,19 +278,20 @@ func (f *changes) handLast(s *Stream, end LSN) error {
 		return nil
 	}
 	f.keeping = false
-	switch x := f.kept.ext.(type) {
+	m := f.kept()
+	switch x := m.ext.(type) {
 	case nil:
 		if len(f.ends) == cap(f.ends) {
 			f.ends = make([]lastEnd, 0, 64)
 		}
 		f.ends = append(f.ends, lastEnd(end))
-		f.kept.ext = &f.ends[len(f.ends)-1]
+		m.ext = &f.ends[len(f.ends)-1]
 	case *truncation:
 		x.end = end
 	case *logicalMessage:
 		x.end = end
 	}
-	return f.hand(s, &f.kept)
+	return f.hand(s, m)
 }
 
 // end closes the transaction, with a message that says so if its Begin was delivered; the outcome of a prepared one always is.

@@ -27,21 +27,15 @@ const skippedServer = 180000
 func (c *connection) noticed(cfg *config, n *pgconn.Notice) {
 	if isSkippedPublication(n) && !cfg.skippedPublications {
 		c.gap = &Error{Kind: ErrPublicationMissing, What: "the server skips a publication of the stream", Err: (*pgconn.PgError)(n)}
+		if c.Conn != nil {
+			c.Refuse(c.gap)
+		}
 	}
 }
 
 // isSkippedPublication knows the warning by all but its text, which may be in any language.
 func isSkippedPublication(n *pgconn.Notice) bool {
 	return n.Code == stateNotPrerequisite && n.SeverityUnlocalized == "WARNING" && n.File == "pgoutput.c" && n.Routine == "LoadPublications"
-}
-
-// Next is session.Conn.Next, but it does not go beyond changes that the server has left out.
-func (c *connection) Next(f *session.Frame) (bool, error) {
-	ok, err := c.Conn.Next(f)
-	if err == nil && c.gap != nil {
-		return false, c.gap
-	}
-	return ok, err
 }
 
 // publicationGap is the permanent error of such changes. cause is what the server says of them.

@@ -287,6 +287,9 @@ func (s *Stream) stream(c *connection) error {
 		s.publish(c)
 	}()
 	s.setState(StateStreaming, nil)
+	if c.gap != nil {
+		return c.gap
+	}
 	for c.received < s.until {
 		ok, err := c.Next(&c.frame)
 		switch {

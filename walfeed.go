@@ -124,7 +124,7 @@ func (p point) with(wal []byte, segment LSN) point {
 	if first := p.Through - 1 - (p.Through-1)%segment; first > p.From && first >= begin {
 		p.From, p.Hash, wal = first, 0, wal[first-begin:]
 	}
-	p.Hash = resume.Hash(p.Hash, wal)
+	p.Hash = resume.HashBytes(p.Hash, wal)
 	return p
 }
 

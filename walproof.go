@@ -36,7 +36,7 @@ func (f *walFeed) begin(c *connection) (from LSN, timeline int32) {
 // compare takes in what is compared, and returns what is left of wal. At the end it ends the trial.
 func (f *walFeed) compare(s *Stream, wal []byte) ([]byte, error) {
 	n := min(LSN(len(wal)), f.last.Through-f.next)
-	f.trial.hash = resume.Hash(f.trial.hash, wal[:n])
+	f.trial.hash = resume.HashBytes(f.trial.hash, wal[:n])
 	f.next += n
 	c := s.conn.Load()
 	c.received = f.next

@@ -149,7 +149,7 @@ func contendCheckpoints(ctx context.Context, r *receiver) error {
 		return err
 	}
 	s, err := walchan.Subscribe(ctx, r.dsn, walchan.WithSlot(r.slot), walchan.WithPublication(publication), walchan.WithCheckpoint(began),
-		walchan.WithLogger(slog.New(slog.DiscardHandler)))
+		walchan.WithMaxUnacked(1<<20), walchan.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,6 @@
 package resume
 
 import (
-	"hash/crc32"
-
 	"github.com/jackc/pglogrepl"
 )
 
@@ -93,12 +91,3 @@ func (p Point) Compare(q Point) int {
 	}
 	return 0
 }
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// Hash adds a message of a transaction to the hash of those before it. The messages are those of pgoutput that count as
-// ordinals, without the XID that they have in a block of a transaction in progress. Each message says where it ends,
-// so that a hash of their concatenation is unambiguous.
-//
-// The function is fixed, because the hash is stored.
-func Hash(before uint32, message []byte) uint32 { return crc32.Update(before, castagnoli, message) }

@@ -49,7 +49,8 @@ type Conn struct {
 	unix    bool
 	gathers bool // see Gather
 
-	notice func(*pgconn.Notice)
+	notice  func(*pgconn.Notice)
+	refusal error // see Refuse
 
 	serverDone bool // the server has answered our CopyDone, thus read every status before it
 }
@@ -243,6 +244,9 @@ func (c *Conn) Next(f *Frame) (bool, error) {
 	}
 }
 
+// Refuse has Next return err behind what it has returned so far. It is called by the handler of a notice.
+func (c *Conn) Refuse(err error) { c.refusal = err }
+
 func (f *Frame) parse(b []byte) error {
 	switch {
 	case len(b) >= 25 && b[0] == 'w':
@@ -282,7 +286,7 @@ func (c *Conn) other(kind byte, body []byte) error {
 			return fmt.Errorf("malformed NoticeResponse: %w", err)
 		}
 		c.notice((*pgconn.Notice)(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(&msg))))
-		return nil
+		return c.refusal
 	case 'S':
 		return nil // a setting was changed in the server's configuration
 	case 'c':
