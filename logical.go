@@ -212,8 +212,10 @@ func (f *changes) change(s *Stream, m *Message, b []byte) error {
 	if f.old {
 		return nil
 	}
-	if err := f.announce(s, m); err != nil {
-		return err
+	if f.transactions && !f.begun {
+		if err := f.announce(s, m); err != nil {
+			return err
+		}
 	}
 	f.at.add(b)
 	return f.pass(s, m)
@@ -221,9 +223,6 @@ func (f *changes) change(s *Stream, m *Message, b []byte) error {
 
 // announce delivers the Begin, if those are asked for: not at once, for the transaction's origin follows it.
 func (f *changes) announce(s *Stream, m *Message) error {
-	if f.begun || !f.transactions {
-		return nil
-	}
 	f.begun = true
 	begin := &Message{Kind: Begin, LSN: f.tx.CommitLSN, sent: m.sent}
 	return f.pass(s, begin)
