@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -60,7 +61,7 @@ type System struct {
 func (c *Conn) IdentifySystem(ctx context.Context) (System, error) {
 	s, err := c.c.Identify(ctx)
 	if err != nil {
-		return System{}, failed("identify the system", err)
+		return System{}, pgfail.Failed("identify the system", err)
 	}
 	return System{s.ID, uint32(s.Timeline), s.Flushed, s.Database}, nil
 }
@@ -101,7 +102,7 @@ func (c *Conn) DropSlot(ctx context.Context, name string) error {
 func (c *Conn) Exec(ctx context.Context, command string) ([][]string, error) {
 	rows, err := c.c.Query(ctx, command)
 	if err != nil {
-		return nil, failed("command refused", err)
+		return nil, pgfail.Failed("command refused", err)
 	}
 	return rows, nil
 }
@@ -113,7 +114,7 @@ func show(ctx context.Context, c *session.Conn, name string) (string, error) {
 		err = errors.New("unexpected answer")
 	}
 	if err != nil {
-		return "", failed("show "+name, err)
+		return "", pgfail.Failed("show "+name, err)
 	}
 	return rows[0][0], nil
 }
@@ -125,7 +126,7 @@ func timelineHistory(ctx context.Context, c *connection, timeline int32) (string
 	}
 	history, err := c.TimelineHistory(ctx, timeline)
 	if err != nil {
-		return "", failed(fmt.Sprintf("read the history of timeline %d", timeline), err)
+		return "", pgfail.Failed(fmt.Sprintf("read the history of timeline %d", timeline), err)
 	}
 	return history, nil
 }

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // connectTimeout is for a connection attempt, unless the connection string has a connect_timeout.
@@ -103,7 +106,7 @@ func connectError(err error, cfg *pgconn.Config) error {
 	}
 	var chosen *Error
 	telling := -1
-	for _, attempt := range split(err) {
+	for _, attempt := range causes.Split(err) {
 		e, t := attemptError(what, attempt, cfg)
 		if t >= telling {
 			chosen, telling = e, t
@@ -115,11 +118,11 @@ func connectError(err error, cfg *pgconn.Config) error {
 
 // attemptError translates the failure of one attempt, and says how telling it is.
 func attemptError(what string, err error, cfg *pgconn.Config) (e *Error, telling int) {
-	e = failed(what, err)
-	state := sqlState(err)
+	e = pgfail.Failed(what, err)
+	state := sqlstate.Of(err)
 	switch {
 	case state != "":
-		refusedByServer(e, pgError(err), cfg)
+		refusedByServer(e, sqlstate.Error(err), cfg)
 	case isTLSError(err):
 		e.Kind, e.Advice = ErrTLS, "check sslmode and sslrootcert, and the server's certificate"
 	case isRefusedTLS(err):
@@ -132,7 +135,7 @@ func attemptError(what string, err error, cfg *pgconn.Config) (e *Error, telling
 			return e, 1 // "localhost" may be two addresses, of which the server listens on one
 		}
 	}
-	if isPermanent(e) {
+	if pgfail.IsPermanent(e) {
 		return e, 2
 	}
 	// The server may have begun to start or stop between two attempts, and the other host may come back.
@@ -143,7 +146,7 @@ func attemptError(what string, err error, cfg *pgconn.Config) (e *Error, telling
 func refusedByServer(e *Error, pg *pgconn.PgError, cfg *pgconn.Config) {
 	replication := cfg.RuntimeParams["replication"] != ""
 	switch state := pg.Code; {
-	case state == stateInvalidPassword:
+	case state == sqlstate.InvalidPassword:
 		e.Advice = "check user and password"
 	case e.Kind == ErrAuthentication && pg.Routine == "InitializeSessionUserId":
 		e.Advice = fmt.Sprintf("check the user, or CREATE ROLE %s LOGIN REPLICATION", quoteName(cfg.User))
@@ -152,17 +155,17 @@ func refusedByServer(e *Error, pg *pgconn.PgError, cfg *pgconn.Config) {
 		if cfg.TLSConfig == nil {
 			e.Advice += ", or connect with sslmode=require if the server demands TLS"
 		}
-	case state == stateNoPrivilege && pg.Routine == "CheckMyDatabase":
+	case state == sqlstate.NoPrivilege && pg.Routine == "CheckMyDatabase":
 		e.Advice = fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", quoteName(cfg.Database), quoteName(cfg.User))
-	case state == stateNoPrivilege && replication:
+	case state == sqlstate.NoPrivilege && replication:
 		e.Advice = fmt.Sprintf("ALTER ROLE %s REPLICATION, or grant the role that a managed service has for it", quoteName(cfg.User))
-	case state == stateInvalidCatalog:
+	case state == sqlstate.InvalidCatalog:
 		e.Advice = "check the database name"
-	case state == stateTooManyConns && replication:
+	case state == sqlstate.TooManyConns && replication:
 		e.Advice = "raise max_wal_senders, or end another replication client (see pg_stat_replication)"
-	case state == stateProtocolViolation:
+	case state == sqlstate.ProtocolViolation:
 		e.Advice = "connect to PostgreSQL itself: a pooler between may not do replication"
-	case state == stateUndefinedObject, state == stateInvalidParameter, state == stateCantChangeParameter:
+	case state == sqlstate.UndefinedObject, state == sqlstate.InvalidParameter, state == sqlstate.CantChangeParameter:
 		e.Kind, e.Advice = ErrOptions, "check the settings in the connection string"
 	}
 }
@@ -214,7 +217,4 @@ func isTLSError(err error) bool {
 }
 
 // isRefusedTLS says whether the server does no TLS.
-func isRefusedTLS(err error) bool { return strings.HasSuffix(err.Error(), refusedTLS) }
-
-// refusedTLS is how pgconn says so, behind the address. It has no type for that.
-const refusedTLS = "tls error: server refused TLS connection"
+func isRefusedTLS(err error) bool { return strings.HasSuffix(err.Error(), causes.RefusedTLS) }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
@@ -200,11 +201,11 @@ func (s *Stream) upgraded(ctx context.Context, c *connection, p past, slot LSN) 
 func transactionStatus(ctx context.Context, conn *pgconn.PgConn, xid32 uint32) (string, error) {
 	rows, err := session.Query(ctx, conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())")
 	if err != nil || len(rows) != 1 {
-		return "", failed("look up the next transaction", err)
+		return "", pgfail.Failed("look up the next transaction", err)
 	}
 	next, err := strconv.ParseUint(rows[0][0], 10, 64)
 	if err != nil {
-		return "", failed("look up the next transaction", err)
+		return "", pgfail.Failed("look up the next transaction", err)
 	}
 	xid := next&^0xFFFFFFFF | uint64(xid32)
 	if xid >= next && xid < 1<<32 {
@@ -215,7 +216,7 @@ func transactionStatus(ctx context.Context, conn *pgconn.PgConn, xid32 uint32) (
 	}
 	rows, err = session.Query(ctx, conn, fmt.Sprintf("SELECT pg_catalog.pg_xact_status('%d'::pg_catalog.xid8)", xid))
 	if err != nil || len(rows) != 1 {
-		return "", failed("look up a transaction", err)
+		return "", pgfail.Failed("look up a transaction", err)
 	}
 	return rows[0][0], nil
 }

@@ -5,15 +5,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pglogrepl"
+	"github.com/walchan/walchan/wal"
 )
 
-// LSN is a position in the write-ahead log, printed as PostgreSQL prints it ("16/B374D848"). It is an alias, so that
-// no second import is needed.
-type LSN = pglogrepl.LSN
+// LSN is a position in the write-ahead log: see wal.LSN.
+type LSN = wal.LSN
 
 // ParseLSN reads PostgreSQL's notation of a position.
-func ParseLSN(s string) (LSN, error) { return pglogrepl.ParseLSN(s) }
+func ParseLSN(s string) (LSN, error) { return wal.ParseLSN(s) }
 
 // Kind says what a Message is.
 type Kind uint8

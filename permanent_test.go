@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -47,7 +49,7 @@ func TestIsPermanent(t *testing.T) {
 	for want, errs := range map[bool][]error{false: passing, true: permanent} {
 		for _, err := range errs {
 			for _, e := range []error{err, fmt.Errorf("while streaming: %w", err)} {
-				if isPermanent(e) != want {
+				if pgfail.IsPermanent(e) != want {
 					t.Errorf("%v: permanent is %v", e, !want)
 				}
 			}
@@ -110,12 +112,12 @@ func TestErrorWithoutTheTLSThatWasPreferred(t *testing.T) {
 		attempts []error
 		says     bool
 	}{
-		{[]error{refused("127.0.0.1:5432 (db)"), failed("127.0.0.1:5432 (db)")}, false},
+		{[]error{refused("127.0.0.1:5432 (db)"), pgfail.Failed("127.0.0.1:5432 (db)")}, false},
 		{[]error{refused("127.0.0.1:5432 (db)")}, true},
-		{[]error{refused("127.0.0.1:5432 (a)"), failed("127.0.0.1:5432 (b)")}, true},
-		{[]error{failed("127.0.0.1:5432 (a)"), refused("127.0.0.1:5432 (b)")}, true},
+		{[]error{refused("127.0.0.1:5432 (a)"), pgfail.Failed("127.0.0.1:5432 (b)")}, true},
+		{[]error{pgfail.Failed("127.0.0.1:5432 (a)"), refused("127.0.0.1:5432 (b)")}, true},
 	} {
-		text := line(errors.Join(tt.attempts...))
+		text := causes.Line(errors.Join(tt.attempts...))
 		if strings.Contains(text, "TLS") != tt.says || strings.Contains(text, "3D000") != (len(tt.attempts) > 1) {
 			t.Errorf("of %q is said %q", tt.attempts, text)
 		}

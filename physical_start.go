@@ -9,8 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // How a physical stream begins and goes on: without SQL, which its connection does not have.
@@ -37,7 +39,7 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 	}
 	system, err := c.Identify(ctx)
 	if err != nil {
-		return failed("identify the system", err)
+		return pgfail.Failed("identify the system", err)
 	}
 	if lost == nil {
 		s.source.SystemID = system.ID
@@ -97,7 +99,7 @@ func (s *Stream) askAgain(c *connection, cp Checkpoint) error {
 		return err
 	}
 	if err := c.Finish(time.Now().Add(time.Second)); err != nil { // so that the slot is free
-		return failed("stop the stream for another checkpoint", err)
+		return pgfail.Failed("stop the stream for another checkpoint", err)
 	}
 	return errStoredMore
 }
@@ -267,19 +269,19 @@ func readPhysicalSlot(ctx context.Context, c *connection, name string) (LSN, err
 	if version, _ := c.Version(); version >= 150000 {
 		rows, err := c.Query(ctx, "READ_REPLICATION_SLOT "+quoteName(name))
 		switch {
-		case sqlState(err) == stateFeatureNotSupported:
+		case sqlstate.Of(err) == sqlstate.FeatureNotSupported:
 			kind = "logical"
 		case err != nil:
-			return 0, failed(fmt.Sprintf("look up slot %q", name), err)
+			return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
 		case len(rows) != 1 || len(rows[0]) < 2:
-			return 0, failed(fmt.Sprintf("look up slot %q", name), errors.New("unexpected answer"))
+			return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), errors.New("unexpected answer"))
 		default:
 			kind, restart = rows[0][0], rows[0][1]
 		}
 	} else {
 		rows, err := c.sql(ctx, "SELECT slot_type, coalesce(restart_lsn::text, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
 		if err != nil {
-			return 0, failed(fmt.Sprintf("look up slot %q", name), err)
+			return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
 		}
 		if len(rows) > 0 {
 			kind, restart = rows[0][0], rows[0][1]
@@ -367,17 +369,17 @@ func (s *Stream) leaveTimeline(c *connection) {
 // physicalError translates the refusal of START_REPLICATION.
 func (s *Stream) physicalError(ctx context.Context, c *connection, err error) error {
 	name := s.cfg.slot
-	switch state := sqlState(err); {
-	case state == stateObjectInUse:
+	switch state := sqlstate.Of(err); {
+	case state == sqlstate.ObjectInUse:
 		return activeSlot(ctx, c.sql, name, err)
-	case state == stateUndefinedObject:
+	case state == sqlstate.UndefinedObject:
 		return missingPhysicalSlot(name, err)
-	case state == stateNotPrerequisite && name != "": // a lost slot, from PostgreSQL 18 on
+	case state == sqlstate.NotPrerequisite && name != "": // a lost slot, from PostgreSQL 18 on
 		if slot, lookErr := readSlot(ctx, c.sql, name); lookErr == nil && slot != nil && slot.walStatus == "lost" {
 			return walRemoved(err)
 		}
 	}
-	return failed("start physical replication", err)
+	return pgfail.Failed("start physical replication", err)
 }
 
 // walRemoved is the error of a position whose WAL the server does not have (WalSndSegmentOpen in

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
@@ -269,7 +271,7 @@ func (s *Stream) question(ctx context.Context, c *connection, side *pgconn.PgCon
 	lost, status := isLost(ctx, side, p.Point)
 	is, err := c.commitRecord(ctx, side, p.Point)
 	if err := context.Cause(ctx); err != nil {
-		return answer{}, failed("ask for the last transaction", err)
+		return answer{}, pgfail.Failed("ask for the last transaction", err)
 	}
 	switch {
 	case is != unknown:
@@ -279,7 +281,7 @@ func (s *Stream) question(ctx context.Context, c *connection, side *pgconn.PgCon
 	}
 	why := "its record in the WAL cannot be read"
 	if err != nil {
-		why += ": " + line(err)
+		why += ": " + causes.Line(err)
 	}
 	return answer{by: why}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // Changes that were made while a publication of the stream did not exist. pgoutput asks the catalogue as it was at the change
@@ -35,7 +36,7 @@ func (c *connection) noticed(cfg *config, n *pgconn.Notice) {
 
 // isSkippedPublication knows the warning by all but its text, which may be in any language.
 func isSkippedPublication(n *pgconn.Notice) bool {
-	return n.Code == stateNotPrerequisite && n.SeverityUnlocalized == "WARNING" && n.File == "pgoutput.c" && n.Routine == "LoadPublications"
+	return n.Code == sqlstate.NotPrerequisite && n.SeverityUnlocalized == "WARNING" && n.File == "pgoutput.c" && n.Routine == "LoadPublications"
 }
 
 // publicationGap is the permanent error of such changes. cause is what the server says of them.

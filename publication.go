@@ -8,7 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // EnsurePublication makes sure that the publication exists and has the tables. It makes one (CREATE PUBLICATION … FOR
@@ -63,8 +65,8 @@ func ensurePublication(ctx context.Context, connString string, ensure func(*pgco
 	defer conn.Close(context.WithoutCancel(ctx))
 	for range 20 {
 		err = ensure(conn)
-		switch sqlState(err) {
-		case stateDuplicateObject, stateUniqueViolation, stateDeadlock, stateUndefinedTable, stateUndefinedObject:
+		switch sqlstate.Of(err) {
+		case sqlstate.DuplicateObject, sqlstate.UniqueViolation, sqlstate.Deadlock, sqlstate.UndefinedTable, sqlstate.UndefinedObject:
 		default:
 			return err
 		}
@@ -76,7 +78,7 @@ func ensureAllTables(ctx context.Context, conn *pgconn.PgConn, name string) erro
 	rows, err := session.Query(ctx, conn, "SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = "+quoteLiteral(name))
 	switch {
 	case err != nil:
-		return failed(fmt.Sprintf("look up publication %q", name), err)
+		return pgfail.Failed(fmt.Sprintf("look up publication %q", name), err)
 	case len(rows) == 0:
 		return define(ctx, conn, name, "CREATE PUBLICATION "+quoteName(name)+" FOR ALL TABLES")
 	case rows[0][0] == "t":
@@ -115,12 +117,12 @@ func missingTables(ctx context.Context, conn *pgconn.PgConn, name string, tables
 		LEFT JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(t.name)
 		LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_catalog.pg_publication p ON p.pubname = `+quoteLiteral(name)+` ORDER BY t.nr`)
-	switch sqlState(err) {
-	case stateInvalidName, stateSyntaxError, stateFeatureNotSupported: // not a name, says to_regclass before version 16
+	switch sqlstate.Of(err) {
+	case sqlstate.InvalidName, sqlstate.SyntaxError, sqlstate.FeatureNotSupported: // not a name, says to_regclass before version 16
 		return false, nil, missingTable(" among "+strings.Join(literals, ", "), err)
 	}
 	if err != nil {
-		return false, nil, failed("look up the tables", err)
+		return false, nil, pgfail.Failed("look up the tables", err)
 	}
 	var unknown []string
 	for i, r := range rows {
@@ -150,14 +152,14 @@ func define(ctx context.Context, conn *pgconn.PgConn, name, sql string) error {
 	if err == nil {
 		return nil
 	}
-	e := failed(fmt.Sprintf("define publication %q", name), err)
-	switch sqlState(err) {
-	case stateInvalidParameter, stateWrongObjectType, stateFeatureNotSupported:
+	e := pgfail.Failed(fmt.Sprintf("define publication %q", name), err)
+	switch sqlstate.Of(err) {
+	case sqlstate.InvalidParameter, sqlstate.WrongObjectType, sqlstate.FeatureNotSupported:
 		e.Kind, e.Advice = ErrPublication, "only permanent tables and partitioned tables can be published, no views and no system tables"
-	case stateNoPrivilege:
+	case sqlstate.NoPrivilege:
 		e.Advice = "it takes CREATE on the database for a new publication, the ownership of one that exists and of the tables, " +
 			"and a superuser for all tables"
-	case stateUndefinedTable, stateUndefinedObject:
+	case sqlstate.UndefinedTable, sqlstate.UndefinedObject:
 		e.Kind, e.Advice = ErrTableMissing, "it was dropped meanwhile"
 	}
 	return e
@@ -174,7 +176,7 @@ func checkPublications(ctx context.Context, c *session.Conn, names []string) err
 	}
 	rows, err := c.Query(ctx, "SELECT pubname FROM pg_catalog.pg_publication WHERE pubname IN ("+strings.Join(quoted, ", ")+")")
 	if err != nil {
-		return failed("look up the publications", err)
+		return pgfail.Failed("look up the publications", err)
 	}
 	var missing []string
 	for _, n := range names {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -42,18 +43,18 @@ func publishedTables(ctx context.Context, c *session.Conn, version int, names []
 		FROM v WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(v.oid) a JOIN v w ON w.oid = a.relid WHERE a.relid <> v.oid)
 		ORDER BY nspname COLLATE "C", relname COLLATE "C", pubname COLLATE "C"`)
 	if err != nil {
-		return nil, failed("look up the tables of the publications", err)
+		return nil, pgfail.Failed("look up the tables of the publications", err)
 	}
 	var all []*published
 	for _, r := range rows {
 		oid, err := strconv.ParseUint(r[0], 10, 32)
 		if err != nil {
-			return nil, failed("look up the tables of the publications", err)
+			return nil, pgfail.Failed("look up the tables of the publications", err)
 		}
 		t := &published{rel: &Relation{OID: uint32(oid), Schema: r[1], Name: r[2], ReplicaIdentity: ReplicaIdentity(r[4][0])},
 			partitioned: r[3] == "p", visible: r[5] == "t", where: r[7]}
 		if err := json.Unmarshal([]byte(r[6]), &t.columns); err != nil {
-			return nil, failed("look up the tables of the publications", err)
+			return nil, pgfail.Failed("look up the tables of the publications", err)
 		}
 		if len(all) == 0 || all[len(all)-1].rel.OID != t.rel.OID {
 			all = append(all, t)
@@ -156,7 +157,7 @@ func unpublished(ctx context.Context, c *session.Conn, names []string) error {
 			_, err = c.Query(ctx, "ROLLBACK TO s")
 		}
 		if err != nil {
-			return failed("look up the tables", err)
+			return pgfail.Failed("look up the tables", err)
 		}
 		is := "not published"
 		if len(rows) == 0 && !strings.Contains(name, "*") {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -132,7 +133,7 @@ func (x *tableReading) run(ctx context.Context, table SnapshotTable) error {
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
-		if isPermanent(err) {
+		if pgfail.IsPermanent(err) {
 			return err
 		}
 		x.close()
@@ -228,7 +229,7 @@ func (x *tableReading) read(ctx context.Context, table SnapshotTable) error {
 		p := x.pending
 		// Once more, if the connection broke: a mark without its piece does nothing.
 		if _, err := x.conn.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", quoteLiteral(readRowsPrefix), quoteLiteral(p.mark))); err != nil {
-			return failed("write a mark into the log", err)
+			return pgfail.Failed("write a mark into the log", err)
 		}
 		if err := x.await(ctx, p); err != nil {
 			return err
@@ -254,7 +255,7 @@ func (x *tableReading) await(ctx context.Context, p *piece) error {
 			return ctx.Err()
 		case <-tick.C:
 			if err := x.conn.Check(); err != nil {
-				return failed("read the table", err)
+				return pgfail.Failed("read the table", err)
 			}
 			if err := x.checkStopping(ctx); err != nil {
 				return err
@@ -292,7 +293,7 @@ func (x *tableReading) connect(ctx context.Context) error {
 	version, _ := conn.Version()
 	// A mark is in the log when its transaction is committed. A commit must not wait for standbys, of which this stream may be one.
 	if _, err := conn.Query(ctx, noTimeouts(version)+"; SET row_security = off; SET synchronous_commit = local"); err != nil {
-		return failed("set the time-outs", err)
+		return pgfail.Failed("set the time-outs", err)
 	}
 	return nil
 }
@@ -302,11 +303,11 @@ func (x *tableReading) connect(ctx context.Context) error {
 func (x *tableReading) settle(ctx context.Context) error {
 	rows, err := x.conn.Query(ctx, "SELECT pg_catalog.pg_current_xact_id()")
 	if err != nil || len(rows) != 1 {
-		return failed("begin to read the table", err)
+		return pgfail.Failed("begin to read the table", err)
 	}
 	last, err := strconv.ParseUint(rows[0][0], 10, 64)
 	if err != nil {
-		return failed("begin to read the table", err)
+		return pgfail.Failed("begin to read the table", err)
 	}
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		v, err := x.look(ctx)
@@ -330,7 +331,7 @@ func (x *tableReading) settle(ctx context.Context) error {
 func (x *tableReading) look(ctx context.Context) (v visibility, err error) {
 	rows, err := x.conn.Query(ctx, "SELECT pg_catalog.pg_current_snapshot()")
 	if err != nil || len(rows) != 1 {
-		return v, failed("look which transactions are running", err)
+		return v, pgfail.Failed("look which transactions are running", err)
 	}
 	return parseVisibility(rows[0][0])
 }

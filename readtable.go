@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/walchan/walchan/internal/pgfail"
 )
 
 // describe finds the table and its key, again when it was altered.
@@ -13,7 +15,7 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 	version, _ := x.conn.Version()
 	cfg := x.stream.cfg
 	if _, err := x.conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
-		return failed("look up the table", err)
+		return pgfail.Failed("look up the table", err)
 	}
 	all, err := publishedTables(ctx, x.conn, version, cfg.publications)
 	if err != nil {
@@ -44,7 +46,7 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 	}
 	if oids := x.stream.types.unknown(t.rel.Columns); len(oids) > 0 {
 		if err := x.stream.types.lookup(ctx, x.conn.PG(), oids); err != nil {
-			return failed("look up types", err)
+			return pgfail.Failed("look up types", err)
 		}
 	}
 	x.stream.types.bind(t.rel)
@@ -58,7 +60,7 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 	rows, err := x.conn.Query(ctx, `SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::int8, coalesce(sum(greatest(c.reltuples, 0)), 0)::int8
 		FROM `+leavesOf(t.rel.OID))
 	if err != nil || len(rows) != 1 {
-		return failed("measure the table", err)
+		return pgfail.Failed("measure the table", err)
 	}
 	src.estimatedBytes, _ = strconv.ParseInt(rows[0][0], 10, 64)
 	src.estimatedRows, _ = strconv.ParseInt(rows[0][1], 10, 64)
@@ -68,7 +70,7 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 		return err
 	}
 	if _, err := x.conn.Query(ctx, "COMMIT"); err != nil {
-		return failed("look up the table", err)
+		return pgfail.Failed("look up the table", err)
 	}
 	if x.src != nil {
 		src.rows.Store(x.src.rows.Load())
@@ -102,7 +104,7 @@ func (x *tableReading) shapeOf(ctx context.Context, rel *Relation) (shape string
 		FROM pg_catalog.pg_class c WHERE c.oid = %[1]d`, rel.OID, quoteLiteral(rel.String()), leavesOf(rel.OID)))
 	switch {
 	case err != nil:
-		return "", false, failed("look whether the table was altered", err)
+		return "", false, pgfail.Failed("look whether the table was altered", err)
 	case len(rows) != 1:
 		return "", false, nil // it is gone
 	}
@@ -126,7 +128,7 @@ func (x *tableReading) findKey(ctx context.Context, rel *Relation) (key []string
 		WHERE i.indrelid = %d AND i.indimmediate AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END
 		ORDER BY pg_catalog.array_position(i.indkey::int2[], a.attnum)`, rel.OID))
 	if err != nil {
-		return nil, nil, failed("look up the key", err)
+		return nil, nil, pgfail.Failed("look up the key", err)
 	}
 	for _, r := range rows {
 		i := rel.Index(r[0])
@@ -147,7 +149,7 @@ func (x *tableReading) leaveOut(ctx context.Context, src *source, rel *Relation)
 	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT c.oid FROM pg_catalog.pg_partition_tree(%d) t JOIN pg_catalog.pg_class c ON c.oid = t.relid
 		WHERE t.isleaf AND (c.relkind <> 'r' OR c.relpersistence <> 'p')`, rel.OID))
 	if err != nil {
-		return failed("look up the partitions", err)
+		return pgfail.Failed("look up the partitions", err)
 	}
 	var conditions []string
 	for _, r := range rows {

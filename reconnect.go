@@ -15,6 +15,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
@@ -30,21 +31,6 @@ func defaultRetry() backoff.BackOff {
 		backoff.WithMaxInterval(30*time.Second),
 		backoff.WithMaxElapsedTime(0),
 	)
-}
-
-// isPermanent says whether an error needs a person: trying again would not mend it, or would hide a gap. All else is tried
-// again, also what is not known here. A refused connection is not permanent: a server that restarts refuses for a while. A
-// wrong password is: trying it for ever locks accounts.
-func isPermanent(err error) bool {
-	if k := (*kind)(nil); errors.As(err, &k) && k != ErrServer {
-		return k.permanent
-	}
-	switch state := sqlState(err); state {
-	case stateUndefinedObject, stateUndefinedFile, stateNoPrivilege, stateInvalidCatalog, stateDatabaseDropped, stateFeatureNotSupported:
-		return true
-	default:
-		return strings.HasPrefix(state, "28")
-	}
 }
 
 // outage is a time without progress: perhaps several connections, that failed at once and at the same position.
@@ -102,7 +88,7 @@ func (s *Stream) reconnect(c *connection, why error) (*connection, error) {
 			return next, nil
 		case s.ctx.Err() != nil:
 			return nil, errStopped
-		case isPermanent(err):
+		case pgfail.IsPermanent(err):
 			return nil, err
 		}
 		why = err
@@ -236,7 +222,7 @@ func (s *Stream) start(c, lost *connection) error {
 	}
 	system, err := c.Identify(ctx)
 	if err != nil {
-		return failed("identify the system", err)
+		return pgfail.Failed("identify the system", err)
 	}
 	if lost == nil {
 		s.source.SystemID, s.source.Database = system.ID, system.Database
@@ -363,17 +349,17 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 		err = errors.New("unexpected answer")
 	}
 	if err != nil {
-		return failed("read wal_sender_timeout", err)
+		return pgfail.Failed("read wal_sender_timeout", err)
 	}
 	if c.Encoding() == "SQL_ASCII" {
 		// The server then knows no encoding to convert from, and refuses values that do not happen to be UTF-8.
 		if _, err := c.Query(ctx, "SET client_encoding = 'SQL_ASCII'"); err != nil {
-			return failed("set the encoding", err)
+			return pgfail.Failed("set the encoding", err)
 		}
 	}
 	c.standby, c.backendStart = rows[0][1] == "t", rows[0][2]
 	if c.serverStarted, err = parseTimestamp(rows[0][3]); err != nil {
-		return failed("read when the server was started", err)
+		return pgfail.Failed("read when the server was started", err)
 	}
 	c.synchronous.Store(namesStandby(rows[0][4], c.config.RuntimeParams["application_name"]))
 	s.setTimers(c, parseGUCTime(rows[0][0]))

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // slotRow is what pg_replication_slots says of a slot.
@@ -21,7 +23,7 @@ func readSlot(ctx context.Context, query func(context.Context, string) ([][]stri
 	rows, err := query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), temporary, coalesce(active_pid, 0), "+
 		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''), two_phase FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
 	if err != nil {
-		return nil, failed(fmt.Sprintf("look up slot %q", name), err)
+		return nil, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
 	}
 	if len(rows) == 0 {
 		return nil, nil
@@ -79,7 +81,7 @@ func (s *Stream) terminate(ctx context.Context, c, lost *connection) error {
 	_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %d AND backend_start::text = %s",
 		lost.PID(), quoteLiteral(lost.backendStart)))
 	if err != nil {
-		return failed(fmt.Sprintf("terminate our old walsender (PID %d)", lost.PID()), err)
+		return pgfail.Failed(fmt.Sprintf("terminate our old walsender (PID %d)", lost.PID()), err)
 	}
 	s.cfg.log.Info("terminated the walsender of the lost connection", "slot", s.source.Slot, "pid", lost.PID())
 	return nil
@@ -131,25 +133,25 @@ func invalidated(name, reason string, err error) error {
 func (s *Stream) startError(ctx context.Context, c *connection, err error) error {
 	name := s.source.Slot
 	what := fmt.Sprintf("start replication from slot %q", name)
-	switch state := sqlState(err); {
-	case state == stateObjectInUse:
+	switch state := sqlstate.Of(err); {
+	case state == sqlstate.ObjectInUse:
 		return activeSlot(ctx, c.Query, name, err)
-	case state == stateUndefinedObject:
+	case state == sqlstate.UndefinedObject:
 		return missingSlot(name, err)
-	case c.standby && (state == stateNotPrerequisite || state == stateFeatureNotSupported):
+	case c.standby && (state == sqlstate.NotPrerequisite || state == sqlstate.FeatureNotSupported):
 		return inRecovery(what, err)
-	case state == stateNotPrerequisite:
+	case state == sqlstate.NotPrerequisite:
 		slot, lookErr := readSlot(ctx, c.Query, name)
 		if lookErr == nil && slot != nil && slot.walStatus == "lost" {
 			return invalidated(name, "", err)
 		}
-	case state == stateUndefinedFile:
+	case state == sqlstate.UndefinedFile:
 		return missingPlugin(s.cfg.plugin, err)
-	case isOptionRefused(pgError(err)):
+	case isOptionRefused(sqlstate.Error(err)):
 		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q refuses an option", s.cfg.plugin), Err: err,
 			Advice: "correct it (WithPlugin, WithPluginOption)"}
 	}
-	return failed(what, err)
+	return pgfail.Failed(what, err)
 }
 
 // isOptionRefused says whether the output plugin has refused an option, when asked at START_REPLICATION: of its kinds of errors
@@ -160,9 +162,9 @@ func isOptionRefused(pg *pgconn.PgError) bool {
 		return false
 	}
 	switch pg.Code {
-	case stateInvalidParameter, stateSyntaxError, stateInvalidName, stateFeatureNotSupported:
+	case sqlstate.InvalidParameter, sqlstate.SyntaxError, sqlstate.InvalidName, sqlstate.FeatureNotSupported:
 		return true
-	case stateInternal:
+	case sqlstate.Internal:
 		return pg.File == "pgoutput.c"
 	}
 	return false

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // Slot is a replication slot as the server has it: a row of pg_replication_slots. What an older server does not know is the
@@ -60,12 +62,12 @@ func Slots(ctx context.Context, connString string) ([]Slot, error) {
 		"THEN greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) "+
 		"ELSE pg_catalog.pg_current_wal_lsn() END) w(wal_end) ORDER BY s.slot_name COLLATE \"C\"")
 	if err != nil {
-		return nil, failed("list the slots", err)
+		return nil, pgfail.Failed("list the slots", err)
 	}
 	slots := make([]Slot, len(rows))
 	for i, row := range rows {
 		if slots[i], err = parseSlot(row[0]); err != nil {
-			return nil, failed("list the slots", err)
+			return nil, pgfail.Failed("list the slots", err)
 		}
 	}
 	return slots, nil
@@ -188,17 +190,17 @@ func createLogical(ctx context.Context, c *connection, name string, cfg *config,
 
 // createError translates the refusal of CREATE_REPLICATION_SLOT.
 func createError(ctx context.Context, c *session.Conn, name, plugin string, err error) error {
-	e := failed(fmt.Sprintf("create slot %q", name), err)
-	switch state := sqlState(err); {
+	e := pgfail.Failed(fmt.Sprintf("create slot %q", name), err)
+	switch state := sqlstate.Of(err); {
 	case ctx.Err() != nil:
 		e.Advice = "it waits for the transactions that are running (xact_start in pg_stat_activity): give it more time"
-	case state == stateDuplicateObject:
+	case state == sqlstate.DuplicateObject:
 		e.Kind, e.Advice = ErrSlotExists, "use it, choose another name, or drop it first"
-	case state == stateConfigLimit:
+	case state == sqlstate.ConfigLimit:
 		e.Kind, e.Advice = ErrNoFreeSlot, "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"
-	case state == stateUndefinedFile, state == stateInternal && pgError(err).Routine == "LoadOutputPlugin":
+	case state == sqlstate.UndefinedFile, state == sqlstate.Internal && sqlstate.Error(err).Routine == "LoadOutputPlugin":
 		return missingPlugin(plugin, err)
-	case state == stateNotPrerequisite, state == stateFeatureNotSupported:
+	case state == sqlstate.NotPrerequisite, state == sqlstate.FeatureNotSupported:
 		return unpreparedServer(ctx, c, e)
 	}
 	return e
@@ -230,14 +232,14 @@ func unpreparedServer(ctx context.Context, c *session.Conn, e *Error) error {
 
 func dropSlot(ctx context.Context, c *connection, name string, wait bool) error {
 	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(name)+[]string{"", " WAIT"}[btoi(wait)])
-	switch sqlState(err) {
-	case stateUndefinedObject:
+	switch sqlstate.Of(err) {
+	case sqlstate.UndefinedObject:
 		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}
-	case stateObjectInUse:
+	case sqlstate.ObjectInUse:
 		return activeSlot(ctx, c.sql, name, err)
 	}
 	if err != nil {
-		return failed(fmt.Sprintf("drop slot %q", name), err)
+		return pgfail.Failed(fmt.Sprintf("drop slot %q", name), err)
 	}
 	return nil
 }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // A table is cut into ranges of pages, of about as many bytes as minPart, and so many that all workers have several.
@@ -31,13 +34,13 @@ func (p *snapshot) cut(ctx context.Context, s *Stream, tables []*published) erro
 		JOIN pg_catalog.pg_namespace n ON n.oid = l.relnamespace
 		ORDER BY r.nr, n.nspname COLLATE "C", l.relname COLLATE "C"`)
 	if err != nil {
-		return failed("look up the partitions", err)
+		return pgfail.Failed("look up the partitions", err)
 	}
 	var leaves []*leaf
 	for _, r := range rows {
 		nr, err := strconv.Atoi(r[0])
 		if err != nil {
-			return failed("look up the partitions", err)
+			return pgfail.Failed("look up the partitions", err)
 		}
 		if r[3] != "r" || r[4] != "p" {
 			s.cfg.log.Warn("a partition is left out of the snapshot, for its changes cannot be streamed: it is a foreign table or unlogged",
@@ -79,7 +82,7 @@ func (p *snapshot) lock(ctx context.Context, leaves []*leaf) error {
 		switch {
 		case err == nil:
 			continue
-		case sqlState(err) != stateNoPrivilege:
+		case sqlstate.Of(err) != sqlstate.NoPrivilege:
 			return readError(l.rel, err)
 		}
 		if _, err := p.keeper.Query(ctx, "ROLLBACK TO s"); err != nil {
@@ -114,7 +117,7 @@ func (p *snapshot) checkRewritten(ctx context.Context, leaves []*leaf) error {
 			OR pg_catalog.to_regclass(pg_catalog.format('%I.%I', n.nspname, c.relname)) IS DISTINCT FROM c.oid)`)
 	switch {
 	case err != nil:
-		return failed("look whether tables were altered", err)
+		return pgfail.Failed("look whether tables were altered", err)
 	case len(rows) > 0:
 		return &Error{Kind: ErrServer, What: fmt.Sprintf("table %s was altered, renamed or truncated while the snapshot was taken", rows[0][0]), Advice: "try again"}
 	}
@@ -128,7 +131,7 @@ func (p *snapshot) measure(ctx context.Context, leaves []*leaf, cfg *config) err
 			CASE WHEN c.relpages > 0 AND c.reltuples > 0 THEN (c.reltuples / c.relpages * pg_catalog.pg_relation_size(c.oid) / s.block)::int8 ELSE 0 END, s.block
 			FROM pg_catalog.pg_class c, (SELECT pg_catalog.current_setting('block_size')::int8) s(block) WHERE c.oid = `+l.oid)
 		if err != nil || len(rows) != 1 {
-			return failed("measure the tables", err)
+			return pgfail.Failed("measure the tables", err)
 		}
 		var n [5]int64
 		for i := range n {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -37,7 +38,7 @@ func (p *snapshot) plan(ctx context.Context, c *connection, s *Stream) (err erro
 	}
 	if oids := s.types.unknown(allColumns(chosen)); len(oids) > 0 {
 		if err := s.types.lookup(ctx, p.keeper.PG(), oids); err != nil {
-			return failed("look up types", err)
+			return pgfail.Failed("look up types", err)
 		}
 	}
 	p.info = &Snapshot{}
@@ -56,11 +57,11 @@ func (p *snapshot) checkPublications(ctx context.Context, version int, names []s
 	sql := publicationRows(version, names)
 	then, err := p.keeper.Query(ctx, sql)
 	if err != nil {
-		return failed("look up the publications", err)
+		return pgfail.Failed("look up the publications", err)
 	}
 	now, err := p.keeper.Query(ctx, "COMMIT; "+sql)
 	if err != nil {
-		return failed("look up the publications", err)
+		return pgfail.Failed("look up the publications", err)
 	}
 	if !slices.EqualFunc(then, now, slices.Equal) {
 		return &Error{Kind: ErrServer, What: "a publication was altered while the snapshot was taken", Advice: "try again"}
@@ -90,7 +91,7 @@ func describe(ctx context.Context, c *session.Conn, version int, tables []*publi
 		WHERE a.attrelid IN (`+strings.Join(oids, ", ")+`) AND a.attnum > 0 AND NOT a.attisdropped
 		ORDER BY a.attrelid, a.attnum`)
 	if err != nil {
-		return failed("look up the columns of the tables", err)
+		return pgfail.Failed("look up the columns of the tables", err)
 	}
 	for _, r := range rows {
 		t := byOID[r[0]]
@@ -103,7 +104,7 @@ func describe(ctx context.Context, c *session.Conn, version int, tables []*publi
 		t.generated = t.generated || generated
 		typ, err := strconv.ParseUint(r[2], 10, 32)
 		if err != nil {
-			return failed("look up the columns of the tables", err)
+			return pgfail.Failed("look up the columns of the tables", err)
 		}
 		mod, _ := strconv.ParseInt(r[3], 10, 32)
 		t.rel.Columns = append(t.rel.Columns, Column{Name: r[1], Key: key || t.rel.ReplicaIdentity == ReplicaIdentityFull, TypeOID: uint32(typ), TypeMod: int32(mod)})

@@ -9,8 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // part is what one COPY reads: a table, or a range of its pages.
@@ -95,7 +98,7 @@ func (w *copier) read(ctx context.Context, p *part) error {
 		}
 		w.close()
 		isLost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown) || errors.Is(err, ErrTooManyClients)
-		isStopping := sqlState(err) == stateCannotConnectNow // and waits for the snapshot's other connections, which would wait for this one
+		isStopping := sqlstate.Of(err) == sqlstate.CannotConnectNow // and waits for the snapshot's other connections, which would wait for this one
 		if !isLost || isStopping || ctx.Err() != nil {
 			return err
 		}
@@ -119,7 +122,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 			return err
 		}
 		if _, err := w.conn.Query(ctx, "SET lock_timeout = '100ms'"); err != nil { // see copyLocked
-			return failed("set the time-outs", err)
+			return pgfail.Failed("set the time-outs", err)
 		}
 	}
 	rows := pgoutput.CopyRows{Columns: len(p.table.columns), Text: p.table.text}
@@ -166,7 +169,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		data = func(block []byte) error {
 			b.bytes += int64(len(block))
 			err := rows.Binary(block, add)
-			if err != nil && ctx.Err() == nil && !isOurs(err) {
+			if err != nil && ctx.Err() == nil && !causes.IsOurs(err) {
 				return malformed(w.snapshot.from, err)
 			}
 			return err
@@ -179,7 +182,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		return hand()
 	}
 	err = w.conn.Copy(ctx, p.sql, data, pause)
-	if sqlState(err) == stateLockNotAvailable {
+	if sqlstate.Of(err) == sqlstate.LockNotAvailable {
 		w.close() // its transaction has failed
 		err = w.snapshot.copyLocked(ctx, p.sql, data, pause)
 	}
@@ -208,16 +211,16 @@ func (p *snapshot) copyLocked(ctx context.Context, sql string, data func([]byte)
 }
 
 func readError(rel *Relation, err error) error {
-	if isOurs(err) {
+	if causes.IsOurs(err) {
 		return err
 	}
-	e := failed(fmt.Sprintf("read the rows of %s", rel), err)
-	if pg := pgError(err); pg != nil && quotesData(pg) {
-		e.Err = withheld{pg}
+	e := pgfail.Failed(fmt.Sprintf("read the rows of %s", rel), err)
+	if pg := sqlstate.Error(err); pg != nil && sqlstate.QuotesData(pg) {
+		e.Err = sqlstate.Withheld{PG: pg}
 	}
-	switch state := sqlState(err); {
-	case state == stateUndefinedTable, state == stateUndefinedColumn: // it was altered before it was locked
-	case strings.HasPrefix(state, "22"), strings.HasPrefix(state, "42") && state != stateNoPrivilege:
+	switch state := sqlstate.Of(err); {
+	case state == sqlstate.UndefinedTable, state == sqlstate.UndefinedColumn: // it was altered before it was locked
+	case strings.HasPrefix(state, "22"), strings.HasPrefix(state, "42") && state != sqlstate.NoPrivilege:
 		e.Kind, e.Advice = ErrTableRead, "correct the row, the publication's row filter, or SnapshotTable.Where; see the server's log"
 	}
 	return e
@@ -236,7 +239,7 @@ func (c *connection) share(ctx context.Context, name string) (*session.Conn, err
 	if _, err := conn.Query(ctx, noTimeouts(version)+"; SET row_security = off; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; "+
 		"SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"); err != nil {
 		conn.Close()
-		return nil, failed("set how rows are read", err)
+		return nil, pgfail.Failed("set how rows are read", err)
 	}
 	if err := join(ctx, conn, name); err != nil {
 		conn.Close()
@@ -251,8 +254,8 @@ func join(ctx context.Context, conn *session.Conn, name string) error {
 	if err == nil {
 		return nil
 	}
-	e := failed("share the snapshot", err)
-	if state := sqlState(err); state == stateInvalidParameter || state == stateUndefinedObject { // before PostgreSQL 17, and since
+	e := pgfail.Failed("share the snapshot", err)
+	if state := sqlstate.Of(err); state == sqlstate.InvalidParameter || state == sqlstate.UndefinedObject { // before PostgreSQL 17, and since
 		e.Kind, e.Advice = ErrUnreachable, "it is gone with the connection that has exported it: it starts over"
 	}
 	return e

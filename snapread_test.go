@@ -5,6 +5,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/internal/session"
 )
@@ -20,7 +21,7 @@ func TestSnapshotThatIsGoneIsNotPermanent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := join(t.Context(), conn, "0000008F-00000008-1"); err == nil || isPermanent(err) {
+	if err := join(t.Context(), conn, "0000008F-00000008-1"); err == nil || pgfail.IsPermanent(err) {
 		t.Errorf("error is %v", err)
 	}
 }

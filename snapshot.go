@@ -10,8 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // Existing rows first.
@@ -191,7 +193,7 @@ func checkRoom(ctx context.Context, c *connection, name string) error {
 	rows, err := c.Query(ctx, "SELECT count(*) + 2 > pg_catalog.current_setting('max_replication_slots')::pg_catalog.int8 FROM pg_catalog.pg_replication_slots")
 	switch {
 	case err != nil || len(rows) != 1:
-		return failed("count the slots", err)
+		return pgfail.Failed("count the slots", err)
 	case rows[0][0] == "t":
 		return &Error{Kind: ErrNoFreeSlot, What: fmt.Sprintf("slot %q cannot be made: a snapshot needs two free slots, of which one goes again", name),
 			Advice: "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"}
@@ -204,7 +206,7 @@ func checkRoom(ctx context.Context, c *connection, name string) error {
 func (p *snapshot) export(ctx context.Context, c *connection, cfg *config) error {
 	version, _ := c.Version()
 	if _, err := c.Query(ctx, noTimeouts(version)); err != nil {
-		return failed("set the time-outs", err)
+		return pgfail.Failed("set the time-outs", err)
 	}
 	c.KeepAlive()
 	slot, err := createSlot(ctx, c, cfg, NewSlot{Name: p.slot, Plugin: cfg.plugin, Temporary: true, TwoPhase: cfg.isTwoPhase(), Snapshot: SnapshotExport})
@@ -300,7 +302,7 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
 	defer cancel()
 	if _, err := p.keeper.Query(ctx, "COMMIT"); err != nil {
-		return failed("read the tables", err)
+		return pgfail.Failed("read the tables", err)
 	}
 	p.unlocked = true
 	now = time.Now()
@@ -406,13 +408,13 @@ func (p *snapshot) attend(s *Stream, c *connection, now time.Time) (time.Time, e
 		return earliest(next, p.checkAt), nil
 	}
 	if err := c.Check(); err != nil {
-		return now, failed("hold the snapshot", err)
+		return now, pgfail.Failed("hold the snapshot", err)
 	}
 	if p.keeper != nil && !p.unlocked && p.keeping.TryLock() {
 		err := p.keeper.Check()
 		p.keeping.Unlock()
 		if err != nil {
-			return now, failed("hold the tables' locks", err)
+			return now, pgfail.Failed("hold the tables' locks", err)
 		}
 	}
 	p.checkAt = now.Add(checkEvery)
@@ -444,7 +446,7 @@ func (s *Stream) keepSlot(c *connection) error {
 			return err
 		}
 		if _, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(p.slot)); err != nil {
-			return failed("drop the temporary slot", err)
+			return pgfail.Failed("drop the temporary slot", err)
 		}
 	}
 	s.snapshots.due, c.snapshot = false, nil
@@ -456,16 +458,16 @@ func (s *Stream) setFailover(ctx context.Context, c *connection) error {
 		return nil
 	}
 	if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+quoteName(s.cfg.slot)+" (FAILOVER true)"); err != nil {
-		return failed("set the slot's failover", err)
+		return pgfail.Failed("set the slot's failover", err)
 	}
 	return nil
 }
 
 func (p *snapshot) copyError(ctx context.Context, c *connection, name string, err error) error {
 	if ctx.Err() != nil {
-		return failed("make the slot", err)
+		return pgfail.Failed("make the slot", err)
 	}
-	if sqlState(err) == stateNotPrerequisite {
+	if sqlstate.Of(err) == sqlstate.NotPrerequisite {
 		if slot, lookErr := readSlot(ctx, c.Query, p.slot); lookErr == nil && slot != nil && slot.walStatus == "lost" {
 			return invalidated(p.slot, "", err)
 		}

@@ -1,6 +1,8 @@
 package walchan
 
-import "fmt"
+import (
+	"fmt"
+)
 
 // From where to where a stream goes: an interval of the commits' positions, with its beginning and without its end. So what one
 // stream ends with, and the next one begins with, overlaps in nothing and leaves nothing out.
@@ -72,4 +74,4 @@ const never = ^LSN(0)
 
 // errEnded says that the stream has come to its end: the server has said that it is there, or has sent what lies behind it. As it
 // sends transactions in the order of their commits, all that lies before has come.
-var errEnded = permanent("stream has come to its end")
+var errEnded error = &Error{Kind: ErrClosed, What: "the stream has come to its end"}

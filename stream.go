@@ -77,6 +77,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/walchan/walchan/internal/pgfail"
 )
 
 // Stream is a subscription. It outlives its connections: messages received before a reconnect are acknowledged as if
@@ -258,7 +260,7 @@ func (s *Stream) run(c *connection) {
 	defer s.cancel()
 	for {
 		err := s.streamError(s.stream(c))
-		if s.ctx.Err() == nil && !isPermanent(err) {
+		if s.ctx.Err() == nil && !pgfail.IsPermanent(err) {
 			if err == errTimelineEnd {
 				s.leaveTimeline(c)
 			}

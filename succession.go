@@ -1,6 +1,10 @@
 package walchan
 
-import "context"
+import (
+	"context"
+
+	"github.com/walchan/walchan/internal/sqlstate"
+)
 
 // succession lets others follow the stream from one connection to the next: ReadRows must not keep its session while the
 // stream has no connection.
@@ -31,5 +35,5 @@ func (c *connection) isStopping(ctx context.Context) bool {
 	if err == nil {
 		conn.Close(ctx)
 	}
-	return sqlState(err) == stateCannotConnectNow
+	return sqlstate.Of(err) == sqlstate.CannotConnectNow
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // A slot whose maker has given up: nobody knows of it, and it keeps WAL for ever. CREATE_REPLICATION_SLOT may complete although the
@@ -38,7 +39,7 @@ func (c *connection) makeSlot(ctx context.Context, cfg *config, n *NewSlot) ([]s
 		}
 	}
 	if ended := ctx.Err(); ended != nil {
-		if err == nil || errors.Is(err, ended) || sqlState(err) == stateQueryCanceled {
+		if err == nil || errors.Is(err, ended) || sqlstate.Of(err) == sqlstate.QueryCanceled {
 			err = ended
 		}
 	}
@@ -54,8 +55,8 @@ func (c *connection) makeSlot(ctx context.Context, cfg *config, n *NewSlot) ([]s
 // isOpen says whether a slot may have been made in spite of the error. A physical slot is permanent before the statement is complete,
 // and a logical one for a moment (CreateReplicationSlot in src/backend/replication/walsender.c).
 func isOpen(err error) bool {
-	switch sqlState(err) {
-	case "", stateQueryCanceled, stateAdminShutdown, stateCrashShutdown:
+	switch sqlstate.Of(err) {
+	case "", sqlstate.QueryCanceled, sqlstate.AdminShutdown, sqlstate.CrashShutdown:
 		return true
 	}
 	return false
