@@ -47,15 +47,13 @@ func newTypes() *types {
 	return t
 }
 
-// unknown returns the types of cols that are not built in and were never looked up, or are forgotten.
-func (t *types) unknown(cols []Column) []uint32 {
+// unknown returns those of oids that are not built in and were never looked up, or are forgotten.
+func (t *types) unknown(all []uint32) (oids []uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var oids []uint32
 	seen := map[uint32]bool{}
 	k := t.known.Load()
-	for i := range cols {
-		oid := cols[i].TypeOID
+	for _, oid := range all {
 		_, forgotten := t.forgotten[oid]
 		if seen[oid] || k.has(oid) && !forgotten {
 			continue
@@ -93,15 +91,8 @@ func (t *types) stale() []uint32 {
 // pg_catalog: "integer", "shop.status[]". A type that is not known is called by its number.
 func (t *types) name(oid uint32) string { return t.known.Load().typ(oid).name }
 
-// bind makes the values of rel's rows be converted with what t knows, now and later, and names the types of its columns.
-// It is called before anybody else sees rel.
-func (t *types) bind(rel *Relation) {
-	rel.conv = &conversion{types: t}
-	k := t.known.Load()
-	for i := range rel.Columns {
-		rel.Columns[i].TypeName = k.typ(rel.Columns[i].TypeOID).name
-	}
-}
+// conversion is how the values of the rows of a table are converted, with what t knows, now and later.
+func (t *types) conversion(columns []column) *conversion { return &conversion{types: t, columns: columns} }
 
 // lookup asks the catalogue for the types oids and all they are made of. A type that is no longer there, for the stream
 // may be behind, stays what it was known as, or else is only text.

@@ -19,7 +19,7 @@ func TestTypeNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[uint32]string{}
-	var cols []Column
+	var oids []uint32
 	for rows.Next() {
 		var oid uint32
 		var name string
@@ -27,9 +27,9 @@ func TestTypeNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		want[oid] = name
-		cols = append(cols, Column{TypeOID: oid})
+		oids = append(oids, oid)
 	}
-	unknown := w.types.unknown(cols)
+	unknown := w.types.unknown(oids)
 	for _, oid := range unknown {
 		if got := w.types.name(oid); got != strconv.Itoa(int(oid)) {
 			t.Errorf("%s is unknown and called %s", want[oid], got)
@@ -44,7 +44,7 @@ func TestTypeNames(t *testing.T) {
 			t.Errorf("%s is called %s", name, got)
 		}
 	}
-	if again := w.types.unknown(cols); again != nil {
+	if again := w.types.unknown(oids); again != nil {
 		t.Errorf("still unknown: %v", again)
 	}
 }
@@ -161,12 +161,12 @@ func TestForget(t *testing.T) {
 	w := newWAL(t, "CREATE TYPE e AS ENUM ('a')", "CREATE TABLE t (id int, v e[])")
 	rel := w.changes(t, "INSERT INTO t VALUES (1, '{a}')")[0].Relation
 	cols := rel.Columns
-	if oids := w.types.unknown(cols); oids != nil {
+	if oids := w.types.unknown(rel.typeOIDs()); oids != nil {
 		t.Errorf("unknown: %v", oids)
 	}
 	w.exec(t, "ALTER TYPE e RENAME TO f")
 	w.types.forget()
-	oids := w.types.unknown(append(cols, cols...))
+	oids := w.types.unknown(append(rel.typeOIDs(), rel.typeOIDs()...))
 	if !slices.Equal(oids, []uint32{cols[1].TypeOID}) || w.types.name(oids[0]) != "public.e[]" {
 		t.Errorf("unknown: %v", oids)
 	}
@@ -176,7 +176,7 @@ func TestForget(t *testing.T) {
 	}
 	w.types.forget()
 	w.exec(t, "DROP TABLE t", "DROP TYPE f")
-	w.lookup(t, w.types.unknown(cols))
+	w.lookup(t, w.types.unknown(rel.typeOIDs()))
 	if name := w.types.name(oids[0]); name != "public.f[]" { // there is no knowing better
 		t.Errorf("called %s", name)
 	}
@@ -192,7 +192,7 @@ func TestLookupFails(t *testing.T) {
 	if err == nil || err.Error()[:len("look up types: ")] != "look up types: " {
 		t.Errorf("got %v", err)
 	}
-	if oids := w.types.unknown([]Column{{TypeOID: 16999}}); len(oids) != 1 {
+	if oids := w.types.unknown([]uint32{16999}); len(oids) != 1 {
 		t.Errorf("unknown: %v", oids)
 	}
 }
@@ -224,7 +224,7 @@ func TestConvertWhileLookingUp(t *testing.T) {
 	}
 	for range 20 {
 		w.types.forget()
-		w.lookup(t, w.types.unknown(rows[0].Relation.Columns))
+		w.lookup(t, w.types.unknown(rows[0].Relation.typeOIDs()))
 	}
 	done.Store(true)
 	wg.Wait()

@@ -88,7 +88,7 @@ func TestMalformedText(t *testing.T) {
 		{pgtype.JSONOID, "\"a\xff\xfeb\"", "\"a\uFFFDb\""},
 	} {
 		rel := &Relation{Schema: "public", Name: "t", Columns: []Column{{Name: "v", TypeOID: c.oid}}}
-		types.bind(rel)
+		rel.bind(types)
 		got := string(appendJSON(t, inserted(t, rel, text(c.text))))
 		if want := `{"v":` + c.json + `}`; got != want {
 			t.Errorf("%s %q\n got %s\nwant %s", rel.Columns[0].TypeName, c.text, got, want)
@@ -122,7 +122,7 @@ func TestMalformedBinary(t *testing.T) {
 		pgtype.InetOID, pgtype.PointOID, pgtype.Int4rangeOID, pgtype.Int4multirangeOID, pgtype.Int4ArrayOID,
 		wordsRangeOID, wordsMultirangeOID} {
 		rel := &Relation{Schema: "public", Name: "t", Columns: []Column{{Name: "v", TypeOID: oid}}}
-		types.bind(rel)
+		rel.bind(types)
 		for _, v := range []string{"", "\x00", "\x01\x02\x03\x04\x05", strings.Repeat("\x01", 33), strings.Repeat("\x7f", 33), manyEmpty} {
 			b, err := inserted(t, rel, bin(v)).AppendJSON([]byte("x"))
 			if err != nil && string(b) != "x" || err == nil && !json.Valid(b[1:]) {
@@ -172,7 +172,7 @@ func FuzzAppendJSON(f *testing.F) {
 		pgtype.DateOID, pgtype.TimeOID, pgtype.Float4OID, pgtype.InetOID, pgtype.TextOID, 99999} {
 		rel.Columns = append(rel.Columns, Column{Name: "v", TypeOID: oid})
 	}
-	types.bind(rel)
+	rel.bind(types)
 	one := *rel
 	f.Fuzz(func(t *testing.T, s string) {
 		values := make([]value, len(rel.Columns))
@@ -182,7 +182,7 @@ func FuzzAppendJSON(f *testing.F) {
 		appendJSON(t, inserted(t, rel, values...))
 		for i := range rel.Columns {
 			one.Columns = rel.Columns[i : i+1]
-			types.bind(&one)
+			one.bind(types)
 			b, err := inserted(t, &one, bin(s)).AppendJSON([]byte("x"))
 			if err == nil && !json.Valid(b[1:]) || err != nil && string(b) != "x" {
 				t.Errorf("%s: got %q, %v", one.Columns[0].TypeName, b, err)

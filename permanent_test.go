@@ -112,10 +112,10 @@ func TestErrorWithoutTheTLSThatWasPreferred(t *testing.T) {
 		attempts []error
 		says     bool
 	}{
-		{[]error{refused("127.0.0.1:5432 (db)"), pgfail.Failed("127.0.0.1:5432 (db)")}, false},
+		{[]error{refused("127.0.0.1:5432 (db)"), failed("127.0.0.1:5432 (db)")}, false},
 		{[]error{refused("127.0.0.1:5432 (db)")}, true},
-		{[]error{refused("127.0.0.1:5432 (a)"), pgfail.Failed("127.0.0.1:5432 (b)")}, true},
-		{[]error{pgfail.Failed("127.0.0.1:5432 (a)"), refused("127.0.0.1:5432 (b)")}, true},
+		{[]error{refused("127.0.0.1:5432 (a)"), failed("127.0.0.1:5432 (b)")}, true},
+		{[]error{failed("127.0.0.1:5432 (a)"), refused("127.0.0.1:5432 (b)")}, true},
 	} {
 		text := causes.Line(errors.Join(tt.attempts...))
 		if strings.Contains(text, "TLS") != tt.says || strings.Contains(text, "3D000") != (len(tt.attempts) > 1) {

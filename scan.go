@@ -35,7 +35,7 @@ func (r Row) Scan(dst any) error {
 	}
 	l := r.rel.layout()
 	v = v.Elem()
-	plan, err := l.plan(r.rel, v.Type())
+	plan, err := l.plan(r.rel.String(), v.Type())
 	if err != nil {
 		return err
 	}
@@ -89,12 +89,12 @@ func (f *fieldPlan) target(v reflect.Value) any {
 	return v.FieldByIndex(f.path).Addr().Interface()
 }
 
-// plan returns how a row of rel is scanned into a struct of type t.
-func (l *layout) plan(rel *Relation, t reflect.Type) ([]fieldPlan, error) {
+// plan returns how a row of the table is scanned into a struct of type t.
+func (l *layout) plan(table string, t reflect.Type) ([]fieldPlan, error) {
 	if p, ok := l.plans.Load(t); ok {
 		return p.([]fieldPlan), nil
 	}
-	p, err := l.fields(nil, rel, t, nil)
+	p, err := l.fields(nil, table, t, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -103,13 +103,13 @@ func (l *layout) plan(rel *Relation, t reflect.Type) ([]fieldPlan, error) {
 }
 
 // fields appends the plans of the fields of struct type t, which is embedded at path.
-func (l *layout) fields(plans []fieldPlan, rel *Relation, t reflect.Type, path []int) ([]fieldPlan, error) {
+func (l *layout) fields(plans []fieldPlan, table string, t reflect.Type, path []int) ([]fieldPlan, error) {
 	for i := range t.NumField() {
 		sf := t.Field(i)
 		at := append(path[:len(path):len(path)], i)
 		if sf.Anonymous && sf.Type.Kind() == reflect.Struct {
 			var err error
-			if plans, err = l.fields(plans, rel, sf.Type, at); err != nil {
+			if plans, err = l.fields(plans, table, sf.Type, at); err != nil {
 				return nil, err
 			}
 			continue
@@ -119,32 +119,32 @@ func (l *layout) fields(plans []fieldPlan, rel *Relation, t reflect.Type, path [
 			continue
 		}
 		optional := slices.Contains(strings.Split(options, ","), "optional")
-		column := findColumn(rel.Columns, name, sf.Name)
+		column := findColumn(l.columns, name, sf.Name)
 		switch {
 		case column >= 0:
 			f := fieldPlan{column: column, path: at, typ: sf.Type, optional: optional}
 			l.known.planField(&f, l.types[column].pg.OID)
 			plans = append(plans, f)
 		case !optional:
-			return nil, fmt.Errorf("%s has no column for field %s of %s", rel, sf.Name, t)
+			return nil, fmt.Errorf("%s has no column for field %s of %s", table, sf.Name, t)
 		}
 	}
 	return plans, nil
 }
 
 // findColumn returns the column for a field, -1 if there is none. Its rules are pgx's.
-func findColumn(cols []Column, tag, field string) int {
+func findColumn(cols []column, tag, field string) int {
 	if tag != "" {
 		for i := range cols {
-			if cols[i].Name == tag {
+			if cols[i].name == tag {
 				return i
 			}
 		}
 	}
 	plain := strings.ReplaceAll(field, "_", "")
 	for i := range cols {
-		if tag != "" && strings.EqualFold(cols[i].Name, tag) ||
-			tag == "" && strings.EqualFold(strings.ReplaceAll(cols[i].Name, "_", ""), plain) {
+		if tag != "" && strings.EqualFold(cols[i].name, tag) ||
+			tag == "" && strings.EqualFold(strings.ReplaceAll(cols[i].name, "_", ""), plain) {
 			return i
 		}
 	}

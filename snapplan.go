@@ -36,14 +36,14 @@ func (p *snapshot) plan(ctx context.Context, c *connection, s *Stream) (err erro
 	if err := checkColumns(chosen, s.cfg.snapshot.keys); err != nil {
 		return err
 	}
-	if oids := s.types.unknown(allColumns(chosen)); len(oids) > 0 {
+	if oids := s.types.unknown(columnTypes(chosen)); len(oids) > 0 {
 		if err := s.types.lookup(ctx, p.keeper.PG(), oids); err != nil {
 			return pgfail.Failed("look up types", err)
 		}
 	}
 	p.info = &Snapshot{}
 	for _, t := range chosen {
-		s.types.bind(t.rel)
+		t.rel.bind(s.types)
 		p.info.Tables = append(p.info.Tables, t.rel)
 		p.tables = append(p.tables, t.source(s.cfg.binary))
 	}
@@ -128,9 +128,9 @@ func checkColumns(tables []*published, keys bool) error {
 		Advice: "give them a primary key or another REPLICA IDENTITY, leave them out of the publications, or do without WithSnapshotKeys"}
 }
 
-func allColumns(tables []*published) (all []Column) {
+func columnTypes(tables []*published) (all []uint32) {
 	for _, t := range tables {
-		all = append(all, t.rel.Columns...)
+		all = append(all, t.rel.typeOIDs()...)
 	}
 	return all
 }

@@ -46,7 +46,7 @@ func (f *changes) describe(s *Stream, ev *pgoutput.Event, seq uint64) error {
 		return err
 	}
 	if r != was {
-		s.types.bind(r)
+		r.bind(s.types)
 	}
 	f.relations[ev.OID], f.last = table{r, seq}, nil
 	return nil
@@ -72,7 +72,7 @@ func (f *changes) keepNewer(before map[uint32]table) {
 // learnTypes has the types of a table's columns looked up that are not known yet, on a second connection. Should that fail
 // they are converted with what was known before, or are their text.
 func (s *Stream) learnTypes(r *Relation) error {
-	if oids := append(s.types.unknown(r.Columns), s.types.stale()...); len(oids) > 0 {
+	if oids := append(s.types.unknown(r.typeOIDs()), s.types.stale()...); len(oids) > 0 {
 		failed, err := s.await(func(ctx context.Context) error {
 			conn, err := s.conn.Load().dialOrdinary(ctx)
 			if err != nil {

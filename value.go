@@ -45,7 +45,7 @@ func (e *ColumnError) Error() string {
 func (e *ColumnError) Unwrap() error { return e.Err }
 
 func (r Row) columnError(i int, reason string, err error) error {
-	name, typ := r.rel.Columns[i].Name, r.rel.layout().types[i].name
+	name, typ := r.rel.Columns[i].Name, r.rel.layout().typeName(i)
 	return &ColumnError{Table: r.rel.String(), Column: name, Type: typ, Reason: reason, Err: err}
 }
 
@@ -112,8 +112,7 @@ func (r Row) value(l *layout, i int) (any, error) {
 	case Binary:
 		format = pgtype.BinaryFormatCode
 	}
-	pg := l.types[i].pg
-	value, err := pg.Codec.DecodeValue(l.known.m, pg.OID, format, bytesOf(v))
+	value, err := l.decode(i, format, bytesOf(v))
 	if err != nil {
 		return nil, r.columnError(i, "the value cannot be converted", err)
 	}
@@ -140,42 +139,94 @@ func (r Row) Map() (map[string]any, error) {
 	return m, nil
 }
 
-// conversion is how the values of one relation's rows are converted.
+// conversion is how the values of one table's rows are converted.
 type conversion struct {
-	types  *types
-	layout atomic.Pointer[layout]
+	types   *types
+	columns []column
+	layout  atomic.Pointer[layout]
 }
 
-// layout is what is worked out once for a relation and what is known of its types.
+// column is a column of a table.
+type column struct {
+	name string
+	oid  uint32 // of its type
+}
+
+// layout is what is worked out once for a table and what is known of its types.
 type layout struct {
-	known *known
+	columns []column
+	known   *known
 	types []*typ
 	keys  []string // the columns' names as JSON, with the colon
 	plans sync.Map // reflect.Type of a struct to []fieldPlan
 }
 
-func newLayout(rel *Relation, k *known) *layout {
-	l := &layout{known: k, types: make([]*typ, len(rel.Columns)), keys: make([]string, len(rel.Columns))}
-	for i := range rel.Columns {
-		l.types[i] = k.typ(rel.Columns[i].TypeOID)
-		l.keys[i] = string(append(pgjson.AppendString(nil, rel.Columns[i].Name), ':'))
+func newLayout(columns []column, k *known) *layout {
+	l := &layout{columns: columns, known: k, types: make([]*typ, len(columns)), keys: make([]string, len(columns))}
+	for i, c := range columns {
+		l.types[i] = k.typ(c.oid)
+		l.keys[i] = string(append(pgjson.AppendString(nil, c.name), ':'))
 	}
 	return l
 }
 
-// layout returns the relation's layout, a new one if more has become known. Two goroutines may make it at once: they
+// current returns the table's layout, a new one if more has become known. Two goroutines may make it at once: they
 // make the same.
-func (r *Relation) layout() *layout {
-	if r.conv == nil {
-		return newLayout(r, builtins())
-	}
-	k := r.conv.types.known.Load()
-	if l := r.conv.layout.Load(); l != nil && l.known == k {
+func (v *conversion) current() *layout {
+	k := v.types.known.Load()
+	if l := v.layout.Load(); l != nil && l.known == k {
 		return l
 	}
-	l := newLayout(r, k)
-	r.conv.layout.Store(l)
+	l := newLayout(v.columns, k)
+	v.layout.Store(l)
 	return l
+}
+
+// decode returns the value of column i as pgx has it.
+func (l *layout) decode(i int, format int16, v []byte) (any, error) {
+	pg := l.types[i].pg
+	return pg.Codec.DecodeValue(l.known.m, pg.OID, format, v)
+}
+
+// typeName returns the name of the type of column i.
+func (l *layout) typeName(i int) string { return l.types[i].name }
+
+// bare is the layout of a table of which no catalogue was asked.
+func bare(columns []column) *layout { return newLayout(columns, builtins()) }
+
+// layout returns how the rows are laid out and converted.
+func (r *Relation) layout() *layout {
+	if r.conv == nil {
+		return bare(r.valueColumns())
+	}
+	return r.conv.current()
+}
+
+// valueColumns is what the conversion of values has to know of the columns.
+func (r *Relation) valueColumns() []column {
+	cols := make([]column, len(r.Columns))
+	for i := range r.Columns {
+		cols[i] = column{r.Columns[i].Name, r.Columns[i].TypeOID}
+	}
+	return cols
+}
+
+// typeOIDs are the types of the columns.
+func (r *Relation) typeOIDs() []uint32 {
+	oids := make([]uint32, len(r.Columns))
+	for i := range r.Columns {
+		oids[i] = r.Columns[i].TypeOID
+	}
+	return oids
+}
+
+// bind makes the values of the rows be converted with what t knows, now and later, and names the types of the columns.
+// It is called before anybody else sees r.
+func (r *Relation) bind(t *types) {
+	r.conv = t.conversion(r.valueColumns())
+	for i := range r.Columns {
+		r.Columns[i].TypeName = t.name(r.Columns[i].TypeOID)
+	}
 }
 
 // builtins is what is known without a catalogue.

@@ -12,8 +12,8 @@ import (
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
-// wal gets messages from a real server without a stream: by SQL functions, which run the output plugin in the session.
-type wal struct {
+// walBySQL gets messages from a real server without a stream: by SQL functions, which run the output plugin in the session.
+type walBySQL struct {
 	conn      *pgx.Conn
 	types     *types
 	relations map[uint32]*Relation
@@ -21,7 +21,7 @@ type wal struct {
 }
 
 // newWAL runs ddl in a database of its own and makes a slot and a publication for all tables.
-func newWAL(t *testing.T, ddl ...string) *wal {
+func newWAL(t *testing.T, ddl ...string) *walBySQL {
 	t.Helper()
 	db := pgtest.Database(t)
 	conn, err := pgx.Connect(t.Context(), db.DSN())
@@ -29,14 +29,14 @@ func newWAL(t *testing.T, ddl ...string) *wal {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close(context.Background()) })
-	w := &wal{conn: conn, types: newTypes(), relations: map[uint32]*Relation{}}
+	w := &walBySQL{conn: conn, types: newTypes(), relations: map[uint32]*Relation{}}
 	w.exec(t, ddl...)
 	w.exec(t, "CREATE PUBLICATION p FOR ALL TABLES",
 		fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s', 'pgoutput')", db.Name))
 	return w
 }
 
-func (w *wal) exec(t *testing.T, sql ...string) {
+func (w *walBySQL) exec(t *testing.T, sql ...string) {
 	t.Helper()
 	for _, s := range sql {
 		if _, err := w.conn.Exec(t.Context(), s, pgx.QueryExecModeSimpleProtocol); err != nil {
@@ -46,7 +46,7 @@ func (w *wal) exec(t *testing.T, sql ...string) {
 }
 
 // query returns the first column of all rows, which must be text.
-func (w *wal) query(t *testing.T, sql string) []string {
+func (w *walBySQL) query(t *testing.T, sql string) []string {
 	t.Helper()
 	rows, err := w.conn.Query(t.Context(), sql)
 	if err != nil {
@@ -60,14 +60,14 @@ func (w *wal) query(t *testing.T, sql string) []string {
 }
 
 // changes runs sql and returns the rows' messages. options are further options of pgoutput, names and values in turn.
-func (w *wal) changes(t *testing.T, sql string, options ...string) []Message {
+func (w *walBySQL) changes(t *testing.T, sql string, options ...string) []Message {
 	t.Helper()
 	w.exec(t, sql)
 	return w.decode(t, w.raw(t, "get", options...))
 }
 
 // raw gets (or peeks) pgoutput's messages.
-func (w *wal) raw(t *testing.T, verb string, options ...string) [][]byte {
+func (w *walBySQL) raw(t *testing.T, verb string, options ...string) [][]byte {
 	t.Helper()
 	rows, err := w.conn.Query(t.Context(), "SELECT data FROM pg_logical_slot_"+verb+"_binary_changes("+
 		"current_database(), NULL, NULL, VARIADIC $1)",
@@ -82,7 +82,7 @@ func (w *wal) raw(t *testing.T, verb string, options ...string) [][]byte {
 	return raw
 }
 
-func (w *wal) decode(t *testing.T, raw [][]byte) (msgs []Message) {
+func (w *walBySQL) decode(t *testing.T, raw [][]byte) (msgs []Message) {
 	t.Helper()
 	var d pgoutput.Decoder
 	kinds := map[byte]Kind{pgoutput.Insert: Insert, pgoutput.Update: Update, pgoutput.Delete: Delete}
@@ -106,7 +106,7 @@ func (w *wal) decode(t *testing.T, raw [][]byte) (msgs []Message) {
 }
 
 // announce does what a stream does with a Relation message.
-func (w *wal) announce(t *testing.T, ev *pgoutput.Event) {
+func (w *walBySQL) announce(t *testing.T, ev *pgoutput.Event) {
 	t.Helper()
 	if w.deaf && w.relations[ev.OID] != nil {
 		return
@@ -118,12 +118,12 @@ func (w *wal) announce(t *testing.T, ev *pgoutput.Event) {
 	if w.relations[ev.OID] != nil {
 		w.types.forget()
 	}
-	w.lookup(t, w.types.unknown(rel.Columns))
-	w.types.bind(rel)
+	w.lookup(t, w.types.unknown(rel.typeOIDs()))
+	rel.bind(w.types)
 	w.relations[ev.OID] = rel
 }
 
-func (w *wal) lookup(t *testing.T, oids []uint32) {
+func (w *walBySQL) lookup(t *testing.T, oids []uint32) {
 	t.Helper()
 	if len(oids) == 0 {
 		return

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/resume"
 )
 
@@ -78,7 +79,7 @@ func (s *Stream) removed(err error) error {
 		return &Error{Kind: ErrUnproven, What: fmt.Sprintf("the server has removed the WAL from %s to %s, which was delivered, so that nothing proves its history", f.last.From, f.last.Through), Err: err,
 			Advice: "compare the archive with the server, then go on without WithProof(true); a slot keeps the WAL (WithSlot)"}
 	}
-	s.doubt(s.conn.Load(), line(walRemoved(err)))
+	s.doubt(s.conn.Load(), causes.Line(walRemoved(err)))
 	f.trial = nil
 	f.last = f.last.asBeginning()
 	if f.now.Through >= f.last.Through {

@@ -45,7 +45,7 @@ func relation(name string, cols ...col) *Relation {
 	for _, c := range cols {
 		rel.Columns = append(rel.Columns, Column{Name: c.name, Key: c.key, TypeOID: c.oid, TypeMod: -1})
 	}
-	newTypes().bind(rel)
+	rel.bind(newTypes())
 	return rel
 }
 
