@@ -29,9 +29,9 @@ func TestTypeNames(t *testing.T) {
 		want[oid] = name
 		oids = append(oids, oid)
 	}
-	unknown := w.types.unknown(oids)
+	unknown := w.types.Unknown(oids)
 	for _, oid := range unknown {
-		if got := w.types.name(oid); got != strconv.Itoa(int(oid)) {
+		if got := w.types.Name(oid); got != strconv.Itoa(int(oid)) {
 			t.Errorf("%s is unknown and called %s", want[oid], got)
 		}
 	}
@@ -40,11 +40,11 @@ func TestTypeNames(t *testing.T) {
 	}
 	w.lookup(t, unknown)
 	for oid, name := range want {
-		if got := w.types.name(oid); got != name {
+		if got := w.types.Name(oid); got != name {
 			t.Errorf("%s is called %s", name, got)
 		}
 	}
-	if again := w.types.unknown(oids); again != nil {
+	if again := w.types.Unknown(oids); again != nil {
 		t.Errorf("still unknown: %v", again)
 	}
 }
@@ -68,7 +68,7 @@ func TestCustomTypeNames(t *testing.T) {
 // An unknown type, and one whose type is gone from the catalogue, is its text.
 func TestUnknownType(t *testing.T) {
 	rel := relation("t", col{name: "v", oid: 99999})
-	for state, v := range map[State]value{Text: text("(1,2)"), Binary: bin("\x00\xff")} {
+	for state, v := range map[State]boxed{Text: text("(1,2)"), Binary: bin("\x00\xff")} {
 		r := inserted(t, rel, v)
 		want, json := any("(1,2)"), `{"v":"(1,2)"}`
 		if state == Binary {
@@ -116,19 +116,19 @@ func TestAlteredComposite(t *testing.T) {
 	w.deaf = true // altering a type announces nothing
 	w.exec(t, "ALTER TYPE c ADD ATTRIBUTE d int")
 	wider := w.changes(t, `INSERT INTO t VALUES (1, '(1,x,3)', '{"(1,x,3)"}')`)[0].New()
-	if stale := w.types.stale(); stale != nil {
+	if stale := w.types.Stale(); stale != nil {
 		t.Errorf("stale: %v", stale)
 	}
 	both(wider, `"(1,x,3)"`)
 	if v, err := wider.Value("v"); v != "(1,x,3)" || err != nil {
 		t.Errorf("got %v, %v", v, err)
 	}
-	stale := w.types.stale()
-	if len(stale) != 1 || w.types.name(stale[0]) != "public.c" {
+	stale := w.types.Stale()
+	if len(stale) != 1 || w.types.Name(stale[0]) != "public.c" {
 		t.Fatalf("stale: %v", stale)
 	}
 	w.lookup(t, stale)
-	if stale := w.types.stale(); stale != nil {
+	if stale := w.types.Stale(); stale != nil {
 		t.Errorf("still stale: %v", stale)
 	}
 	both(wider, `{"a":1,"b":"x","d":3}`)
@@ -151,7 +151,7 @@ func TestAlteredComposite(t *testing.T) {
 	if err := narrower.Scan(&s); err != nil || s.V.D != 3 {
 		t.Errorf("got %+v, %v", s, err)
 	}
-	if stale := w.types.stale(); stale != nil {
+	if stale := w.types.Stale(); stale != nil {
 		t.Errorf("stale: %v", stale)
 	}
 }
@@ -161,23 +161,23 @@ func TestForget(t *testing.T) {
 	w := newWAL(t, "CREATE TYPE e AS ENUM ('a')", "CREATE TABLE t (id int, v e[])")
 	rel := w.changes(t, "INSERT INTO t VALUES (1, '{a}')")[0].Relation
 	cols := rel.Columns
-	if oids := w.types.unknown(rel.typeOIDs()); oids != nil {
+	if oids := w.types.Unknown(rel.typeOIDs()); oids != nil {
 		t.Errorf("unknown: %v", oids)
 	}
 	w.exec(t, "ALTER TYPE e RENAME TO f")
-	w.types.forget()
-	oids := w.types.unknown(append(rel.typeOIDs(), rel.typeOIDs()...))
-	if !slices.Equal(oids, []uint32{cols[1].TypeOID}) || w.types.name(oids[0]) != "public.e[]" {
+	w.types.Forget()
+	oids := w.types.Unknown(append(rel.typeOIDs(), rel.typeOIDs()...))
+	if !slices.Equal(oids, []uint32{cols[1].TypeOID}) || w.types.Name(oids[0]) != "public.e[]" {
 		t.Errorf("unknown: %v", oids)
 	}
 	w.lookup(t, oids)
-	if name := w.types.name(oids[0]); name != "public.f[]" {
+	if name := w.types.Name(oids[0]); name != "public.f[]" {
 		t.Errorf("called %s", name)
 	}
-	w.types.forget()
+	w.types.Forget()
 	w.exec(t, "DROP TABLE t", "DROP TYPE f")
-	w.lookup(t, w.types.unknown(rel.typeOIDs()))
-	if name := w.types.name(oids[0]); name != "public.f[]" { // there is no knowing better
+	w.lookup(t, w.types.Unknown(rel.typeOIDs()))
+	if name := w.types.Name(oids[0]); name != "public.f[]" { // there is no knowing better
 		t.Errorf("called %s", name)
 	}
 }
@@ -188,11 +188,11 @@ func TestLookupFails(t *testing.T) {
 	conn := w.conn.PgConn()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := w.types.lookup(ctx, conn, []uint32{16999})
+	err := w.types.Lookup(ctx, conn, []uint32{16999})
 	if err == nil || err.Error()[:len("look up types: ")] != "look up types: " {
 		t.Errorf("got %v", err)
 	}
-	if oids := w.types.unknown([]uint32{16999}); len(oids) != 1 {
+	if oids := w.types.Unknown([]uint32{16999}); len(oids) != 1 {
 		t.Errorf("unknown: %v", oids)
 	}
 }
@@ -223,8 +223,8 @@ func TestConvertWhileLookingUp(t *testing.T) {
 		})
 	}
 	for range 20 {
-		w.types.forget()
-		w.lookup(t, w.types.unknown(rows[0].Relation.typeOIDs()))
+		w.types.Forget()
+		w.lookup(t, w.types.Unknown(rows[0].Relation.typeOIDs()))
 	}
 	done.Store(true)
 	wg.Wait()

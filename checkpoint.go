@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 )
 
@@ -160,7 +161,7 @@ func (m Message) place() (*origin, resume.Point) {
 	if m.Tx == nil || m.Tx.origin == nil {
 		return nil, resume.Point{}
 	}
-	p := resume.Point{Through: m.Tx.before, Commit: m.Tx.CommitLSN, XID: m.Tx.XID, Time: pgMicros(m.Tx.CommitTime), Prepared: m.Tx.prepared,
+	p := resume.Point{Through: m.Tx.before, Commit: m.Tx.CommitLSN, XID: m.Tx.XID, Time: pgtime.Micros(m.Tx.CommitTime), Prepared: m.Tx.prepared,
 		Ordinal: m.Ordinal, Hash: m.hash}
 	if end := m.end(); end != 0 {
 		p.Through = end
@@ -216,7 +217,7 @@ func (m Message) ID() string {
 	var xid uint32
 	var time int64
 	if m.Tx != nil {
-		xid, time = m.Tx.XID, pgMicros(m.Tx.CommitTime)
+		xid, time = m.Tx.XID, pgtime.Micros(m.Tx.CommitTime)
 	}
 	return fmt.Sprintf("%s:%s:%d:%d:%d", o.SystemID, p.Commit, xid, time, p.Ordinal)
 }

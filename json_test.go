@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/walchan/walchan/internal/value"
 )
 
 // The types of the tests without a server.
@@ -18,23 +19,23 @@ const (
 	shapeOID
 )
 
-func testSpecs() map[uint32]spec {
-	return map[uint32]spec{
-		nestedOID: {kind: 'c', name: "nested", ever: 4, attrs: []attribute{{"n", pgtype.NumericOID}, {`the "words"`, wordsOID},
-			{"ok", pgtype.BoolOID}, {"at", pgtype.TimestamptzOID}}},
-		nestedArrayOID:     {kind: 'a', part: nestedOID, delim: ','},
-		wordsOID:           {kind: 'd', name: "words", part: pgtype.TextArrayOID},
-		wordsRangeOID:      {kind: 'r', name: "wordsrange", part: pgtype.TextOID},
-		wordsMultirangeOID: {kind: 'm', name: "wordsmultirange", part: wordsRangeOID},
-		shapeOID: {kind: 'c', name: "shape", ever: 3, attrs: []attribute{{"boxes", pgtype.BoxArrayOID}, {"all", nestedArrayOID},
-			{"r", wordsMultirangeOID}}},
+func testSpecs() map[uint32]value.Spec {
+	return map[uint32]value.Spec{
+		nestedOID: {Kind: 'c', Name: "nested", Ever: 4, Attrs: []value.Attribute{{Name: "n", OID: pgtype.NumericOID}, {Name: `the "words"`, OID: wordsOID},
+			{Name: "ok", OID: pgtype.BoolOID}, {Name: "at", OID: pgtype.TimestamptzOID}}},
+		nestedArrayOID:     {Kind: 'a', Part: nestedOID, Delim: ','},
+		wordsOID:           {Kind: 'd', Name: "words", Part: pgtype.TextArrayOID},
+		wordsRangeOID:      {Kind: 'r', Name: "wordsrange", Part: pgtype.TextOID},
+		wordsMultirangeOID: {Kind: 'm', Name: "wordsmultirange", Part: wordsRangeOID},
+		shapeOID: {Kind: 'c', Name: "shape", Ever: 3, Attrs: []value.Attribute{{Name: "boxes", OID: pgtype.BoxArrayOID}, {Name: "all", OID: nestedArrayOID},
+			{Name: "r", OID: wordsMultirangeOID}}},
 	}
 }
 
-func testTypes() *types {
-	t := newTypes()
-	t.specs = testSpecs()
-	t.known.Store(newKnown(t.specs))
+func testTypes() *value.Types {
+	t := value.NewTypes()
+	t.Specs = testSpecs()
+	t.Known.Store(value.NewKnown(t.Specs))
 	return t
 }
 
@@ -175,7 +176,7 @@ func FuzzAppendJSON(f *testing.F) {
 	rel.bind(types)
 	one := *rel
 	f.Fuzz(func(t *testing.T, s string) {
-		values := make([]value, len(rel.Columns))
+		values := make([]boxed, len(rel.Columns))
 		for i := range values {
 			values[i] = text(s)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/txn"
@@ -199,7 +200,7 @@ func (f *changes) newTx(ev *pgoutput.Event) *Tx {
 	if len(f.txs) == cap(f.txs) {
 		f.txs = make([]Tx, 0, 64)
 	}
-	f.txs = append(f.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgTime(ev.Time), origin: f.origin, before: min(f.point.Through, LSN(ev.LSN))})
+	f.txs = append(f.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgtime.Time(ev.Time), origin: f.origin, before: min(f.point.Through, LSN(ev.LSN))})
 	return &f.txs[len(f.txs)-1]
 }
 

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walchan/walchan/internal/pgtime"
+	"github.com/walchan/walchan/internal/value"
 	"github.com/walchan/walchan/wal"
 )
 
@@ -235,7 +237,7 @@ type truncation struct {
 }
 
 // SentAt returns the time on the server's clock at which it sent the message; the zero time on the zero Message.
-func (m Message) SentAt() time.Time { return pgTime(m.sent) }
+func (m Message) SentAt() time.Time { return pgtime.Time(m.sent) }
 
 // Receipt returns the acknowledgement of the message, for whoever has let the message go.
 func (m Message) Receipt() Receipt { return m.ack }
@@ -291,7 +293,7 @@ type Relation struct {
 	ReplicaIdentity ReplicaIdentity
 	Columns         []Column
 
-	conv *conversion // how values are converted, see types.bind; nil: built-in types only
+	conv *value.Conversion // how values are converted, see types.bind; nil: built-in types only
 }
 
 // Column is a column of a Relation.
@@ -314,22 +316,4 @@ func (r *Relation) Index(name string) int {
 		}
 	}
 	return -1
-}
-
-// pgEpoch is where PostgreSQL's clock starts (protocol-replication: "microseconds since midnight on 2000-01-01").
-const pgEpoch = 946_684_800_000_000
-
-func pgTime(µs int64) time.Time {
-	if µs == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(µs + pgEpoch).UTC()
-}
-
-// pgMicros is the reverse of pgTime.
-func pgMicros(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro() - pgEpoch
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/walrecord"
@@ -51,7 +52,7 @@ func (f *changes) witness(s *Stream, lsn LSN, ev *pgoutput.Event) error {
 		return f.absent(s, t)
 	case !t.Is(ev.XID, ev.Time):
 		return diverged(fmt.Sprintf("at %s the server has transaction %d of %s, and not %d of %s, which was delivered",
-			lsn, ev.XID, pgTime(ev.Time).Format(timeFormat), t.XID, pgTime(t.Time).Format(timeFormat)))
+			lsn, ev.XID, pgtime.Time(ev.Time).Format(timeFormat), t.XID, pgtime.Time(t.Time).Format(timeFormat)))
 	}
 	f.trial = nil
 	if !t.proven {
@@ -223,7 +224,7 @@ func (s *Stream) moved(p past, confirmed LSN) error {
 }
 
 func (s *Stream) differs(p resume.Point, by string) error {
-	return diverged(fmt.Sprintf("the server does not have transaction %d of %s, which was committed at %s and delivered (%s)", p.XID, pgTime(p.Time).Format(timeFormat), p.Commit, by))
+	return diverged(fmt.Sprintf("the server does not have transaction %d of %s, which was committed at %s and delivered (%s)", p.XID, pgtime.Time(p.Time).Format(timeFormat), p.Commit, by))
 }
 
 // diverged is the error of a server with another history.
@@ -288,7 +289,7 @@ func (s *Stream) question(ctx context.Context, c *connection, side *pgconn.PgCon
 
 // commitTimestamp asks for the time of a transaction, which a server knows that has track_commit_timestamp on.
 func commitTimestamp(ctx context.Context, conn *pgconn.PgConn, p resume.Point) yesNo {
-	rows, err := session.Query(ctx, conn, fmt.Sprintf("SELECT (extract(epoch from pg_catalog.pg_xact_commit_timestamp('%d'::pg_catalog.xid)) * 1000000)::pg_catalog.int8 - %d", p.XID, pgEpoch))
+	rows, err := session.Query(ctx, conn, fmt.Sprintf("SELECT (extract(epoch from pg_catalog.pg_xact_commit_timestamp('%d'::pg_catalog.xid)) * 1000000)::pg_catalog.int8 - %d", p.XID, pgtime.Epoch))
 	if err != nil || len(rows) != 1 || rows[0][0] == "" {
 		return unknown
 	}

@@ -44,8 +44,8 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 	case x.oid == 0 && x.after != nil && len(x.after) != len(key):
 		return invalid(fmt.Sprintf("ReadRows is to begin after %d values, and the key of %s has %d", len(x.after), t.rel, len(key)))
 	}
-	if oids := x.stream.types.unknown(t.rel.typeOIDs()); len(oids) > 0 {
-		if err := x.stream.types.lookup(ctx, x.conn.PG(), oids); err != nil {
+	if oids := x.stream.types.Unknown(t.rel.typeOIDs()); len(oids) > 0 {
+		if err := x.stream.types.Lookup(ctx, x.conn.PG(), oids); err != nil {
 			return pgfail.Failed("look up types", err)
 		}
 	}

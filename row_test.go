@@ -133,7 +133,7 @@ func TestErrorsShowNoData(t *testing.T) {
 		pgtype.PointOID, pgtype.IntervalOID, pgtype.Float8OID, pgtype.TextOID}
 	for _, oid := range types {
 		rel := relation("t", col{name: "v", oid: oid})
-		for _, v := range []value{text("secret"), bin("secret"), text("99999999999999999999"), text("{secret}"),
+		for _, v := range []boxed{text("secret"), bin("secret"), text("99999999999999999999"), text("{secret}"),
 			text("[secret,secret]")} {
 			r := inserted(t, rel, v)
 			_, valueErr := r.Value("v")

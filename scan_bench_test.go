@@ -44,7 +44,7 @@ func orderRows(tb testing.TB) (pgx.Rows, Row) {
 		tb.Fatal(rows.Err())
 	}
 	var cols []col
-	var values []value
+	var values []boxed
 	for i, f := range rows.FieldDescriptions() {
 		cols = append(cols, col{name: f.Name, oid: f.DataTypeOID})
 		values = append(values, text(string(rows.RawValues()[i])))

@@ -79,7 +79,7 @@ func TestScanErrors(t *testing.T) {
 
 func TestScanNull(t *testing.T) {
 	var cols []col
-	var values []value
+	var values []boxed
 	for name, oid := range map[string]uint32{"text": pgtype.TextOID, "bytes": pgtype.ByteaOID, "list": pgtype.Int4ArrayOID,
 		"doc": pgtype.JSONBOID, "any": pgtype.Int8OID, "num": pgtype.NumericOID, "name": pgtype.TextOID, "pg": pgtype.TextOID} {
 		cols, values = append(cols, col{name: name, oid: oid}), append(values, null)
@@ -134,7 +134,7 @@ func TestScanEmpty(t *testing.T) {
 // What is scanned can be written to without a change to the row.
 func TestScanOwnsMemory(t *testing.T) {
 	rel := relation("t", col{name: "v", oid: pgtype.TextOID})
-	for _, v := range []value{text("original"), bin("original")} {
+	for _, v := range []boxed{text("original"), bin("original")} {
 		r := inserted(t, rel, v)
 		var got struct {
 			Bytes   []byte                `db:"v"`

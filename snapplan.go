@@ -36,8 +36,8 @@ func (p *snapshot) plan(ctx context.Context, c *connection, s *Stream) (err erro
 	if err := checkColumns(chosen, s.cfg.snapshot.keys); err != nil {
 		return err
 	}
-	if oids := s.types.unknown(columnTypes(chosen)); len(oids) > 0 {
-		if err := s.types.lookup(ctx, p.keeper.PG(), oids); err != nil {
+	if oids := s.types.Unknown(columnTypes(chosen)); len(oids) > 0 {
+		if err := s.types.Lookup(ctx, p.keeper.PG(), oids); err != nil {
 			return pgfail.Failed("look up types", err)
 		}
 	}

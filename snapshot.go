@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
@@ -279,13 +280,13 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	now := time.Now()
 	info := *p.info
 	mark := func(kind Kind) error {
-		return s.deliver(&Message{Kind: kind, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: &info})
+		return s.deliver(&Message{Kind: kind, LSN: p.from, sent: pgtime.Micros(now), ext: &info})
 	}
 	s.setState(StateSnapshot, nil)
 	end := &point{c.origin, resume.Point{Through: p.from}}
 	s.ledger.forget()
 	if s.snapshots.bare {
-		if err := s.deliver(&Message{Kind: Progress, LSN: p.from, sent: now.UnixMicro() - pgEpoch, ext: end}); err != nil {
+		if err := s.deliver(&Message{Kind: Progress, LSN: p.from, sent: pgtime.Micros(now), ext: end}); err != nil {
 			return err
 		}
 		p.end(s, end)
@@ -345,7 +346,7 @@ func (s *Stream) deliverRows(c *connection, p *snapshot) error {
 		if !ok || err != nil {
 			return err
 		}
-		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: b.readAt.UnixMicro() - pgEpoch, ext: c.origin}
+		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: pgtime.Micros(b.readAt), ext: c.origin}
 		for _, row := range b.rows {
 			m.data = row
 			if err := s.deliver(m); err != nil {

@@ -79,6 +79,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/value"
 )
 
 // Stream is a subscription. It outlives its connections: messages received before a reconnect are acknowledged as if
@@ -103,7 +104,7 @@ type Stream struct {
 	gauge   gauge
 	source  Source     // set by the first connection
 	given   Checkpoint // what the consumer had then
-	types   *types
+	types   *value.Types
 	reading atomic.Pointer[tableReading] // the call of ReadRows that is at work
 
 	err      error // set before c is closed
@@ -177,7 +178,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.ledger.storing = cfg.checkpoints
 	s.gauge.ended = make(chan struct{})
 	s.gauge.since = time.Now()
-	s.types = newTypes()
+	s.types = value.NewTypes()
 	s.snapshots.due, s.flowing = cfg.snapshot.wanted, StateStreaming
 	switch {
 	case cfg.physical:

@@ -40,7 +40,7 @@ func (f *changes) describe(s *Stream, ev *pgoutput.Event, seq uint64) error {
 	case was != nil && seq < f.frames && was.isDescribedAs(r):
 		r = was // for a transaction in progress tables are described again, and that after each savepoint that is rolled back
 	case was != nil, len(f.relations) == 0: // announced again, or a new connection
-		s.types.forget()
+		s.types.Forget()
 	}
 	if err := s.learnTypes(r); err != nil {
 		return err
@@ -72,14 +72,14 @@ func (f *changes) keepNewer(before map[uint32]table) {
 // learnTypes has the types of a table's columns looked up that are not known yet, on a second connection. Should that fail
 // they are converted with what was known before, or are their text.
 func (s *Stream) learnTypes(r *Relation) error {
-	if oids := append(s.types.unknown(r.typeOIDs()), s.types.stale()...); len(oids) > 0 {
+	if oids := append(s.types.Unknown(r.typeOIDs()), s.types.Stale()...); len(oids) > 0 {
 		failed, err := s.await(func(ctx context.Context) error {
 			conn, err := s.conn.Load().dialOrdinary(ctx)
 			if err != nil {
 				return err
 			}
 			defer conn.Close(ctx)
-			return s.types.lookup(ctx, conn, oids)
+			return s.types.Lookup(ctx, conn, oids)
 		})
 		if err != nil {
 			return err

@@ -3,12 +3,10 @@ package walchan
 import (
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/walchan/walchan/internal/pgjson"
+	"github.com/walchan/walchan/internal/value"
 )
 
 // Why there is no value. They are found with errors.Is in the errors of Row's methods.
@@ -24,8 +22,7 @@ var (
 )
 
 var (
-	errNoRow      = errors.New("there is no row")
-	errAttributes = errors.New("the attributes of the composite type have changed")
+	errNoRow = errors.New("there is no row")
 )
 
 // ColumnError says which column's value could not be had. Its text never shows row data; the error it wraps may.
@@ -45,7 +42,7 @@ func (e *ColumnError) Error() string {
 func (e *ColumnError) Unwrap() error { return e.Err }
 
 func (r Row) columnError(i int, reason string, err error) error {
-	name, typ := r.rel.Columns[i].Name, r.rel.layout().typeName(i)
+	name, typ := r.rel.Columns[i].Name, r.rel.layout().TypeName(i)
 	return &ColumnError{Table: r.rel.String(), Column: name, Type: typ, Reason: reason, Err: err}
 }
 
@@ -101,7 +98,7 @@ func (r Row) Value(name string) (any, error) {
 // ValueAt returns the value of column i as Value does. It panics if there is no such column.
 func (r Row) ValueAt(i int) (any, error) { return r.value(r.rel.layout(), i) }
 
-func (r Row) value(l *layout, i int) (any, error) {
+func (r Row) value(l *value.Layout, i int) (any, error) {
 	state, v := r.column(i)
 	format := int16(pgtype.TextFormatCode)
 	switch state {
@@ -112,7 +109,7 @@ func (r Row) value(l *layout, i int) (any, error) {
 	case Binary:
 		format = pgtype.BinaryFormatCode
 	}
-	value, err := l.decode(i, format, bytesOf(v))
+	value, err := l.Decode(i, format, value.BytesOf(v))
 	if err != nil {
 		return nil, r.columnError(i, "the value cannot be converted", err)
 	}
@@ -139,74 +136,19 @@ func (r Row) Map() (map[string]any, error) {
 	return m, nil
 }
 
-// conversion is how the values of one table's rows are converted.
-type conversion struct {
-	types   *types
-	columns []column
-	layout  atomic.Pointer[layout]
-}
-
-// column is a column of a table.
-type column struct {
-	name string
-	oid  uint32 // of its type
-}
-
-// layout is what is worked out once for a table and what is known of its types.
-type layout struct {
-	columns []column
-	known   *known
-	types []*typ
-	keys  []string // the columns' names as JSON, with the colon
-	plans sync.Map // reflect.Type of a struct to []fieldPlan
-}
-
-func newLayout(columns []column, k *known) *layout {
-	l := &layout{columns: columns, known: k, types: make([]*typ, len(columns)), keys: make([]string, len(columns))}
-	for i, c := range columns {
-		l.types[i] = k.typ(c.oid)
-		l.keys[i] = string(append(pgjson.AppendString(nil, c.name), ':'))
-	}
-	return l
-}
-
-// current returns the table's layout, a new one if more has become known. Two goroutines may make it at once: they
-// make the same.
-func (v *conversion) current() *layout {
-	k := v.types.known.Load()
-	if l := v.layout.Load(); l != nil && l.known == k {
-		return l
-	}
-	l := newLayout(v.columns, k)
-	v.layout.Store(l)
-	return l
-}
-
-// decode returns the value of column i as pgx has it.
-func (l *layout) decode(i int, format int16, v []byte) (any, error) {
-	pg := l.types[i].pg
-	return pg.Codec.DecodeValue(l.known.m, pg.OID, format, v)
-}
-
-// typeName returns the name of the type of column i.
-func (l *layout) typeName(i int) string { return l.types[i].name }
-
-// bare is the layout of a table of which no catalogue was asked.
-func bare(columns []column) *layout { return newLayout(columns, builtins()) }
-
 // layout returns how the rows are laid out and converted.
-func (r *Relation) layout() *layout {
+func (r *Relation) layout() *value.Layout {
 	if r.conv == nil {
-		return bare(r.valueColumns())
+		return value.Bare(r.valueColumns())
 	}
-	return r.conv.current()
+	return r.conv.Current()
 }
 
 // valueColumns is what the conversion of values has to know of the columns.
-func (r *Relation) valueColumns() []column {
-	cols := make([]column, len(r.Columns))
+func (r *Relation) valueColumns() []value.Column {
+	cols := make([]value.Column, len(r.Columns))
 	for i := range r.Columns {
-		cols[i] = column{r.Columns[i].Name, r.Columns[i].TypeOID}
+		cols[i] = value.Column{Name: r.Columns[i].Name, OID: r.Columns[i].TypeOID}
 	}
 	return cols
 }
@@ -222,12 +164,9 @@ func (r *Relation) typeOIDs() []uint32 {
 
 // bind makes the values of the rows be converted with what t knows, now and later, and names the types of the columns.
 // It is called before anybody else sees r.
-func (r *Relation) bind(t *types) {
-	r.conv = t.conversion(r.valueColumns())
+func (r *Relation) bind(t *value.Types) {
+	r.conv = t.Conversion(r.valueColumns())
 	for i := range r.Columns {
-		r.Columns[i].TypeName = t.name(r.Columns[i].TypeOID)
+		r.Columns[i].TypeName = t.Name(r.Columns[i].TypeOID)
 	}
 }
-
-// builtins is what is known without a catalogue.
-var builtins = sync.OnceValue(func() *known { return newKnown(nil) })

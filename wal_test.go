@@ -10,12 +10,13 @@ import (
 
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgtest"
+	"github.com/walchan/walchan/internal/value"
 )
 
 // walBySQL gets messages from a real server without a stream: by SQL functions, which run the output plugin in the session.
 type walBySQL struct {
 	conn      *pgx.Conn
-	types     *types
+	types     *value.Types
 	relations map[uint32]*Relation
 	deaf      bool // to relations that are announced again, as they are by each call of the SQL function
 }
@@ -29,7 +30,7 @@ func newWAL(t *testing.T, ddl ...string) *walBySQL {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close(context.Background()) })
-	w := &walBySQL{conn: conn, types: newTypes(), relations: map[uint32]*Relation{}}
+	w := &walBySQL{conn: conn, types: value.NewTypes(), relations: map[uint32]*Relation{}}
 	w.exec(t, ddl...)
 	w.exec(t, "CREATE PUBLICATION p FOR ALL TABLES",
 		fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s', 'pgoutput')", db.Name))
@@ -116,9 +117,9 @@ func (w *walBySQL) announce(t *testing.T, ev *pgoutput.Event) {
 		rel.Columns = append(rel.Columns, Column{Name: c.Name, Key: c.Key, TypeOID: c.TypeOID, TypeMod: c.TypeMod})
 	}
 	if w.relations[ev.OID] != nil {
-		w.types.forget()
+		w.types.Forget()
 	}
-	w.lookup(t, w.types.unknown(rel.typeOIDs()))
+	w.lookup(t, w.types.Unknown(rel.typeOIDs()))
 	rel.bind(w.types)
 	w.relations[ev.OID] = rel
 }
@@ -133,7 +134,7 @@ func (w *walBySQL) lookup(t *testing.T, oids []uint32) {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	if err := w.types.lookup(t.Context(), conn, oids); err != nil {
+	if err := w.types.Lookup(t.Context(), conn, oids); err != nil {
 		t.Fatal(err)
 	}
 }

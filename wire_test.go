@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/value"
 )
 
 // The helpers here write pgoutput's messages by hand.
@@ -15,21 +16,21 @@ type col struct {
 	key  bool
 }
 
-// value is a column's value on the wire: its kind and, of 't' and 'b', what follows.
-type value struct {
+// boxed is a column's value on the wire: its kind and, of 't' and 'b', what follows.
+type boxed struct {
 	kind byte
 	data string
 }
 
-func text(s string) value { return value{'t', s} }
-func bin(s string) value  { return value{'b', s} }
+func text(s string) boxed { return boxed{'t', s} }
+func bin(s string) boxed  { return boxed{'b', s} }
 
 var (
-	null      = value{'n', ""}
-	unchanged = value{'u', ""}
+	null      = boxed{'n', ""}
+	unchanged = boxed{'u', ""}
 )
 
-func tuple(kind byte, values ...value) []byte {
+func tuple(kind byte, values ...boxed) []byte {
 	b := binary.BigEndian.AppendUint16([]byte{kind}, uint16(len(values)))
 	for _, v := range values {
 		b = append(b, v.kind)
@@ -45,7 +46,7 @@ func relation(name string, cols ...col) *Relation {
 	for _, c := range cols {
 		rel.Columns = append(rel.Columns, Column{Name: c.name, Key: c.key, TypeOID: c.oid, TypeMod: -1})
 	}
-	rel.bind(newTypes())
+	rel.bind(value.NewTypes())
 	return rel
 }
 
@@ -66,7 +67,7 @@ func message(t testing.TB, kind Kind, rel *Relation, tuples ...[]byte) Message {
 
 var wireTypes = map[Kind]byte{Insert: pgoutput.Insert, Update: pgoutput.Update, Delete: pgoutput.Delete}
 
-func inserted(t testing.TB, rel *Relation, values ...value) Row {
+func inserted(t testing.TB, rel *Relation, values ...boxed) Row {
 	t.Helper()
 	return message(t, Insert, rel, tuple('N', values...)).New()
 }

@@ -21,13 +21,11 @@ import (
 	"time"
 )
 
-// mutant replaces old by new, which must stand in the file exactly once.
+// mutant replaces old by new. old must stand in the code exactly once: that is how its place is found, wherever the code moves.
 type mutant struct {
 	name     string
-	file     string
 	old, new string
-	pkg      string // "" is the root package
-	run      string // pattern of the tests that must notice
+	run      string // pattern of the tests that must notice, wherever they are
 }
 
 func main() {
@@ -52,10 +50,14 @@ func run(args []string) error {
 	if err := copyModule(dir); err != nil {
 		return err
 	}
+	code, err := readCode(dir)
+	if err != nil {
+		return err
+	}
 	survived := 0
 	for i, m := range chosen {
 		began := time.Now()
-		caught, err := m.try(dir)
+		caught, err := m.try(code)
 		what := "caught by " + strings.Join(caught, ", ")
 		if err != nil {
 			survived++
@@ -96,24 +98,85 @@ func copyModule(to string) error {
 
 var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 
-// try applies the mutant, and returns the tests that failed.
-func (m mutant) try(dir string) ([]string, error) {
-	path := filepath.Join(dir, m.file)
-	source, err := os.ReadFile(path)
+// code is the Go code of a copy of the module.
+type code struct {
+	dir   string
+	files map[string]string // by name, without tests
+	tests [][2]string       // the tests: directory and name
+}
+
+var testFunc = regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+
+func readCode(dir string) (*code, error) {
+	c := &code{dir: dir, files: map[string]string{}}
+	return c, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		name, _ := filepath.Rel(dir, path)
+		if err != nil || !strings.HasSuffix(name, ".go") || strings.HasPrefix(name, filepath.Join("internal", "mutants")) {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if !strings.HasSuffix(name, "_test.go") {
+			c.files[name] = string(b)
+			return err
+		}
+		for _, f := range testFunc.FindAllSubmatch(b, -1) {
+			c.tests = append(c.tests, [2]string{"./" + filepath.Dir(name), string(f[1])})
+		}
+		return err
+	})
+}
+
+// find returns the file that has the place of m.
+func (c *code) find(m mutant) (string, error) {
+	var found []string
+	for name, text := range c.files {
+		for range strings.Count(text, m.old) {
+			found = append(found, name)
+		}
+	}
+	if slices.Sort(found); len(found) != 1 {
+		return "", fmt.Errorf("its place stands %d times in the code: %s", len(found), strings.Join(found, ", "))
+	}
+	return found[0], nil
+}
+
+// packages returns those that have tests that match a pattern.
+func (c *code) packages(pattern string) (dirs []string, err error) {
+	first, _, _ := strings.Cut(pattern, "/")
+	re, err := regexp.Compile(first)
 	if err != nil {
 		return nil, err
 	}
-	if n := strings.Count(string(source), m.old); n != 1 {
-		return nil, fmt.Errorf("its place stands %d times in %s", n, m.file)
+	for _, test := range c.tests {
+		if re.MatchString(test[1]) {
+			dirs = append(dirs, test[0])
+		}
 	}
+	if slices.Sort(dirs); len(dirs) == 0 {
+		return nil, fmt.Errorf("no test matches %s", pattern)
+	}
+	return slices.Compact(dirs), nil
+}
+
+// try applies the mutant, and returns the tests that failed.
+func (m mutant) try(c *code) ([]string, error) {
+	name, err := c.find(m)
+	if err != nil {
+		return nil, err
+	}
+	dirs, err := c.packages(m.run)
+	if err != nil {
+		return nil, err
+	}
+	path, source := filepath.Join(c.dir, name), []byte(c.files[name])
 	if err := os.WriteFile(path, []byte(strings.Replace(string(source), m.old, m.new, 1)), 0o644); err != nil {
 		return nil, err
 	}
 	defer os.WriteFile(path, source, 0o644)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=60s", "-run", m.run, "./"+m.pkg)
-	cmd.Dir = dir
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "-timeout=60s", "-run", m.run}, dirs...)...)
+	cmd.Dir = c.dir
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return nil, errors.New("the tests pass")

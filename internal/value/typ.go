@@ -1,4 +1,4 @@
-package walchan
+package value
 
 import (
 	"database/sql/driver"
@@ -7,13 +7,12 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgtype"
-
 	"github.com/walchan/walchan/internal/pgjson"
 )
 
-// known is what is known of types at one time. It is immutable.
-type known struct {
-	types map[uint32]*typ // those that are not built in
+// Known is what is known of types at one time. It is immutable.
+type Known struct {
+	types map[uint32]*Type // those that are not built in
 
 	// pgtype.Map is not made for several goroutines, but two things alone write to one that has all its types: the first
 	// TypeForValue, made here, and encoding, which remembers its plans. Decoding encodes where pgtype hands a binary
@@ -22,12 +21,12 @@ type known struct {
 	encoding sync.Mutex
 }
 
-// typ says how the values of one type are converted.
-type typ struct {
+// Type says how the values of one type are converted.
+type Type struct {
 	name      string
 	pg        *pgtype.Type // as what pgtype converts it: a domain as its base type
 	form      form
-	elem      *typ       // formArray
+	elem      *Type      // formArray
 	delim     byte       // formArray
 	composite *composite // formComposite
 }
@@ -54,7 +53,7 @@ type composite struct {
 
 type field struct {
 	key string // its name as JSON, with the colon
-	typ *typ
+	typ *Type
 }
 
 // fits reports whether the fields of a value that has n of them are known. A value has the attributes of the time when it
@@ -66,8 +65,8 @@ func (c *composite) fits(n int) bool {
 	return n == len(c.fields) || 0 < n && n < len(c.fields) && len(c.fields) == c.ever
 }
 
-func newKnown(specs map[uint32]spec) *known {
-	k := &known{types: make(map[uint32]*typ, len(specs)), m: pgtype.NewMap()}
+func NewKnown(specs map[uint32]Spec) *Known {
+	k := &Known{types: make(map[uint32]*Type, len(specs)), m: pgtype.NewMap()}
 	// pgtype reads its binary format as text, which has a version before it.
 	k.m.RegisterType(&pgtype.Type{Name: "jsonpath", OID: pgtype.JSONPathOID, Codec: opaqueCodec{}})
 	for oid := range specs {
@@ -77,7 +76,7 @@ func newKnown(specs map[uint32]spec) *known {
 	return k
 }
 
-func (k *known) has(oid uint32) bool {
+func (k *Known) has(oid uint32) bool {
 	if _, ok := k.types[oid]; ok {
 		return true
 	}
@@ -85,8 +84,8 @@ func (k *known) has(oid uint32) bool {
 	return ok
 }
 
-// typ returns the type called oid; one that is not known has a number for a name and is text.
-func (k *known) typ(oid uint32) *typ {
+// Type returns the type called oid; one that is not known has a number for a name and is text.
+func (k *Known) typ(oid uint32) *Type {
 	if t, ok := k.types[oid]; ok {
 		return t
 	}
@@ -94,12 +93,12 @@ func (k *known) typ(oid uint32) *typ {
 		return builtin(pg)
 	}
 	name := strconv.FormatUint(uint64(oid), 10)
-	return &typ{name: name, pg: &pgtype.Type{Name: name, OID: oid, Codec: opaqueCodec{}}}
+	return &Type{name: name, pg: &pgtype.Type{Name: name, OID: oid, Codec: opaqueCodec{}}}
 }
 
 // builtin returns a type that pgtype knows by itself.
-func builtin(pg *pgtype.Type) *typ {
-	t := &typ{name: pg.Name, pg: pg, form: builtinForms[pg.OID]}
+func builtin(pg *pgtype.Type) *Type {
+	t := &Type{name: pg.Name, pg: pg, form: builtinForms[pg.OID]}
 	if name, ok := builtinNames[pg.Name]; ok {
 		t.name = name
 	}
@@ -129,33 +128,33 @@ var builtinNames = map[string]string{
 }
 
 // add makes the type called oid, and before it those it is made of.
-func (k *known) add(oid uint32, specs map[uint32]spec) *typ {
+func (k *Known) add(oid uint32, specs map[uint32]Spec) *Type {
 	s, ok := specs[oid]
 	if !ok || k.has(oid) {
 		return k.typ(oid)
 	}
-	t := &typ{name: s.name, pg: &pgtype.Type{Name: s.name, OID: oid, Codec: opaqueCodec{}}}
+	t := &Type{name: s.Name, pg: &pgtype.Type{Name: s.Name, OID: oid, Codec: opaqueCodec{}}}
 	k.types[oid] = t
-	switch s.kind {
+	switch s.Kind {
 	case 'a':
-		t.elem, t.form, t.delim = k.add(s.part, specs), formArray, s.delim
+		t.elem, t.form, t.delim = k.add(s.Part, specs), formArray, s.Delim
 		t.name = t.elem.name + "[]"
-		t.pg.Codec = &pgtype.ArrayCodec{ElementType: t.elem.pg, Delimiter: s.delim}
+		t.pg.Codec = &pgtype.ArrayCodec{ElementType: t.elem.pg, Delimiter: s.Delim}
 	case 'c':
-		if len(s.attrs) > 0 { // else the text "()" has no attribute, and looks like one that is null
+		if len(s.Attrs) > 0 { // else the text "()" has no attribute, and looks like one that is null
 			k.addComposite(t, s, specs)
 		}
 	case 'd':
-		*t = *k.add(s.part, specs)
-		t.name = s.name
-		k.m.RegisterType(&pgtype.Type{Name: s.name, OID: oid, Codec: t.pg.Codec}) // as a part of other types
+		*t = *k.add(s.Part, specs)
+		t.name = s.Name
+		k.m.RegisterType(&pgtype.Type{Name: s.Name, OID: oid, Codec: t.pg.Codec}) // as a part of other types
 		return t
 	case 'e':
 		t.pg.Codec = pgtype.TextCodec{} // not EnumCodec: that one remembers labels, unguarded
 	case 'r':
-		t.pg.Codec = &pgtype.RangeCodec{ElementType: k.add(s.part, specs).pg}
+		t.pg.Codec = &pgtype.RangeCodec{ElementType: k.add(s.Part, specs).pg}
 	case 'm':
-		t.pg.Codec = &pgtype.MultirangeCodec{ElementType: k.add(s.part, specs).pg}
+		t.pg.Codec = &pgtype.MultirangeCodec{ElementType: k.add(s.Part, specs).pg}
 	default:
 		if s.category == 'S' { // string types, such as citext: binary is text
 			t.pg.Codec = pgtype.TextCodec{}
@@ -165,13 +164,13 @@ func (k *known) add(oid uint32, specs map[uint32]spec) *typ {
 	return t
 }
 
-func (k *known) addComposite(t *typ, s spec, specs map[uint32]spec) {
-	c := &composite{ever: s.ever}
+func (k *Known) addComposite(t *Type, s Spec, specs map[uint32]Spec) {
+	c := &composite{ever: s.Ever}
 	codec := &compositeCodec{composite: c}
-	for _, a := range s.attrs {
-		f := field{key: string(append(pgjson.AppendString(nil, a.name), ':')), typ: k.add(a.oid, specs)}
+	for _, a := range s.Attrs {
+		f := field{key: string(append(pgjson.AppendString(nil, a.Name), ':')), typ: k.add(a.OID, specs)}
 		c.fields = append(c.fields, f)
-		codec.Fields = append(codec.Fields, pgtype.CompositeCodecField{Name: a.name, Type: f.typ.pg})
+		codec.Fields = append(codec.Fields, pgtype.CompositeCodecField{Name: a.Name, Type: f.typ.pg})
 	}
 	t.form, t.composite, t.pg.Codec = formComposite, c, codec
 }
@@ -226,7 +225,7 @@ type compositePlan struct {
 
 func (p *compositePlan) Scan(src []byte, target any) error {
 	if src != nil && !p.composite.fits(compositeLen(p.format, src)) {
-		return errAttributes
+		return ErrAttributes
 	}
 	return p.next.Scan(src, target)
 }

@@ -1,4 +1,4 @@
-package walchan
+package value
 
 import (
 	"bytes"
@@ -8,13 +8,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/walchan/walchan/internal/pgtime"
 )
-
-// PostgreSQL's text of values in binary format, as its output functions write it.
 
 // appendText appends PostgreSQL's text of a value in binary format; of a timestamptz that in UTC. Those types whose text
 // pgtype writes as PostgreSQL does are left to it.
-func (k *known) appendText(b []byte, pg *pgtype.Type, s string) ([]byte, error) {
+func (k *Known) appendText(b []byte, pg *pgtype.Type, s string) ([]byte, error) {
 	switch codec := pg.Codec.(type) {
 	case opaqueCodec:
 		return appendHex(b, s), nil
@@ -69,8 +68,8 @@ func (k *known) appendText(b []byte, pg *pgtype.Type, s string) ([]byte, error) 
 }
 
 // encode has pgtype make the text.
-func (k *known) encode(b []byte, pg *pgtype.Type, s string) ([]byte, error) {
-	v, err := pg.Codec.DecodeValue(k.m, pg.OID, pgtype.BinaryFormatCode, bytesOf(s))
+func (k *Known) encode(b []byte, pg *pgtype.Type, s string) ([]byte, error) {
+	v, err := pg.Codec.DecodeValue(k.m, pg.OID, pgtype.BinaryFormatCode, BytesOf(s))
 	if err != nil {
 		return b, err
 	}
@@ -80,7 +79,7 @@ func (k *known) encode(b []byte, pg *pgtype.Type, s string) ([]byte, error) {
 }
 
 func appendHex(b []byte, s string) []byte {
-	return hex.AppendEncode(append(b, '\\', 'x'), bytesOf(s))
+	return hex.AppendEncode(append(b, '\\', 'x'), BytesOf(s))
 }
 
 // appendFloat follows float8out and float4out: the shortest digits, with an exponent where there are many zeros.
@@ -118,7 +117,11 @@ func appendNumeric(b []byte, r *reader) []byte {
 		b = append(b, '0')
 	}
 	for i := 0; i <= weight; i++ {
-		b = appendDigits(b, uint64(digits.next()), 4*btoi(i > 0))
+		width := 4
+		if i == 0 {
+			width = 0
+		}
+		b = appendDigits(b, uint64(digits.next()), width)
 	}
 	if scale == 0 {
 		return b
@@ -171,7 +174,7 @@ func appendDate(b []byte, days int32) []byte {
 }
 
 func ymd(days int32) (year, month, dom int) {
-	y, m, d := time.Unix(pgEpoch/microsecond+int64(days)*(day/microsecond), 0).UTC().Date()
+	y, m, d := time.Unix(pgtime.Epoch/microsecond+int64(days)*(day/microsecond), 0).UTC().Date()
 	return y, int(m), d
 }
 
@@ -270,7 +273,7 @@ func appendInterval(b []byte, µs int64, days, months int32) []byte {
 }
 
 // appendInet follows network_out: an inet that is one address has no mask.
-func (k *known) appendInet(b []byte, pg *pgtype.Type, s string) ([]byte, error) {
+func (k *Known) appendInet(b []byte, pg *pgtype.Type, s string) ([]byte, error) {
 	start := len(b)
 	b, err := k.encode(b, pg, s)
 	if bytes.IndexByte(b[start:], ':') >= 0 {

@@ -1,4 +1,4 @@
-package walchan
+package value
 
 import (
 	"context"
@@ -12,47 +12,47 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// types is what a stream knows of PostgreSQL's types. The built-in ones it knows from the start; the others are looked up
+// Types is what a stream knows of PostgreSQL's types. The built-in ones it knows from the start; the others are looked up
 // in the catalogue when a relation is announced that has them, since converting a value never queries.
 //
 // unknown, forget, lookup and stale are for the one who announces relations, lookup from whatever goroutine it likes. Rows
 // convert meanwhile, in any number of goroutines: they see what is known as one immutable value, replaced by lookup.
-type types struct {
-	known atomic.Pointer[known]
+type Types struct {
+	Known atomic.Pointer[Known]
 
 	mu        sync.Mutex
-	specs     map[uint32]spec     // what the catalogue said, all look-ups together
+	Specs     map[uint32]Spec     // what the catalogue said, all look-ups together
 	forgotten map[uint32]struct{} // to be looked up again
 }
 
-// spec is what the catalogue says of a type.
-type spec struct {
-	kind     byte   // pg_type.typtype, but 'a' for an array
-	name     string // quoted where it must be; "" for an array, which is called after its elements
+// Spec is what the catalogue says of a type.
+type Spec struct {
+	Kind     byte   // pg_type.typtype, but 'a' for an array
+	Name     string // quoted where it must be; "" for an array, which is called after its elements
 	category byte   // pg_type.typcategory
-	delim    byte   // between the elements of an array
-	part     uint32 // base type, element, subtype or range
-	attrs    []attribute
-	ever     int // attributes there ever were, dropped ones too
+	Delim    byte   // between the elements of an array
+	Part     uint32 // base type, element, subtype or range
+	Attrs    []Attribute
+	Ever     int // attributes there ever were, dropped ones too
 }
 
-type attribute struct {
-	name string
-	oid  uint32
+type Attribute struct {
+	Name string
+	OID  uint32
 }
 
-func newTypes() *types {
-	t := &types{specs: map[uint32]spec{}, forgotten: map[uint32]struct{}{}}
-	t.known.Store(newKnown(nil))
+func NewTypes() *Types {
+	t := &Types{Specs: map[uint32]Spec{}, forgotten: map[uint32]struct{}{}}
+	t.Known.Store(NewKnown(nil))
 	return t
 }
 
-// unknown returns those of oids that are not built in and were never looked up, or are forgotten.
-func (t *types) unknown(all []uint32) (oids []uint32) {
+// Unknown returns those of oids that are not built in and were never looked up, or are forgotten.
+func (t *Types) Unknown(all []uint32) (oids []uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	seen := map[uint32]bool{}
-	k := t.known.Load()
+	k := t.Known.Load()
 	for _, oid := range all {
 		_, forgotten := t.forgotten[oid]
 		if seen[oid] || k.has(oid) && !forgotten {
@@ -64,22 +64,22 @@ func (t *types) unknown(all []uint32) (oids []uint32) {
 	return oids
 }
 
-// forget makes all types that were looked up unknown, so that they are looked up again; until then they are converted as
+// Forget makes all types that were looked up unknown, so that they are looked up again; until then they are converted as
 // before. It is for when a relation is announced again, in the stream or on a new connection: that tells nothing of its
-// types (ALTER TYPE announces no relation), but it is an occasion.
-func (t *types) forget() {
+// Types (ALTER TYPE announces no relation), but it is an occasion.
+func (t *Types) Forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for oid := range t.specs {
+	for oid := range t.Specs {
 		t.forgotten[oid] = struct{}{}
 	}
 }
 
-// stale returns the composite types that a row has shown to have got attributes since they were looked up. Until they are
+// Stale returns the composite types that a row has shown to have got attributes since they were looked up. Until they are
 // looked up again their values are text.
-func (t *types) stale() []uint32 {
+func (t *Types) Stale() []uint32 {
 	var oids []uint32
-	for oid, ty := range t.known.Load().types {
+	for oid, ty := range t.Known.Load().types {
 		if ty.form == formComposite && ty.composite.stale.Load() {
 			oids = append(oids, oid)
 		}
@@ -87,16 +87,18 @@ func (t *types) stale() []uint32 {
 	return oids
 }
 
-// name returns the name of a type as format_type has it, without modifier and always with the schema unless that is
+// Name returns the name of a type as format_type has it, without modifier and always with the schema unless that is
 // pg_catalog: "integer", "shop.status[]". A type that is not known is called by its number.
-func (t *types) name(oid uint32) string { return t.known.Load().typ(oid).name }
+func (t *Types) Name(oid uint32) string { return t.Known.Load().typ(oid).name }
 
-// conversion is how the values of the rows of a table are converted, with what t knows, now and later.
-func (t *types) conversion(columns []column) *conversion { return &conversion{types: t, columns: columns} }
+// Conversion is how the values of the rows of a table are converted, with what t knows, now and later.
+func (t *Types) Conversion(columns []Column) *Conversion {
+	return &Conversion{types: t, columns: columns}
+}
 
-// lookup asks the catalogue for the types oids and all they are made of. A type that is no longer there, for the stream
+// Lookup asks the catalogue for the types oids and all they are made of. A type that is no longer there, for the stream
 // may be behind, stays what it was known as, or else is only text.
-func (t *types) lookup(ctx context.Context, conn *pgconn.PgConn, oids []uint32) error {
+func (t *Types) Lookup(ctx context.Context, conn *pgconn.PgConn, oids []uint32) error {
 	found, err := queryTypes(ctx, conn, oids)
 	if err != nil {
 		return err
@@ -108,12 +110,12 @@ func (t *types) lookup(ctx context.Context, conn *pgconn.PgConn, oids []uint32) 
 	}
 	for _, oid := range oids {
 		delete(t.forgotten, oid)
-		if _, ok := t.specs[oid]; !ok {
-			t.specs[oid] = spec{kind: 'b', name: strconv.FormatUint(uint64(oid), 10)}
+		if _, ok := t.Specs[oid]; !ok {
+			t.Specs[oid] = Spec{Kind: 'b', Name: strconv.FormatUint(uint64(oid), 10)}
 		}
 	}
-	maps.Copy(t.specs, found)
-	t.known.Store(newKnown(t.specs))
+	maps.Copy(t.Specs, found)
+	t.Known.Store(NewKnown(t.Specs))
 	return nil
 }
 
@@ -154,7 +156,7 @@ LEFT JOIN pg_catalog.pg_range m ON m.rngmultitypid = t.oid
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0
 ORDER BY t.oid, a.attnum`
 
-func queryTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[uint32]spec, error) {
+func queryTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[uint32]Spec, error) {
 	list := make([]string, len(oids))
 	for i, oid := range oids {
 		list[i] = strconv.FormatUint(uint64(oid), 10)
@@ -164,7 +166,7 @@ func queryTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[ui
 	if result.Err != nil {
 		return nil, fmt.Errorf("look up types: %w", result.Err)
 	}
-	found := map[uint32]spec{}
+	found := map[uint32]Spec{}
 	for _, row := range result.Rows {
 		oid, s, err := readSpec(row, found)
 		if err != nil {
@@ -176,27 +178,27 @@ func queryTypes(ctx context.Context, conn *pgconn.PgConn, oids []uint32) (map[ui
 }
 
 // readSpec returns what found has of the row's type, with what the row adds.
-func readSpec(row [][]byte, found map[uint32]spec) (uint32, spec, error) {
+func readSpec(row [][]byte, found map[uint32]Spec) (uint32, Spec, error) {
 	oid, err := strconv.ParseUint(string(row[0]), 10, 32)
 	if err != nil {
-		return 0, spec{}, err
+		return 0, Spec{}, err
 	}
 	part, err := strconv.ParseUint(string(row[5]), 10, 32)
 	if err != nil {
-		return 0, spec{}, err
+		return 0, Spec{}, err
 	}
 	s, ok := found[uint32(oid)]
 	if !ok {
-		s = spec{kind: row[1][0], name: string(row[2]), category: row[3][0], delim: row[4][0], part: uint32(part)}
+		s = Spec{Kind: row[1][0], Name: string(row[2]), category: row[3][0], Delim: row[4][0], Part: uint32(part)}
 	}
 	if row[6] == nil {
 		return uint32(oid), s, nil
 	}
-	s.ever++
+	s.Ever++
 	if string(row[8]) == "t" {
 		return uint32(oid), s, nil
 	}
 	attr, err := strconv.ParseUint(string(row[7]), 10, 32)
-	s.attrs = append(s.attrs, attribute{string(row[6]), uint32(attr)})
+	s.Attrs = append(s.Attrs, Attribute{string(row[6]), uint32(attr)})
 	return uint32(oid), s, err
 }

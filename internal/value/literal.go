@@ -1,4 +1,4 @@
-package walchan
+package value
 
 import (
 	"encoding/binary"
@@ -7,9 +7,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgtype"
 )
-
-// The text of arrays and composite values (documentation, "Array Input and Output Syntax" and "Composite Type Input and
-// Output Syntax"), as array_out and record_out write it: without blanks, and NULL in capitals.
 
 // quoted reads a quoted string at the start of s and returns it without quotes and escapes, and what follows. Within
 // arrays a backslash escapes; within composite values a quote is written twice, too.
@@ -90,8 +87,8 @@ func compositeLen(format int16, src []byte) int {
 	return n
 }
 
-// bytesOf returns the bytes of s without a copy, not nil for "". They must not be written to.
-func bytesOf(s string) []byte {
+// BytesOf returns the bytes of s without a copy, not nil for "". They must not be written to.
+func BytesOf(s string) []byte {
 	if s == "" {
 		return []byte{}
 	}

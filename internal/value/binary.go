@@ -1,4 +1,4 @@
-package walchan
+package value
 
 import (
 	"encoding/binary"
@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgtype"
-
 	"github.com/walchan/walchan/internal/pgjson"
 )
 
@@ -30,21 +29,21 @@ func (r *reader) bytes(n int) string {
 
 func (r *reader) uint16() uint16 {
 	if s := r.bytes(2); r.ok {
-		return binary.BigEndian.Uint16(bytesOf(s))
+		return binary.BigEndian.Uint16(BytesOf(s))
 	}
 	return 0
 }
 
 func (r *reader) uint32() uint32 {
 	if s := r.bytes(4); r.ok {
-		return binary.BigEndian.Uint32(bytesOf(s))
+		return binary.BigEndian.Uint32(BytesOf(s))
 	}
 	return 0
 }
 
 func (r *reader) uint64() uint64 {
 	if s := r.bytes(8); r.ok {
-		return binary.BigEndian.Uint64(bytesOf(s))
+		return binary.BigEndian.Uint64(BytesOf(s))
 	}
 	return 0
 }
@@ -58,13 +57,13 @@ func (r *reader) value() (v string, null bool) {
 	return r.bytes(n), false
 }
 
-// appendJSONBinary appends a value in binary format as appendJSONText does its text.
-func (k *known) appendJSONBinary(b []byte, t *typ, s string) ([]byte, error) {
+// AppendJSONBinary appends a value in binary format as appendJSONText does its text.
+func (k *Known) AppendJSONBinary(b []byte, t *Type, s string) ([]byte, error) {
 	switch t.form {
 	case formArray:
 		return k.appendArrayBinary(b, s)
 	case formComposite:
-		if t.composite.fits(compositeLen(pgtype.BinaryFormatCode, bytesOf(s))) {
+		if t.composite.fits(compositeLen(pgtype.BinaryFormatCode, BytesOf(s))) {
 			return k.appendCompositeBinary(b, t.composite, s)
 		}
 		return pgjson.AppendString(b, string(appendHex(nil, s))), nil
@@ -74,11 +73,11 @@ func (k *known) appendJSONBinary(b []byte, t *typ, s string) ([]byte, error) {
 	if err != nil {
 		return b, err
 	}
-	return appendJSONText(b, t, string(text)), nil
+	return AppendJSONText(b, t, string(text)), nil
 }
 
 // appendArrayBinary follows array_send.
-func (k *known) appendArrayBinary(b []byte, s string) ([]byte, error) {
+func (k *Known) appendArrayBinary(b []byte, s string) ([]byte, error) {
 	r := reader{s, true}
 	dims := int(r.uint32())
 	r.uint32() // whether there are NULLs
@@ -105,7 +104,7 @@ func (k *known) appendArrayBinary(b []byte, s string) ([]byte, error) {
 	return b, err
 }
 
-func (k *known) appendElementsBinary(b []byte, elem *typ, r *reader, lengths []int) (_ []byte, err error) {
+func (k *Known) appendElementsBinary(b []byte, elem *Type, r *reader, lengths []int) (_ []byte, err error) {
 	b = append(b, '[')
 	for i := range lengths[0] {
 		if i > 0 {
@@ -124,7 +123,7 @@ func (k *known) appendElementsBinary(b []byte, elem *typ, r *reader, lengths []i
 }
 
 // appendPart appends the next value of r, which has a length, as JSON.
-func (k *known) appendPart(b []byte, t *typ, r *reader) ([]byte, error) {
+func (k *Known) appendPart(b []byte, t *Type, r *reader) ([]byte, error) {
 	v, null := r.value()
 	switch {
 	case !r.ok:
@@ -132,11 +131,11 @@ func (k *known) appendPart(b []byte, t *typ, r *reader) ([]byte, error) {
 	case null:
 		return append(b, "null"...), nil
 	}
-	return k.appendJSONBinary(b, t, v)
+	return k.AppendJSONBinary(b, t, v)
 }
 
 // appendCompositeBinary follows record_send, which names the type of each attribute.
-func (k *known) appendCompositeBinary(b []byte, c *composite, s string) (_ []byte, err error) {
+func (k *Known) appendCompositeBinary(b []byte, c *composite, s string) (_ []byte, err error) {
 	r := reader{s, true}
 	b = append(b, '{')
 	for i := range int(r.uint32()) {
@@ -164,7 +163,7 @@ const (
 )
 
 // appendRange follows range_send and range_out.
-func (k *known) appendRange(b []byte, elem *pgtype.Type, s string) ([]byte, error) {
+func (k *Known) appendRange(b []byte, elem *pgtype.Type, s string) ([]byte, error) {
 	r := reader{s, true}
 	flags := r.bytes(1)
 	if !r.ok {
@@ -174,7 +173,7 @@ func (k *known) appendRange(b []byte, elem *pgtype.Type, s string) ([]byte, erro
 	if f&rangeEmpty != 0 {
 		return append(b, "empty"...), nil
 	}
-	b = append(b, "(["[btoi(f&rangeLowerInc != 0)])
+	b = append(b, bracket(f&rangeLowerInc != 0, '[', '('))
 	b, err := k.appendBound(b, elem, &r, f&rangeLowerInf != 0)
 	if err != nil {
 		return b, err
@@ -183,11 +182,18 @@ func (k *known) appendRange(b []byte, elem *pgtype.Type, s string) ([]byte, erro
 	if err == nil && (!r.ok || r.s != "") {
 		err = errBinary
 	}
-	return append(b, ")]"[btoi(f&rangeUpperInc != 0)]), err
+	return append(b, bracket(f&rangeUpperInc != 0, ']', ')')), err
+}
+
+func bracket(inclusive bool, yes, no byte) byte {
+	if inclusive {
+		return yes
+	}
+	return no
 }
 
 // appendBound appends a bound, quoted as range_bound_escape does it.
-func (k *known) appendBound(b []byte, elem *pgtype.Type, r *reader, infinite bool) ([]byte, error) {
+func (k *Known) appendBound(b []byte, elem *pgtype.Type, r *reader, infinite bool) ([]byte, error) {
 	if infinite {
 		return b, nil
 	}
@@ -216,7 +222,7 @@ func (k *known) appendBound(b []byte, elem *pgtype.Type, r *reader, infinite boo
 }
 
 // appendMultirange follows multirange_send and multirange_out.
-func (k *known) appendMultirange(b []byte, rang *pgtype.Type, s string) ([]byte, error) {
+func (k *Known) appendMultirange(b []byte, rang *pgtype.Type, s string) ([]byte, error) {
 	codec, ok := rang.Codec.(*pgtype.RangeCodec)
 	r := reader{s, true}
 	n := int(r.uint32())
