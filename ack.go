@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/walchan/walchan/internal/resume"
 )
 
 // The ledger knows what was delivered, what is acknowledged, and what may therefore be confirmed. It knows nothing of the
@@ -64,8 +66,8 @@ type ledger struct {
 
 	// With checkpoints: what those of the marks say, the one of the highest mark that is reached, stored or not, and up to where
 	// the consumer says that it has stored one.
-	points  []point
-	reached point
+	points  []resume.Place
+	reached resume.Place
 	behind  uint64 // number of the newest message below head that was not skipped, plus 1
 	saved   LSN
 }
@@ -95,10 +97,10 @@ func (l *ledger) next() Receipt {
 func (l *ledger) delivered() { l.seq++ }
 
 // markAt is mark for a checkpoint.
-func (l *ledger) markAt(p point) { l.markBefore(p.Through, p) }
+func (l *ledger) markAt(p resume.Place) { l.markBefore(p.Through, p) }
 
 // markBefore is markAt, but what may be confirmed is lsn, which lies before the end of what p contains.
-func (l *ledger) markBefore(lsn LSN, p point) {
+func (l *ledger) markBefore(lsn LSN, p resume.Place) {
 	l.mark(lsn)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -178,7 +180,7 @@ func (l *ledger) reach(i int) int {
 }
 
 // checkpoint returns the place up to which everything is acknowledged, stored or not.
-func (l *ledger) checkpoint() point {
+func (l *ledger) checkpoint() resume.Place {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.reached
@@ -188,11 +190,11 @@ func (l *ledger) checkpoint() point {
 func (l *ledger) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.marks, l.points, l.reached, l.saved, l.confirmed = nil, nil, point{}, 0, 0
+	l.marks, l.points, l.reached, l.saved, l.confirmed = nil, nil, resume.Place{}, 0, 0
 }
 
 // start sets what checkpoint returns before anything is acknowledged.
-func (l *ledger) start(p point) {
+func (l *ledger) start(p resume.Place) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reached = p

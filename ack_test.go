@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/walchan/walchan/internal/resume"
 )
 
 // model is the ledger as simple as it can be said: a bit a message, a list of marks, and no thought of speed.
@@ -104,7 +106,7 @@ func (p *pair) deliver(n int) {
 
 func (p *pair) markAt(lsn LSN) {
 	if p.storing {
-		p.ledger.markBefore(lsn, point{})
+		p.ledger.markBefore(lsn, resume.Place{})
 	} else {
 		p.ledger.mark(lsn)
 	}

@@ -125,20 +125,8 @@ func (c *Checkpoint) Scan(src any) error {
 
 var errWithoutCheckpoint = &Error{Kind: ErrCheckpoint, What: "the message has no checkpoint", Advice: "give the stream WithCheckpoint, also if nothing is stored yet"}
 
-// origin is what the messages of a connection come from. It is immutable.
-type origin struct {
-	resume.Origin
-	checkpoints bool // WithCheckpoint was given
-}
-
-func (o *origin) checkpoint(p resume.Point) Checkpoint {
+func checkpointAt(o *resume.Source, p resume.Point) Checkpoint {
 	return Checkpoint{c: resume.Checkpoint{Origin: o.Origin, Point: p, Physical: p.From != 0}}
-}
-
-// point is what the checkpoint of a message outside of transactions says.
-type point struct {
-	*origin
-	resume.Point
 }
 
 // Checkpoint returns what to store after m is applied. It needs WithCheckpoint, also with the zero Checkpoint; without it the
@@ -146,17 +134,17 @@ type point struct {
 // until SnapshotEnd, because an interrupted snapshot starts over. A Read of ReadRows has the checkpoint of the message before it.
 func (m Message) Checkpoint() Checkpoint {
 	o, p := m.place()
-	if o == nil || !o.checkpoints {
+	if o == nil || !o.Checkpoints {
 		before := m.Kind == 0 || o == nil && (m.Kind == Read || m.Kind == SnapshotBegin) // no stream has one of these
 		return Checkpoint{without: !before}
 	}
-	return o.checkpoint(p)
+	return checkpointAt(o, p)
 }
 
 // place returns the origin of m and how far a consumer has come with it; nil if it has no place.
-func (m Message) place() (*origin, resume.Point) {
+func (m Message) place() (*resume.Source, resume.Point) {
 	if at := m.at(); at != nil {
-		return at.origin, at.Point
+		return at.Source, at.Point
 	}
 	if m.Tx == nil || m.Tx.origin == nil {
 		return nil, resume.Point{}
@@ -170,9 +158,9 @@ func (m Message) place() (*origin, resume.Point) {
 }
 
 // at returns the point of a message outside of transactions; nil if it has none, or is in a transaction.
-func (m Message) at() *point {
+func (m Message) at() *resume.Place {
 	switch x := m.ext.(type) {
-	case *point: // a Progress, a RollbackPrepared, a Read among changes
+	case *resume.Place: // a Progress, a RollbackPrepared, a Read among changes
 		return x
 	case *logicalMessage:
 		return x.at
@@ -227,10 +215,10 @@ func (m Message) ID() string {
 // with Stored: otherwise the slot waits for a message that you acknowledge.
 func (s *Stream) Checkpoint() Checkpoint {
 	p := s.ledger.checkpoint()
-	if p.origin == nil || !s.cfg.checkpoints {
+	if p.Source == nil || !s.cfg.checkpoints {
 		return Checkpoint{without: !s.cfg.checkpoints}
 	}
-	return p.origin.checkpoint(p.Point)
+	return checkpointAt(p.Source, p.Point)
 }
 
 // Stored says that c, which Checkpoint has returned, is stored. Ack says the same of a message's checkpoint.

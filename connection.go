@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -32,7 +33,7 @@ type connection struct {
 	*session.Conn
 	config  *pgconn.Config // it was made with
 	address string         // it was made to
-	origin  *origin        // of its messages
+	origin  *resume.Source // of its messages
 	history string         // of the server's timeline, where it was asked for
 	from    LSN            // where the stream begins
 	made    bool           // the slot was made for it

@@ -1,12 +1,15 @@
 package walchan
 
-import "github.com/walchan/walchan/internal/kit"
+import (
+	"github.com/walchan/walchan/internal/kit"
+	"github.com/walchan/walchan/internal/resume"
+)
 
 func init() {
 	kit.Unacknowledged = func(stream any) []int { return stream.(*Stream).ledger.unacknowledged() }
 	kit.Source = func(message any) (any, bool) {
 		m := message.(Message)
-		o, ok := m.ext.(*origin)
+		o, ok := m.ext.(*resume.Source)
 		if !ok {
 			o, _ = m.place()
 		}

@@ -39,7 +39,7 @@ type changes struct {
 	ends         []lastEnd // likewise
 	frames       uint64    // received so far
 
-	origin   *origin          // of the connection
+	origin   *resume.Source   // of the connection
 	from     LSN              // where its stream begins
 	spools   txn.Store        // transactions whose outcome is not known yet
 	spooling *txn.Transaction // the one of them of which messages are coming; nil: none
@@ -170,7 +170,7 @@ func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
 func (f *changes) delivered() resume.Point { return f.point }
 
 // here is what the checkpoint of a message outside of transactions says.
-func (f *changes) here() *point { return &point{f.origin, f.point} }
+func (f *changes) here() *resume.Place { return &resume.Place{Source: f.origin, Point: f.point} }
 
 func (f *changes) begin(s *Stream, m *Message, ev *pgoutput.Event) error {
 	if f.tx != nil {
@@ -264,7 +264,7 @@ func (f *changes) hand(s *Stream, m *Message) error {
 	f.point.Ordinal, f.point.Hash = m.Ordinal, m.hash
 	if f.checkpoints && m.ext != nil {
 		if end := m.end(); end != 0 {
-			at := point{f.origin, f.point}
+			at := resume.Place{Source: f.origin, Point: f.point}
 			at.Through, at.Single = end, false
 			s.ledger.markAt(at)
 		}

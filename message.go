@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/pgtime"
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/value"
 	"github.com/walchan/walchan/wal"
 )
@@ -108,7 +109,7 @@ type Tx struct {
 	// sent it differently after a reconnect.
 	Redelivered bool
 
-	origin   *origin
+	origin   *resume.Source
 	before   LSN  // everything that ended at or before it was delivered before the transaction
 	prepared bool // it is delivered at its PREPARE
 }
@@ -196,8 +197,8 @@ func (m Message) Prefix() string {
 
 type logicalMessage struct {
 	prefix string
-	end    LSN    // of its transaction, if it is the last message of that
-	at     *point // if it is outside of transactions
+	end    LSN           // of its transaction, if it is the last message of that
+	at     *resume.Place // if it is outside of transactions
 }
 
 // End returns the end LSN of a Commit, Prepare, CommitPrepared or RollbackPrepared: the position that is confirmed once

@@ -80,7 +80,7 @@ func (s *Stream) startedWAL(c, lost *connection, f *walFeed, system session.Syst
 		c.told, s.known = slot, slot
 	}
 	c.confirmed = min(s.ledger.advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
-	if lost == nil && s.cfg.checkpoints && f.last.isProvable() {
+	if lost == nil && s.cfg.checkpoints && f.last.IsProvable() {
 		s.ledger.start(f.last)
 	}
 }
@@ -160,24 +160,24 @@ func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, 
 // goOnAfter has the stream go on after a checkpoint.
 func (f *walFeed) goOnAfter(cp Checkpoint) {
 	f.at, f.timeline = cp.c.Through, cp.c.Timeline
-	f.last = point{&origin{Origin: cp.c.Origin, checkpoints: true}, cp.c.Point}
+	f.last = resume.Place{Source: &resume.Source{Origin: cp.c.Origin, Checkpoints: true}, Point: cp.c.Point}
 	f.now = f.last
-	if f.last.isProvable() { // else it is that of the stream's first message, which may be a history
+	if f.last.IsProvable() { // else it is that of the stream's first message, which may be a history
 		f.historyOf = f.timeline
 	}
 }
 
 // arrive sets what the messages of the connection come from.
 func (f *walFeed) arrive(s *Stream, c *connection) {
-	c.origin = &origin{checkpoints: s.cfg.checkpoints, Origin: resume.Origin{SystemID: s.source.SystemID, Slot: s.source.Slot, Timeline: f.timeline}}
-	begin := point{c.origin, resume.Point{Through: f.at, From: f.at}}
+	c.origin = &resume.Source{Checkpoints: s.cfg.checkpoints, Origin: resume.Origin{SystemID: s.source.SystemID, Slot: s.source.Slot, Timeline: f.timeline}}
+	begin := resume.Place{Source: c.origin, Point: resume.Point{Through: f.at, From: f.at}}
 	switch {
-	case f.last.origin == nil: // nothing was delivered
+	case f.last.Source == nil: // nothing was delivered
 		f.now, f.last = begin, begin
 	case f.now.Through != f.at: // the beginning of a segment is repeated
 		f.now = begin
 	default:
-		f.now.origin = c.origin
+		f.now.Source = c.origin
 	}
 }
 

@@ -320,7 +320,7 @@ func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 
 // setOrigin notes which server this is. The timeline of a standby is not kept, because it may be promoted under the connection.
 func (c *connection) setOrigin(s *Stream, lost *connection, system session.System) {
-	o := origin{checkpoints: s.cfg.checkpoints, Origin: resume.Origin{
+	o := resume.Source{Checkpoints: s.cfg.checkpoints, Origin: resume.Origin{
 		SystemID: s.source.SystemID, Database: s.source.Database, Slot: s.source.Slot, Started: c.serverStarted}}
 	if !c.standby {
 		o.Timeline = system.Timeline

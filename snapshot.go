@@ -41,7 +41,7 @@ type Snapshot struct {
 	// Among says that the rows come among the changes: see Stream.ReadRows.
 	Among bool
 
-	at *point // what the checkpoint of its message says; nil: it has none
+	at *resume.Place // what the checkpoint of its message says; nil: it has none
 }
 
 // Snapshot returns what a SnapshotBegin or SnapshotEnd is about; nil otherwise. It must not be changed.
@@ -283,7 +283,7 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 		return s.deliver(&Message{Kind: kind, LSN: p.from, sent: pgtime.Micros(now), ext: &info})
 	}
 	s.setState(StateSnapshot, nil)
-	end := &point{c.origin, resume.Point{Through: p.from}}
+	end := &resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
 	s.ledger.forget()
 	if s.snapshots.bare {
 		if err := s.deliver(&Message{Kind: Progress, LSN: p.from, sent: pgtime.Micros(now), ext: end}); err != nil {
@@ -316,7 +316,7 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 }
 
 // end notes that everything was delivered. at is what the last message's checkpoint says.
-func (p *snapshot) end(s *Stream, at *point) {
+func (p *snapshot) end(s *Stream, at *resume.Place) {
 	p.ended = true
 	if s.ledger.storing {
 		s.ledger.markAt(*at)
@@ -433,7 +433,7 @@ func (s *Stream) keepSlot(c *connection) error {
 	stopped := context.AfterFunc(s.ctx, func() { time.AfterFunc(s.cfg.closeTimeout, cancel) })
 	defer stopped()
 	p := c.snapshot
-	begun := point{c.origin, resume.Point{Through: p.from}}
+	begun := resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
 	s.feed.(*changes).point = begun.Point
 	s.snapshots.kept, s.known, s.told = p.from, p.from, p.from // should the answer be lost
 	s.ledger.begin(p.from)

@@ -18,8 +18,8 @@ type walFeed struct {
 	at       LSN // where the WAL that is delivered next begins
 	next     LSN // where the next WAL of the connection begins; it may lie before at while the connection is on trial
 
-	now  point // of what was delivered
-	last point // the furthest of these; it lies beyond now while the beginning of a segment is repeated
+	now  resume.Place // of what was delivered
+	last resume.Place // the furthest of these; it lies beyond now while the beginning of a segment is repeated
 
 	trial *walTrial // nil: the server has the WAL before last
 	left  departure
@@ -31,7 +31,7 @@ type walFeed struct {
 // walMessage is what a WAL or a TimelineHistory carries besides its bytes.
 type walMessage struct {
 	timeline int32
-	at       point
+	at       resume.Place
 }
 
 func (f *walFeed) connected(*connection) {}
@@ -63,7 +63,7 @@ func (f *walFeed) data(s *Stream, frame *session.Frame) error {
 	if err := f.deliverHistory(s, frame); err != nil {
 		return err
 	}
-	m := Message{Kind: WAL, LSN: f.at, sent: frame.SentAt, data: string(wal), ext: &walMessage{f.timeline, f.now.with(wal, f.segment)}}
+	m := Message{Kind: WAL, LSN: f.at, sent: frame.SentAt, data: string(wal), ext: &walMessage{f.timeline, f.now.With(wal, f.segment)}}
 	if err := s.deliver(&m); err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (f *walFeed) deliverHistory(s *Stream, frame *session.Frame) error {
 }
 
 // advance notes that the WAL up to p was delivered.
-func (f *walFeed) advance(s *Stream, p point) {
+func (f *walFeed) advance(s *Stream, p resume.Place) {
 	f.at, f.next, f.now = p.Through, p.Through, p
 	if p.Through > f.last.Through {
 		f.last = p
@@ -95,7 +95,7 @@ func (f *walFeed) advance(s *Stream, p point) {
 }
 
 // mark has the ledger confirm p once everything delivered so far is acknowledged.
-func (f *walFeed) mark(s *Stream, p point) {
+func (f *walFeed) mark(s *Stream, p resume.Place) {
 	if lsn := f.confirmable(p); s.ledger.storing {
 		s.ledger.markBefore(lsn, p)
 	} else {
@@ -105,27 +105,11 @@ func (f *walFeed) mark(s *Stream, p point) {
 
 // confirmable returns what may be confirmed if p is acknowledged. The proof of p needs the segment that holds the byte before it. At
 // the end of a segment the server would remove that one if it knew.
-func (f *walFeed) confirmable(p point) LSN {
-	if p.Through%f.segment == 0 && p.isProvable() {
+func (f *walFeed) confirmable(p resume.Place) LSN {
+	if p.Through%f.segment == 0 && p.IsProvable() {
 		return p.Through - 1
 	}
 	return p.Through
-}
-
-// isProvable says whether WAL was delivered before p, so that a server can be compared.
-func (p point) isProvable() bool { return p.From < p.Through }
-
-// with returns the point after wal, which follows p. Its hash is that of the bytes of the segment in which it ends. One page would
-// not do: after pg_switch_wal it is zero in every history, and equal changes make equal pages. A segment practically always
-// has a record with a time in it.
-func (p point) with(wal []byte, segment LSN) point {
-	begin := p.Through
-	p.Through += LSN(len(wal))
-	if first := p.Through - 1 - (p.Through-1)%segment; first > p.From && first >= begin {
-		p.From, p.Hash, wal = first, 0, wal[first-begin:]
-	}
-	p.Hash = resume.HashBytes(p.Hash, wal)
-	return p
 }
 
 // round returns where to begin for a position.

@@ -25,7 +25,7 @@ func (f *walFeed) begin(c *connection) (from LSN, timeline int32) {
 	f.trial, f.next = nil, f.at
 	trusted := f.left.leadsTo(c)
 	f.left = departure{place: f.left.place}
-	if trusted || !f.last.isProvable() {
+	if trusted || !f.last.IsProvable() {
 		return f.at, f.timeline
 	}
 	// The timeline of what was delivered, and not a later one with which the stream may continue. The file of that one has the WAL before
@@ -81,16 +81,10 @@ func (s *Stream) removed(err error) error {
 	}
 	s.doubt(s.conn.Load(), causes.Line(walRemoved(err)))
 	f.trial = nil
-	f.last = f.last.asBeginning()
+	f.last = f.last.AsBeginning()
 	if f.now.Through >= f.last.Through {
-		f.now = f.now.asBeginning()
+		f.now = f.now.AsBeginning()
 	}
 	f.mark(s, f.last)
 	return errUnprovable
-}
-
-// asBeginning returns the point as the beginning of a stream.
-func (p point) asBeginning() point {
-	p.From, p.Hash = p.Through, 0
-	return p
 }
