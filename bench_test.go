@@ -3,46 +3,48 @@ package walchan
 import (
 	"testing"
 	"time"
+
+	"github.com/walchan/walchan/internal/ledger"
 )
 
 // The parts of a message's way, each by itself. The whole way is measured by make bench.
 
 func BenchmarkLedger(b *testing.B) {
-	b.Run("ack", func(b *testing.B) { ledgerRound(b, Receipt.Ack) })
-	b.Run("ackthrough", func(b *testing.B) { ledgerRound(b, Receipt.AckThrough) })
+	b.Run("ack", func(b *testing.B) { ledgerRound(b, ledger.Receipt.Ack) })
+	b.Run("ackthrough", func(b *testing.B) { ledgerRound(b, ledger.Receipt.AckThrough) })
 }
 
 // ledgerRound is a message delivered, marked, acknowledged and taken in: in transactions of 10, and with the look at the
 // acknowledgements that comes before each read, every 64.
-func ledgerRound(b *testing.B, ack func(Receipt)) {
-	l := newLedger(0, func() {})
+func ledgerRound(b *testing.B, ack func(ledger.Receipt)) {
+	l := ledger.New(0, func() {})
 	b.ReportAllocs()
 	for n := LSN(1); b.Loop(); n++ {
-		r := l.next()
-		l.delivered()
+		r := l.Next()
+		l.Delivered()
 		if n%10 == 0 {
-			l.mark(n)
+			l.Mark(n)
 		}
 		ack(r)
 		if n%64 == 0 {
-			l.advance()
+			l.Advance()
 		}
 	}
 }
 
 func BenchmarkLedgerBehind(b *testing.B) {
 	// The oldest message stays unacknowledged: what is behind it must not make advance slower.
-	l := newLedger(0, func() {})
-	l.next()
-	l.delivered()
+	l := ledger.New(0, func() {})
+	l.Next()
+	l.Delivered()
 	for n := LSN(1); n < 1<<20; n++ {
-		r := l.next()
-		l.delivered()
-		l.mark(n)
+		r := l.Next()
+		l.Delivered()
+		l.Mark(n)
 		r.Ack()
 	}
 	for b.Loop() {
-		l.advance()
+		l.Advance()
 	}
 }
 

@@ -214,7 +214,7 @@ func (m Message) ID() string {
 // WithCheckpoint gave one, and for a stream without WithCheckpoint. Store it from time to time if you skip messages, and say so
 // with Stored: otherwise the slot waits for a message that you acknowledge.
 func (s *Stream) Checkpoint() Checkpoint {
-	p := s.ledger.checkpoint()
+	p := s.ledger.Checkpoint()
 	if p.Source == nil || !s.cfg.checkpoints {
 		return Checkpoint{without: !s.cfg.checkpoints}
 	}
@@ -223,7 +223,7 @@ func (s *Stream) Checkpoint() Checkpoint {
 
 // Stored says that c, which Checkpoint has returned, is stored. Ack says the same of a message's checkpoint.
 func (s *Stream) Stored(c Checkpoint) {
-	s.ledger.save(c.c.Through)
+	s.ledger.Save(c.c.Through)
 	s.interrupt()
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
@@ -119,11 +120,11 @@ func (c *connection) pause() time.Duration {
 }
 
 // interest is what an acknowledgement need wake the owner for: nothing while a status is due anyway.
-func (c *connection) interest() interest {
+func (c *connection) interest() ledger.Interest {
 	if c.confirmed > c.told {
-		return nothing
+		return ledger.Nothing
 	}
-	return nextMark
+	return ledger.NextMark
 }
 
 func (c *connection) status(now time.Time, askReply bool) error {

@@ -106,7 +106,7 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 	if p.IsBare() {
 		f.point.Through = c.told // it was acknowledged, thus stored
 	}
-	s.ledger.start(resume.Place{Source: c.origin, Point: p.Point})
+	s.ledger.Start(resume.Place{Source: c.origin, Point: p.Point})
 	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.Position(), "confirmed", c.told)
 	return nil
 }

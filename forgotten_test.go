@@ -6,13 +6,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/walchan/walchan/internal/ledger"
 )
 
 // Of a message whose acknowledgement was forgotten the log says so, once.
 func TestForgottenMessageIsLogged(t *testing.T) {
 	var logged bytes.Buffer
 	s := &Stream{cfg: &config{log: slog.New(slog.NewTextHandler(&logged, nil))}}
-	s.ledger = newLedger(0, func() {})
+	s.ledger = ledger.New(0, func() {})
 	now := time.Now()
 	look := func(want int) {
 		t.Helper()
@@ -21,13 +23,13 @@ func TestForgottenMessageIsLogged(t *testing.T) {
 			t.Fatalf("after %v it was logged %d times, want %d\n%s", now, got, want, &logged)
 		}
 	}
-	s.ledger.tick(now)
-	var receipts []Receipt
+	s.ledger.Tick(now)
+	var receipts []ledger.Receipt
 	for range 3 {
-		receipts = append(receipts, s.ledger.next())
-		s.ledger.delivered()
+		receipts = append(receipts, s.ledger.Next())
+		s.ledger.Delivered()
 	}
-	s.ledger.advance()
+	s.ledger.Advance()
 	for range 5 { // a consumer that is slow with all
 		look(0)
 	}
@@ -36,11 +38,11 @@ func TestForgottenMessageIsLogged(t *testing.T) {
 		look(1)
 	}
 	receipts[0].Ack()
-	s.ledger.advance()
+	s.ledger.Advance()
 	for range 5 { // now it is another
 		look(2)
 	}
 	receipts[1].Ack()
-	s.ledger.advance()
+	s.ledger.Advance()
 	look(2)
 }

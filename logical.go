@@ -266,7 +266,7 @@ func (f *changes) hand(s *Stream, m *Message) error {
 		if end := m.end(); end != 0 {
 			at := resume.Place{Source: f.origin, Point: f.point}
 			at.Through, at.Single = end, false
-			s.ledger.markAt(at)
+			s.ledger.MarkAt(at)
 		}
 	}
 	return nil
@@ -376,7 +376,7 @@ func (f *changes) single(s *Stream, m *Message) error {
 		return err
 	}
 	if f.checkpoints {
-		s.ledger.markAt(*at)
+		s.ledger.MarkAt(*at)
 	}
 	f.received(s, m.LSN, true)
 	return nil

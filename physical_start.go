@@ -73,15 +73,15 @@ func (s *Stream) startedWAL(c, lost *connection, f *walFeed, system session.Syst
 	s.started(c, lost, system, f.at)
 	c.received = f.next
 	if lost == nil {
-		s.ledger.begin(f.confirmable(f.last))
+		s.ledger.Begin(f.confirmable(f.last))
 	}
 	if f.trial != nil { // until its end no position is told that the server may not have
 		c.limit = cmp.Or(slot, f.next)
 		c.told, s.known = slot, slot
 	}
-	c.confirmed = min(s.ledger.advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
+	c.confirmed = min(s.ledger.Advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
 	if lost == nil && s.cfg.checkpoints && f.last.IsProvable() {
-		s.ledger.start(f.last)
+		s.ledger.Start(f.last)
 	}
 }
 
@@ -361,7 +361,7 @@ var errTimelineEnd = errors.New("walchan: the timeline has ended")
 func (s *Stream) leaveTimeline(c *connection) {
 	s.cfg.log.Info("the timeline has ended", "slot", s.source.Slot, "timeline", c.timeline, "received", c.received)
 	s.feed.(*walFeed).leave(c)
-	if err := c.farewell(s.ledger.advance(), time.Now().Add(time.Second)); err != nil {
+	if err := c.farewell(s.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
 		s.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", s.source.Slot, "error", err)
 	}
 }

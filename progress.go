@@ -38,7 +38,7 @@ func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
 	if c.ahead == 0 {
 		return later, nil
 	}
-	last := s.ledger.last()
+	last := s.ledger.Last()
 	if c.ahead <= last {
 		return later, nil
 	}
@@ -48,7 +48,7 @@ func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
 		next = c.progressAt.Add(quietPause)
 	}
 	switch {
-	case s.ledger.outstanding() > 0 && ahead < progressBytes:
+	case s.ledger.Outstanding() > 0 && ahead < progressBytes:
 		return later, nil // an acknowledgement comes first, and wakes the owner
 	case c.pings >= pingsOfStop, !c.leaveAt.IsZero(), c.synchronous.Load():
 	case ahead < quietBytes:
@@ -67,14 +67,14 @@ func (f *changes) progress(s *Stream, c *connection) error {
 		return err
 	}
 	f.point = at.Point
-	s.ledger.markAt(*at)
+	s.ledger.MarkAt(*at)
 	return nil
 }
 
 // reachEnd takes a stream that has come to its end (WithUntil) beyond changes that nobody was sent: the next process begins there.
 func (s *Stream) reachEnd(c *connection) error {
 	f, ok := s.feed.(*changes)
-	if !ok || !f.checkpoints || f.tx != nil || f.trial != nil || s.until == never || s.until <= s.ledger.last() {
+	if !ok || !f.checkpoints || f.tx != nil || f.trial != nil || s.until == never || s.until <= s.ledger.Last() {
 		return errEnded
 	}
 	c.ahead = s.until

@@ -197,7 +197,7 @@ func (s *Stream) doubt(c *connection, why string) {
 // rewind forgets positions that may belong to another history.
 func (s *Stream) rewind(c *connection) {
 	s.publish(c) // first: Stats must not say that more is confirmed than acknowledged
-	s.ledger.rewind(max(c.limit, s.certain()))
+	s.ledger.Rewind(max(c.limit, s.certain()))
 	if f, ok := s.feed.(*changes); ok {
 		f.rewind(c.limit)
 	}

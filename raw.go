@@ -144,7 +144,7 @@ func (f *raw) data(s *Stream, frame *session.Frame) error {
 	if place == last {
 		f.again, f.now = f.again+1, entry{}
 		s.received(frame.Start)
-		f.forget(s.ledger.confirmed)
+		f.forget(s.ledger.Confirmed)
 	}
 	if frame.Start == s.until {
 		return errEnded

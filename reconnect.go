@@ -279,7 +279,7 @@ func (s *Stream) continueStream(ctx context.Context, c, lost *connection, system
 	}
 	p.bound = bound
 	// Not the position that was acknowledged last: a keepalive's may belong to another history, which has something else there.
-	from := min(s.ledger.advance(), max(s.certain(), p.Commit))
+	from := min(s.ledger.Advance(), max(s.certain(), p.Commit))
 	if p.HasTransaction() {
 		from = min(from, p.Commit)
 	}
@@ -312,7 +312,7 @@ func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
-		s.ledger.begin(from)
+		s.ledger.Begin(from)
 		s.until = s.cfg.ending(system.Flushed)
 		s.told = max(s.told, from)
 	}

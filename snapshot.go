@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
@@ -256,14 +257,14 @@ func (s *Stream) settle(c *connection, p *snapshot) error {
 			return err
 		}
 		switch {
-		case s.ledger.outstanding() > 0:
+		case s.ledger.Outstanding() > 0:
 		case skipped.IsZero():
 			skipped = now
 		case now.Sub(skipped) >= forgottenAfter:
 			skipped = now
 			s.cfg.log.Warn("every message is skipped and no checkpoint is stored: the slot is not made before (Ack the last message, or call Stored)", "slot", s.source.Slot)
 		}
-		s.wait(now, next, all, nil, &Message{}, nil)
+		s.wait(now, next, ledger.All, nil, &Message{}, nil)
 	}
 }
 
@@ -273,7 +274,7 @@ func (c *connection) patience() time.Duration { return max(c.timeout, awaitTimeo
 
 // isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
 func (s *Stream) isSettled(p *snapshot) bool {
-	return s.ledger.outstanding() == 0 && (!s.ledger.storing || s.ledger.advance() >= p.from)
+	return s.ledger.Outstanding() == 0 && (!s.ledger.Storing || s.ledger.Advance() >= p.from)
 }
 
 func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
@@ -284,7 +285,7 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 	}
 	s.setState(StateSnapshot, nil)
 	end := &resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
-	s.ledger.forget()
+	s.ledger.Forget()
 	if s.snapshots.bare {
 		if err := s.deliver(&Message{Kind: Progress, LSN: p.from, sent: pgtime.Micros(now), ext: end}); err != nil {
 			return err
@@ -318,8 +319,8 @@ func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
 // end notes that everything was delivered. at is what the last message's checkpoint says.
 func (p *snapshot) end(s *Stream, at *resume.Place) {
 	p.ended = true
-	if s.ledger.storing {
-		s.ledger.markAt(*at)
+	if s.ledger.Storing {
+		s.ledger.MarkAt(*at)
 	}
 }
 
@@ -370,7 +371,7 @@ func (s *Stream) nextBatch(c *connection, r *copiers, done <-chan struct{}) (b b
 			return b, true, nil
 		default:
 		}
-		if !s.sleep(waiting, nothing) {
+		if !s.sleep(waiting, ledger.Nothing) {
 			continue
 		}
 		s.timer.Reset(next.Sub(now))
@@ -399,9 +400,9 @@ func (s *Stream) nextBatch(c *connection, r *copiers, done <-chan struct{}) (b b
 
 // attend is Stream.attend while a snapshot is taken: there is nothing to tell the server yet.
 func (p *snapshot) attend(s *Stream, c *connection, now time.Time) (time.Time, error) {
-	s.ledger.tick(now)
+	s.ledger.Tick(now)
 	flushes := s.flushes.pending()
-	s.ledger.advance()
+	s.ledger.Advance()
 	s.publish(c)
 	s.flushes.release(flushes)
 	next := s.watchdog(now)
@@ -436,8 +437,8 @@ func (s *Stream) keepSlot(c *connection) error {
 	begun := resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
 	s.feed.(*changes).point = begun.Point
 	s.snapshots.kept, s.known, s.told = p.from, p.from, p.from // should the answer be lost
-	s.ledger.begin(p.from)
-	s.ledger.start(begun)
+	s.ledger.Begin(p.from)
+	s.ledger.Start(begun)
 	if s.cfg.slot != "" {
 		_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", quoteLiteral(p.slot), quoteLiteral(s.cfg.slot)))
 		if err != nil {
@@ -497,7 +498,7 @@ func (p *snapshot) drain(s *Stream, c *connection) error {
 		if s.closing.Load() || !now.Before(end) {
 			break
 		}
-		s.wait(now, earliest(next, end), all, nil, &Message{}, nil)
+		s.wait(now, earliest(next, end), ledger.All, nil, &Message{}, nil)
 	}
 	if c.snapshot != nil {
 		s.cfg.log.Info("stopped before the snapshot was acknowledged: nothing is left of it", "slot", s.source.Slot)

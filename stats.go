@@ -107,25 +107,25 @@ func (s *Stream) setState(state StreamState, err error) {
 func (s *Stream) Stats() Stats {
 	g := &s.gauge
 	confirmed := LSN(g.confirmed.Load()) // first: what is confirmed was acknowledged before
-	b := s.ledger.backlog(time.Now())
+	b := s.ledger.Backlog(time.Now())
 	st := Stats{
-		Delivered:    b.delivered,
-		Unacked:      b.unacked,
+		Delivered:    b.Delivered,
+		Unacked:      b.Unacked,
 		Buffered:     len(s.c),
 		Received:     LSN(g.received.Load()),
-		Acknowledged: b.confirmed,
-		Confirmed:    min(confirmed, b.confirmed), // a rewind may have come in between
-		Oldest:       b.oldest,
-		OldestAge:    b.age,
+		Acknowledged: b.Confirmed,
+		Confirmed:    min(confirmed, b.Confirmed), // a rewind may have come in between
+		Oldest:       b.Oldest,
+		OldestAge:    b.Age,
 		Spooled:      s.gauge.spooled.Load(),
 		Unproven:     s.gauge.unproven.Load(),
-		LateAcks:     s.ledger.late.Load(),
+		LateAcks:     s.ledger.Late.Load(),
 		Snapshot:     append(g.snapshot.Load().progress(), g.read.Load().progress()...),
 	}
 	if end := max(LSN(g.walEnd.Load()), st.Received); end > st.Confirmed {
 		st.LagBytes = uint64(end - st.Confirmed)
 	}
-	st.Lag = time.Duration(g.sendLag.Load()) + b.age
+	st.Lag = time.Duration(g.sendLag.Load()) + b.Age
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st.State, st.Since, st.Err, st.Reconnects = g.state, g.since, g.err, g.reconnects
@@ -151,11 +151,11 @@ func (s *Stream) watchdog(now time.Time) time.Time {
 		return w.next
 	}
 	w.next = now.Add(forgottenAfter / 2)
-	b := s.ledger.backlog(now)
-	if b.overtaken && b.age >= forgottenAfter && w.logged != b.oldestNumber+1 {
-		w.logged = b.oldestNumber + 1
+	b := s.ledger.Backlog(now)
+	if b.Overtaken && b.Age >= forgottenAfter && w.logged != b.OldestNumber+1 {
+		w.logged = b.OldestNumber + 1
 		s.cfg.log.Warn("a message stays unacknowledged while later ones are acknowledged: nothing behind it is confirmed, and the server keeps its WAL",
-			"slot", s.source.Slot, "age", b.age.Round(time.Second), "unacknowledged", b.unacked, "acknowledged", b.confirmed, "transaction_end", b.oldest)
+			"slot", s.source.Slot, "age", b.Age.Round(time.Second), "unacknowledged", b.Unacked, "acknowledged", b.Confirmed, "transaction_end", b.Oldest)
 	}
 	return w.next
 }

@@ -78,6 +78,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/value"
 )
@@ -88,7 +89,7 @@ import (
 type Stream struct {
 	cfg    *config
 	c      chan Message // sent to and closed by the owner
-	ledger *ledger
+	ledger *ledger.Ledger
 	ctx    context.Context // ends when the stream is to stop: the user's context, or Close
 	cancel context.CancelFunc
 	done   chan struct{} // closed by the owner when it ends
@@ -174,8 +175,8 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.sizes = sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)}
-	s.ledger = newLedger(0, s.wake)
-	s.ledger.storing = cfg.checkpoints
+	s.ledger = ledger.New(0, s.wake)
+	s.ledger.Storing = cfg.checkpoints
 	s.gauge.ended = make(chan struct{})
 	s.gauge.since = time.Now()
 	s.types = value.NewTypes()
@@ -380,7 +381,7 @@ func (s *Stream) receive(c *connection) error {
 		err = c.read(now, gather)
 		s.asleep.Store(awake)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			s.ledger.tick(c.heardAt) // the read may have lasted
+			s.ledger.Tick(c.heardAt) // the read may have lasted
 			return err
 		}
 		gather = false // there may be a little to read, and what comes next need not wait again
@@ -392,7 +393,7 @@ func (s *Stream) deliver(m *Message) error {
 	if s.attention.Load() || !s.room() || !s.sizes.fits(len(s.c), len(m.data)) {
 		return s.deliverSlowly(m)
 	}
-	m.ack = s.ledger.next()
+	m.ack = Receipt{s.ledger.Next()}
 	select {
 	case s.c <- *m:
 		s.delivered(m)
@@ -404,7 +405,7 @@ func (s *Stream) deliver(m *Message) error {
 }
 
 func (s *Stream) delivered(m *Message) {
-	s.ledger.delivered()
+	s.ledger.Delivered()
 	s.sizes.add(len(m.data))
 }
 
@@ -412,15 +413,15 @@ func (s *Stream) delivered(m *Message) {
 // delivered so far are acknowledged. With checkpoints only a position that a message carries is confirmed, and for a physical stream
 // its feed says what is.
 func (s *Stream) received(lsn LSN) {
-	if !s.ledger.storing && !s.cfg.physical {
-		s.ledger.mark(lsn)
+	if !s.ledger.Storing && !s.cfg.physical {
+		s.ledger.Mark(lsn)
 	}
 	c := s.conn.Load()
 	c.received = max(c.received, lsn)
 }
 
 // room says whether another message may be outstanding.
-func (s *Stream) room() bool { return s.ledger.outstanding() < uint64(s.cfg.maxUnacked) }
+func (s *Stream) room() bool { return s.ledger.Outstanding() < uint64(s.cfg.maxUnacked) }
 
 func (s *Stream) deliverSlowly(m *Message) error {
 	c, began := s.conn.Load(), time.Now()
@@ -431,7 +432,7 @@ func (s *Stream) deliverSlowly(m *Message) error {
 		}
 		out, want, state := s.c, c.interest(), StateBlocked
 		if !s.room() {
-			out, want, state = nil, oldest, StateUnacked
+			out, want, state = nil, ledger.Oldest, StateUnacked
 		} else if !s.sizes.fits(len(s.c), len(m.data)) {
 			// Nothing tells when the consumer takes a message out of a channel that is not full.
 			out, next = nil, earliest(next, now.Add(s.sizes.pause()))
@@ -441,7 +442,7 @@ func (s *Stream) deliverSlowly(m *Message) error {
 		} else {
 			next = earliest(next, began.Add(settle))
 		}
-		m.ack = s.ledger.next()
+		m.ack = Receipt{s.ledger.Next()}
 		if s.wait(now, next, want, out, m, nil) {
 			s.delivered(m)
 			s.setState(StateStreaming, nil)
@@ -478,7 +479,7 @@ func (s *Stream) await(f func(context.Context) error) (failed, err error) {
 
 // wait sleeps until a time, a wake-up, or one of the channels; a nil channel is not waited for. It says whether it was a
 // channel: m was sent to out, or done is closed.
-func (s *Stream) wait(now, until time.Time, want interest, out chan<- Message, m *Message, done <-chan struct{}) bool {
+func (s *Stream) wait(now, until time.Time, want ledger.Interest, out chan<- Message, m *Message, done <-chan struct{}) bool {
 	if !s.sleep(waiting, want) {
 		return false
 	}
@@ -515,9 +516,9 @@ func (s *Stream) attend(c *connection, now time.Time) (time.Time, error) {
 
 // report tells the server the positions if that is due, and returns when it is next.
 func (s *Stream) report(c *connection, now time.Time) (time.Time, error) {
-	s.ledger.tick(now)
+	s.ledger.Tick(now)
 	flushes := s.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
-	next, err := c.report(min(s.ledger.advance(), c.limit), now, flushes > 0)
+	next, err := c.report(min(s.ledger.Advance(), c.limit), now, flushes > 0)
 	s.told = max(s.told, c.told)
 	s.publish(c)
 	if err == nil {
@@ -530,9 +531,9 @@ var errStopped = errors.New("walchan: stopped")
 
 // sleep announces that the owner is about to wait. It returns false if it should not: something it would be woken for has
 // happened.
-func (s *Stream) sleep(how int32, want interest) bool {
+func (s *Stream) sleep(how int32, want ledger.Interest) bool {
 	s.asleep.Store(how)
-	if s.ledger.watchFor(want) && !s.attention.Load() {
+	if s.ledger.WatchFor(want) && !s.attention.Load() {
 		return true
 	}
 	s.asleep.Store(awake)
@@ -571,7 +572,7 @@ func (s *Stream) end(c *connection, err error) {
 	if c != nil && stopped {
 		err = s.drain(c)
 	}
-	s.ledger.close()
+	s.ledger.Close()
 	s.closeErr = s.farewell(c, err)
 	s.conn.Store(nil) // messages that are kept hold the stream, by their receipts, and need not hold its buffers
 	s.setState(StateClosed, s.err)
@@ -599,20 +600,20 @@ func (s *Stream) drain(c *connection) error {
 		if err != nil {
 			return err
 		}
-		if s.closing.Load() || s.ledger.outstanding() == 0 || !now.Before(end) {
+		if s.closing.Load() || s.ledger.Outstanding() == 0 || !now.Before(end) {
 			return nil
 		}
 		leave, err := c.shutdown(s, now)
 		if err != nil {
 			return nil // the grace is over
 		}
-		s.wait(now, earliest(earliest(next, leave), end), all, nil, &Message{}, nil)
+		s.wait(now, earliest(earliest(next, leave), end), ledger.All, nil, &Message{}, nil)
 	}
 }
 
 // farewell tells the server the last position and makes sure it has it. err is why the connection cannot be used, if so.
 func (s *Stream) farewell(c *connection, err error) error {
-	last := s.ledger.advance()
+	last := s.ledger.Advance()
 	if c != nil {
 		if err == nil {
 			told := min(last, c.limit)

@@ -96,10 +96,10 @@ func (f *walFeed) advance(s *Stream, p resume.Place) {
 
 // mark has the ledger confirm p once everything delivered so far is acknowledged.
 func (f *walFeed) mark(s *Stream, p resume.Place) {
-	if lsn := f.confirmable(p); s.ledger.storing {
-		s.ledger.markBefore(lsn, p)
+	if lsn := f.confirmable(p); s.ledger.Storing {
+		s.ledger.MarkBefore(lsn, p)
 	} else {
-		s.ledger.mark(lsn)
+		s.ledger.Mark(lsn)
 	}
 }
 

@@ -1,7 +1,6 @@
-package walchan
+package ledger
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/wal"
 )
 
 // model is the ledger as simple as it can be said: a bit a message, a list of marks, and no thought of speed.
@@ -18,13 +18,13 @@ type model struct {
 	acked     []bool
 	at        []time.Time // when each was delivered
 	marks     []mark
-	confirmed LSN
+	confirmed wal.LSN
 
 	storing bool
 	stored  int // number of the newest message that was acknowledged and not skipped, plus 1
 }
 
-// oldest returns the number of the oldest unacknowledged message; len(acked): there is none.
+// Oldest returns the number of the oldest unacknowledged message; len(acked): there is none.
 func (m *model) oldest() int {
 	if i := slices.Index(m.acked, false); i >= 0 {
 		return i
@@ -33,7 +33,7 @@ func (m *model) oldest() int {
 }
 
 // advance: confirmed is the highest mark before the oldest unacknowledged message, and before a message that is stored.
-func (m *model) advance() LSN {
+func (m *model) advance() wal.LSN {
 	oldest := uint64(m.oldest())
 	var waiting, rest []mark
 	for _, k := range m.marks {
@@ -56,22 +56,22 @@ func (m *model) advance() LSN {
 
 func (m *model) backlog(now time.Time) backlog {
 	oldest := m.oldest()
-	b := backlog{delivered: uint64(len(m.acked)), confirmed: m.confirmed}
+	b := backlog{Delivered: uint64(len(m.acked)), Confirmed: m.confirmed}
 	for _, acked := range m.acked[oldest:] {
-		b.unacked += uint64(1 - btoi(acked))
-		b.overtaken = b.overtaken || acked
+		b.Unacked += bit(!acked)
+		b.Overtaken = b.Overtaken || acked
 	}
-	if b.unacked == 0 {
+	if b.Unacked == 0 {
 		return b
 	}
-	b.oldestNumber = uint64(oldest)
-	b.age = now.Sub(m.at[oldest])
+	b.OldestNumber = uint64(oldest)
+	b.Age = now.Sub(m.at[oldest])
 	place := uint64(0)
 	// Of the marks behind it the first place that says something new; of several at one place the highest.
 	high := m.confirmed
 	for _, k := range m.marks {
-		if k.seq > uint64(oldest) && k.lsn > high && (b.oldest == 0 || k.seq == place) {
-			b.oldest, place = k.lsn, k.seq
+		if k.seq > uint64(oldest) && k.lsn > high && (b.Oldest == 0 || k.seq == place) {
+			b.Oldest, place = k.lsn, k.seq
 		}
 		high = max(high, k.lsn)
 	}
@@ -80,35 +80,35 @@ func (m *model) backlog(now time.Time) backlog {
 
 // pair is a ledger and its model, which everything is done to alike.
 type pair struct {
-	*ledger
+	*Ledger
 	model    model
 	receipts []Receipt
 	now      time.Time
-	lsn      LSN // of the last mark
+	lsn      wal.LSN // of the last mark
 }
 
-func newPair(start LSN) *pair { return newPairOf(start, false) }
+func newPair(start wal.LSN) *pair { return newPairOf(start, false) }
 
-func newPairOf(start LSN, storing bool) *pair {
-	p := &pair{ledger: newLedger(start, func() {}), model: model{confirmed: start, storing: storing}, now: time.UnixMilli(1 << 42), lsn: start}
-	p.storing = storing
+func newPairOf(start wal.LSN, storing bool) *pair {
+	p := &pair{Ledger: New(start, func() {}), model: model{confirmed: start, storing: storing}, now: time.UnixMilli(1 << 42), lsn: start}
+	p.Storing = storing
 	return p
 }
 
 func (p *pair) deliver(n int) {
 	for range n {
-		p.receipts = append(p.receipts, p.ledger.next())
-		p.ledger.delivered()
+		p.receipts = append(p.receipts, p.Ledger.Next())
+		p.Ledger.Delivered()
 		p.model.acked = append(p.model.acked, false)
 		p.model.at = append(p.model.at, p.now)
 	}
 }
 
-func (p *pair) markAt(lsn LSN) {
-	if p.storing {
-		p.ledger.markBefore(lsn, resume.Place{})
+func (p *pair) markAt(lsn wal.LSN) {
+	if p.Storing {
+		p.Ledger.MarkBefore(lsn, resume.Place{})
 	} else {
-		p.ledger.mark(lsn)
+		p.Ledger.Mark(lsn)
 	}
 	p.model.marks = append(p.model.marks, mark{uint64(len(p.model.acked)), lsn})
 	p.lsn = max(p.lsn, lsn)
@@ -137,19 +137,19 @@ func (p *pair) ackThrough(i int) {
 
 func (p *pair) pass(d time.Duration) {
 	p.now = p.now.Add(d)
-	p.tick(p.now)
+	p.Tick(p.now)
 }
 
 // check compares the two.
 func (p *pair) check(t *testing.T) {
 	t.Helper()
-	if got, want := p.ledger.advance(), p.model.advance(); got != want {
+	if got, want := p.Ledger.Advance(), p.model.advance(); got != want {
 		t.Fatalf("confirmed is %s, want %s", got, want)
 	}
-	if got, want := p.outstanding(), uint64(len(p.model.acked)-p.model.oldest()); got != want {
+	if got, want := p.Outstanding(), uint64(len(p.model.acked)-p.model.oldest()); got != want {
 		t.Fatalf("%d are outstanding, want %d", got, want)
 	}
-	if got, want := p.ledger.backlog(p.now), p.model.backlog(p.now); got != want {
+	if got, want := p.Ledger.Backlog(p.now), p.model.backlog(p.now); got != want {
 		t.Fatalf("backlog is\n%+v, want\n%+v", got, want)
 	}
 }
@@ -163,7 +163,7 @@ func seeded(t *testing.T) *rand.Rand {
 func TestLedgerIsItsModel(t *testing.T) {
 	r := seeded(t)
 	for i := range 40 {
-		p := newPairOf(LSN(r.IntN(2)*1000), i%2 == 1)
+		p := newPairOf(wal.LSN(r.IntN(2)*1000), i%2 == 1)
 		p.pass(0)
 		// Some runs of few messages, some over several chunks.
 		burst := []int{3, 100, 1500}[r.IntN(3)]
@@ -188,7 +188,7 @@ func (p *pair) step(r *rand.Rand, burst int) {
 	case k < 3:
 		p.deliver(1 + r.IntN(burst))
 	case k < 5:
-		p.markAt(p.lsn + LSN(r.IntN(30)) - min(p.lsn, 10)) // also one that does not go forward
+		p.markAt(p.lsn + wal.LSN(r.IntN(30)) - min(p.lsn, 10)) // also one that does not go forward
 	case k == 5:
 		p.pass(time.Duration(r.IntN(5000)) * time.Millisecond)
 	case n == 0:
@@ -216,13 +216,13 @@ func (p *pair) step(r *rand.Rand, burst int) {
 
 func TestLedgerConfirmsNothingFromAMarkOnTheWayBack(t *testing.T) {
 	p := newPair(100)
-	for _, lsn := range []LSN{90, 100, 200, 150, 200} {
+	for _, lsn := range []wal.LSN{90, 100, 200, 150, 200} {
 		p.deliver(1)
 		p.markAt(lsn)
 		p.ack(len(p.receipts) - 1)
 		p.check(t)
 	}
-	if got := p.ledger.advance(); got != 200 {
+	if got := p.Ledger.Advance(); got != 200 {
 		t.Errorf("confirmed is %s, want 0/C8", got)
 	}
 }
@@ -241,24 +241,17 @@ func TestLedgerAckIsIdempotent(t *testing.T) {
 	p.check(t)
 }
 
-func TestLedgerZeroReceipt(t *testing.T) {
-	var r Receipt
-	r.Ack()
-	r.AckThrough()
-	Message{}.Receipt().Ack()
-}
-
 func TestLedgerCountsWhatComesAfterItsEnd(t *testing.T) {
 	p := newPair(0)
 	p.deliver(5)
 	p.markAt(10)
 	p.ack(0)
-	p.close()
+	p.Close()
 	p.receipts[0].Ack() // was acknowledged in time
 	p.receipts[1].Ack()
 	p.receipts[1].Ack()
 	p.receipts[4].AckThrough()
-	if got := p.late.Load(); got != 2 {
+	if got := p.Late.Load(); got != 2 {
 		t.Errorf("%d late acknowledgements, want 2", got)
 	}
 }
@@ -266,7 +259,7 @@ func TestLedgerCountsWhatComesAfterItsEnd(t *testing.T) {
 // An acknowledgement counts as soon as it was made, and no message is taken as acknowledged before.
 func TestLedgerWithConcurrentAckers(t *testing.T) {
 	const ackers, messages = 8, 200_000
-	l := newLedger(0, func() {})
+	l := New(0, func() {})
 	began := make([]atomic.Bool, messages) // Ack was called
 	work := make(chan int, 4096)
 	receipts := make([]Receipt, messages)
@@ -276,8 +269,8 @@ func TestLedgerWithConcurrentAckers(t *testing.T) {
 	}
 	var marks []mark
 	checked := uint64(0) // all messages below had begun
-	advance := func() LSN {
-		confirmed := l.advance()
+	advance := func() wal.LSN {
+		confirmed := l.Advance()
 		for len(marks) > 0 && marks[0].lsn <= confirmed {
 			for ; checked < marks[0].seq; checked++ {
 				if !began[checked].Load() {
@@ -289,23 +282,23 @@ func TestLedgerWithConcurrentAckers(t *testing.T) {
 		return confirmed
 	}
 	for i := range messages {
-		receipts[i] = l.next()
-		l.delivered()
+		receipts[i] = l.Next()
+		l.Delivered()
 		work <- i
 		if i%7 == 0 {
-			l.mark(LSN(i + 1))
-			marks = append(marks, mark{uint64(i + 1), LSN(i + 1)})
+			l.Mark(wal.LSN(i + 1))
+			marks = append(marks, mark{uint64(i + 1), wal.LSN(i + 1)})
 		}
 		if i%100 == 0 {
 			advance()
-			l.backlog(time.Now()) // as Stats does
+			l.Backlog(time.Now()) // as Stats does
 		}
 	}
-	l.mark(messages + 1)
+	l.Mark(messages + 1)
 	close(work)
 	wg.Wait()
-	if got := advance(); got != messages+1 || l.outstanding() != 0 {
-		t.Errorf("at the end %s is confirmed and %d outstanding", got, l.outstanding())
+	if got := advance(); got != messages+1 || l.Outstanding() != 0 {
+		t.Errorf("at the end %s is confirmed and %d outstanding", got, l.Outstanding())
 	}
 }
 
@@ -330,70 +323,12 @@ func ackAtRandom(work <-chan int, receipts []Receipt, began []atomic.Bool, r *ra
 	}
 }
 
-// The owner goes to sleep in the moment in which another acknowledges what it waits for. Were one wake-up lost it would sleep
-// for ever.
-func TestLedgerLosesNoWakeUp(t *testing.T) {
-	for name, want := range map[string]interest{"next mark": nextMark, "oldest": oldest, "all": all} {
-		for _, cumulative := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, cumulative %t", name, cumulative), func(t *testing.T) {
-				s := &Stream{wakeup: make(chan struct{}, 1)}
-				s.ledger = newLedger(0, s.wake)
-				sleepAndWake(t, s, want, cumulative)
-			})
-		}
-	}
-}
-
-func sleepAndWake(t *testing.T, s *Stream, want interest, cumulative bool) {
-	const rounds = 20_000
-	r := rand.New(rand.NewPCG(uint64(want), 0))
-	var work atomic.Pointer[[]Receipt]
-	var ended atomic.Bool
-	var acker sync.WaitGroup
-	defer acker.Wait()
-	defer ended.Store(true)
-	acker.Go(func() {
-		r := rand.New(rand.NewPCG(uint64(want), 1))
-		for !ended.Load() {
-			if some := work.Swap(nil); some != nil {
-				dawdle(r)
-				ackAll(*some, cumulative)
-			} else {
-				runtime.Gosched()
-			}
-		}
-	})
-	hung := time.NewTimer(time.Hour)
-	for round := range rounds {
-		some := make([]Receipt, 1+r.IntN(3))
-		for i := range some {
-			some[i] = s.ledger.next()
-			s.ledger.delivered()
-		}
-		s.ledger.mark(LSN(round + 1))
-		work.Store(&some)
-		dawdle(r)
-		for s.ledger.advance() < LSN(round+1) {
-			if !s.sleep(waiting, want) {
-				continue
-			}
-			hung.Reset(10 * time.Second)
-			select {
-			case <-s.wakeup:
-			case <-hung.C:
-				t.Fatalf("round %d: asleep, with %d outstanding: %+v", round, s.ledger.outstanding(), s.ledger.backlog(time.Now()))
-			}
-			s.asleep.Store(awake)
-		}
-	}
-}
-
 // The same without the sleep, and therefore a hundred times as often: an acknowledgement that comes while the owner begins to
 // watch for it is seen by the owner, or wakes it.
 func TestLedgerWatchesOrHasSeen(t *testing.T) {
 	for _, ack := range []func(Receipt){Receipt.Ack, Receipt.AckThrough} {
 		var woken, turn, done atomic.Int64
-		l := newLedger(0, func() { woken.Add(1) })
+		l := New(0, func() { woken.Add(1) })
 		var receipt Receipt // of this turn
 		var acker sync.WaitGroup
 		acker.Go(func() {
@@ -408,14 +343,14 @@ func TestLedgerWatchesOrHasSeen(t *testing.T) {
 		end := time.Now().Add(time.Second)
 		var round int64
 		for round = int64(1); time.Now().Before(end) && !t.Failed(); round++ {
-			receipt = l.next()
-			l.delivered()
-			l.advance()
+			receipt = l.Next()
+			l.Delivered()
+			l.Advance()
 			l.watch.Store(0) // as the first time
 			before := woken.Load()
 			turn.Store(round)
 			dawdle(r)
-			watches := l.watchFor(oldest)
+			watches := l.WatchFor(Oldest)
 			awaitTurn(&done, round)
 			if watches && woken.Load() == before {
 				t.Errorf("round %d: the owner would sleep, and nobody has woken it", round)
@@ -451,30 +386,6 @@ func dawdle(r *rand.Rand) {
 //go:noinline
 func nothingAtAll() {}
 
-// The owner must announce its sleep before it looks whether there is a reason to stay awake: whoever comes between would find
-// nobody asleep. That is a matter of single nanoseconds; so here the look is held up.
-func TestSleepIsAnnouncedBeforeTheLook(t *testing.T) {
-	s := &Stream{wakeup: make(chan struct{}, 1)}
-	s.ledger = newLedger(0, s.wake)
-	r := s.ledger.next()
-	s.ledger.delivered()
-	s.ledger.mark(1)
-	s.ledger.mu.Lock()
-	asleep := make(chan bool)
-	go func() { asleep <- s.sleep(waiting, nextMark) }()
-	for deadline := time.Now().Add(10 * time.Second); s.asleep.Load() != waiting; runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Error("it looks, and has not said that it is about to sleep")
-			break
-		}
-	}
-	r.Ack()
-	s.ledger.mu.Unlock()
-	if <-asleep {
-		t.Error("it sleeps, although the message is acknowledged")
-	}
-}
-
 func ackAll(some []Receipt, cumulative bool) {
 	if cumulative {
 		some[len(some)-1].AckThrough()
@@ -488,16 +399,16 @@ func ackAll(some []Receipt, cumulative bool) {
 // A consumer that acknowledges in order wakes the owner once a transaction, not once a message.
 func TestLedgerWakesOnceATransaction(t *testing.T) {
 	woken := 0
-	l := newLedger(0, func() { woken++ })
+	l := New(0, func() { woken++ })
 	for tx := range 10 {
 		var some []Receipt
 		for range 100 {
-			some = append(some, l.next())
-			l.delivered()
+			some = append(some, l.Next())
+			l.Delivered()
 		}
-		l.mark(LSN(tx + 1))
-		l.advance()
-		if !l.watchFor(nextMark) {
+		l.Mark(wal.LSN(tx + 1))
+		l.Advance()
+		if !l.WatchFor(NextMark) {
 			t.Fatal("nothing to watch for")
 		}
 		ackAll(some, false)
@@ -510,13 +421,13 @@ func TestLedgerWakesOnceATransaction(t *testing.T) {
 // What lies before the oldest unacknowledged message is let go, also where a consumer keeps a message for ever.
 func TestLedgerLetsGoOfWhatIsAcknowledged(t *testing.T) {
 	const chunks = 50
-	l := newLedger(0, func() {})
+	l := New(0, func() {})
 	var collected atomic.Int32
 	var kept Receipt
 	for n := range chunks {
 		for i := range chunkLen {
-			r := l.next()
-			l.delivered()
+			r := l.Next()
+			l.Delivered()
 			if i == 0 {
 				runtime.AddCleanup(r.c, func(struct{}) { collected.Add(1) }, struct{}{})
 			}
@@ -525,9 +436,9 @@ func TestLedgerLetsGoOfWhatIsAcknowledged(t *testing.T) {
 			}
 			r.Ack()
 		}
-		l.mark(LSN(n + 1))
+		l.Mark(wal.LSN(n + 1))
 	}
-	l.advance()
+	l.Advance()
 	for deadline := time.Now().Add(10 * time.Second); collected.Load() < chunks-2; runtime.GC() {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d of %d chunks are collected, want all but the newest and the one whose receipt is kept", collected.Load(), chunks)
@@ -541,13 +452,20 @@ func TestLedgerLetsGoOfReachedMarks(t *testing.T) {
 	p := newPair(0)
 	for i := range 100_000 {
 		p.deliver(1)
-		p.ledger.mark(LSN(i + 1))
+		p.Ledger.Mark(wal.LSN(i + 1))
 	}
 	p.receipts[len(p.receipts)-2].AckThrough()
-	if got := p.ledger.advance(); got != 99_999 {
+	if got := p.Ledger.Advance(); got != 99_999 {
 		t.Fatalf("confirmed is %d", got)
 	}
-	if c := cap(p.ledger.marks); c > 1000 {
+	if c := cap(p.Ledger.marks); c > 1000 {
 		t.Errorf("one mark takes the place of %d", c)
 	}
+}
+
+func bit(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
 }

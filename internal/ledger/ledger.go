@@ -1,0 +1,478 @@
+// Package ledger knows what a stream has delivered, what is acknowledged, and what may therefore be confirmed.
+package ledger
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/wal"
+)
+
+const (
+	chunkLen = 1024
+	closed   = ^uint64(0) // value of watch once nothing is confirmed any more
+)
+
+type chunk struct {
+	ledger  *Ledger
+	base    uint64 // number of the first message
+	next    *chunk // guarded by ledger.mu
+	acked   [chunkLen / 64]atomic.Uint64
+	skipped [chunkLen / 64]atomic.Uint64 // of these, for a ledger that is storing
+	at      [chunkLen]uint32             // when each was delivered: milliseconds on the ledger's clock, which may wrap
+}
+
+// Mark says that lsn may be confirmed once all messages below seq are acknowledged.
+type mark struct {
+	seq uint64
+	lsn wal.LSN
+}
+
+type Ledger struct {
+	// Touched by Ack, from any goroutine.
+	through atomic.Uint64 // all messages below are acknowledged (AckThrough)
+	watch   atomic.Uint64 // number of the watched message plus 1; 0: none
+	stored  atomic.Uint64 // number of the newest message given to AckThrough, plus 1
+	Late    atomic.Uint64 // acknowledgements after the end
+	wake    func()        // called by the acknowledgement of the watched message; must not block
+	Storing bool          // a mark counts once the message before it, or a later one, was acknowledged by Ack and not by Skip
+
+	_ [64]byte // a cache line: what one goroutine writes for every message is none of the other's business
+
+	// The owner's own.
+	tail  *chunk
+	seq   uint64 // number of the next message
+	clock uint32 // milliseconds, for chunk.at
+
+	mu        sync.Mutex // the owner's writes against Stats's reads; never held by Ack
+	head      uint64     // the oldest message that is not acknowledged; all below are
+	first     *chunk     // the chunk of head
+	published uint64     // seq as of the last advance
+	marks     []mark     // not yet reached, or not yet stored, ascending
+	Confirmed wal.LSN    // the highest reached mark
+
+	// With checkpoints: what those of the marks say, the one of the highest mark that is reached, stored or not, and up to where
+	// the consumer says that it has stored one.
+	points  []resume.Place
+	reached resume.Place
+	behind  uint64 // number of the newest message below head that was not skipped, plus 1
+	saved   wal.LSN
+}
+
+func New(confirmed wal.LSN, wake func()) *Ledger {
+	l := &Ledger{wake: wake, Confirmed: confirmed}
+	l.tail = &chunk{ledger: l}
+	l.first = l.tail
+	return l
+}
+
+// Next returns the receipt of the next message, which becomes one with delivered. Until then it can be asked for again.
+func (l *Ledger) Next() Receipt {
+	i := l.seq - l.tail.base
+	if i == chunkLen {
+		c := &chunk{ledger: l, base: l.seq}
+		l.mu.Lock()
+		l.tail.next = c
+		l.mu.Unlock()
+		l.tail, i = c, 0
+	}
+	l.tail.at[i] = l.clock
+	return Receipt{l.tail, uint32(i)}
+}
+
+// Delivered counts the message that got the receipt of next.
+func (l *Ledger) Delivered() { l.seq++ }
+
+// MarkAt is mark for a checkpoint.
+func (l *Ledger) MarkAt(p resume.Place) { l.MarkBefore(p.Through, p) }
+
+// MarkBefore is markAt, but what may be confirmed is lsn, which lies before the end of what p contains.
+func (l *Ledger) MarkBefore(lsn wal.LSN, p resume.Place) {
+	l.Mark(lsn)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.marks); n > 0 && l.marks[n-1] == (mark{l.seq, lsn}) {
+		l.points = append(l.points[:n-1], p)
+	}
+}
+
+// Mark says that lsn may be confirmed once everything delivered so far is acknowledged.
+func (l *Ledger) Mark(lsn wal.LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.marks); n > 0 {
+		if last := &l.marks[n-1]; lsn <= last.lsn {
+			return // positions never go back
+		} else if last.seq == l.seq {
+			last.lsn = lsn
+			return
+		}
+	}
+	if lsn > l.Confirmed {
+		l.marks = append(l.marks, mark{l.seq, lsn})
+	}
+}
+
+// Advance takes in the acknowledgements and returns what may be confirmed.
+func (l *Ledger) Advance() wal.LSN {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.published = l.seq
+	l.head = min(max(l.head, l.through.Load()), l.seq)
+	for {
+		for l.head >= l.first.base+chunkLen && l.first.next != nil {
+			old := l.first
+			l.first, old.next = old.next, nil // a receipt that is kept must not keep all that come after it
+		}
+		n := l.first.acknowledgedFrom(l.head, l.seq)
+		if n == 0 {
+			break
+		}
+		if l.Storing {
+			l.behind = max(l.behind, l.first.newestStored(l.head, l.head+n))
+		}
+		l.head += n
+	}
+	i := 0
+	for i < len(l.marks) && l.marks[i].seq <= l.head && l.isStored(l.marks[i]) {
+		l.Confirmed = l.marks[i].lsn
+		i++
+	}
+	if l.Storing {
+		i = l.reach(i)
+	}
+	if i == len(l.marks) {
+		l.marks = l.marks[:0]
+	} else if l.marks = l.marks[i:]; cap(l.marks) > 64 && len(l.marks) < cap(l.marks)/4 {
+		l.marks = append(make([]mark, 0, 2*len(l.marks)), l.marks...) // let the memory of a long backlog go
+	}
+	return l.Confirmed
+}
+
+// reach notes the highest mark that is reached. The first i are confirmed. It returns how many marks are of no more use: of those
+// that are reached and not stored the last one will do.
+func (l *Ledger) reach(i int) int {
+	n := i
+	for n < len(l.marks) && l.marks[n].seq <= l.head {
+		n++
+	}
+	if n > 0 {
+		l.reached = l.points[n-1]
+	}
+	if n > i {
+		i = n - 1
+	}
+	l.points = append(l.points[:0], l.points[i:]...)
+	return i
+}
+
+// Checkpoint returns the place up to which everything is acknowledged, stored or not.
+func (l *Ledger) Checkpoint() resume.Place {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reached
+}
+
+// Forget drops the marks of an attempt to begin, which mean nothing to the next attempt.
+func (l *Ledger) Forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.marks, l.points, l.reached, l.saved, l.Confirmed = nil, nil, resume.Place{}, 0, 0
+}
+
+// Start sets what checkpoint returns before anything is acknowledged.
+func (l *Ledger) Start(p resume.Place) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reached = p
+}
+
+// Save notes that the consumer has stored a checkpoint that checkpoint returned.
+func (l *Ledger) Save(lsn wal.LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.saved = max(l.saved, min(lsn, l.reached.Through))
+}
+
+// isStored says whether a consumer that stores checkpoints has that of the message before the mark, or a later one.
+func (l *Ledger) isStored(m mark) bool {
+	return !l.Storing || max(l.behind, l.stored.Load()) >= m.seq || l.saved >= m.lsn || l.isStoredAhead()
+}
+
+// isStoredAhead says whether a message was acknowledged, and not skipped, behind one that is not.
+func (l *Ledger) isStoredAhead() bool {
+	for c, n := l.first, l.head; c != nil; c, n = c.next, c.base+chunkLen {
+		if c.newestStored(n, c.base+chunkLen) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// newestStored returns the number of the newest message of c from number seq on, below end, that was acknowledged and not skipped, plus 1; 0:
+// there is none.
+func (c *chunk) newestStored(seq, end uint64) uint64 {
+	for end > seq {
+		i := end - 1 - c.base
+		word := c.acked[i/64].Load() &^ c.skipped[i/64].Load() & (^uint64(0) >> (63 - i%64))
+		begin := end - 1 - i%64
+		if n := begin + uint64(bits.Len64(word)); word != 0 {
+			if n > seq {
+				return n
+			}
+			return 0
+		}
+		end = begin
+	}
+	return 0
+}
+
+// Last returns the highest position that was confirmed or may be once what was delivered is acknowledged.
+func (l *Ledger) Last() wal.LSN {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.marks); n > 0 {
+		return l.marks[n-1].lsn
+	}
+	return l.Confirmed
+}
+
+// Begin says where what is delivered from now on begins: all before it is confirmed.
+func (l *Ledger) Begin(lsn wal.LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Confirmed = lsn
+}
+
+// Rewind lowers what may be confirmed to lsn, for a server whose timeline has forked there.
+func (l *Ledger) Rewind(lsn wal.LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Confirmed = min(l.Confirmed, lsn)
+	for i := range l.marks {
+		l.marks[i].lsn = min(l.marks[i].lsn, lsn)
+	}
+}
+
+// acknowledgedFrom counts the acknowledged messages of c from number seq on without a gap, below end.
+func (c *chunk) acknowledgedFrom(seq, end uint64) uint64 {
+	end = min(end, c.base+chunkLen)
+	n := seq
+	for n < end {
+		i := n - c.base
+		run := uint64(bits.TrailingZeros64(^(c.acked[i/64].Load() >> (i % 64))))
+		run = min(run, 64-i%64)
+		n += run
+		if run < 64-i%64 {
+			break
+		}
+	}
+	return min(n, end) - seq
+}
+
+// Tick tells the ledger the time, for the age of messages.
+func (l *Ledger) Tick(now time.Time) { l.clock = uint32(now.UnixMilli()) }
+
+// Outstanding returns how many messages were delivered from the oldest unacknowledged one on, as of the last advance.
+func (l *Ledger) Outstanding() uint64 { return l.seq - l.head }
+
+// What the owner wants to be woken for.
+type Interest int
+
+const (
+	Nothing  Interest = iota
+	NextMark          // a mark can be reached
+	Oldest            // the oldest message is acknowledged
+	All               // everything is acknowledged
+)
+
+// WatchFor has the acknowledgement wake the owner that brings it nearer to what it wants. It returns false, and watches
+// nothing, if that came already: then advance has something to take in. The owner calls it when it has announced that it
+// is about to sleep, so that no acknowledgement falls between.
+func (l *Ledger) WatchFor(what Interest) bool {
+	if what == Nothing {
+		return true
+	}
+	l.mu.Lock()
+	end := min(l.seq, l.first.base+chunkLen)
+	switch {
+	case what == Oldest:
+		end = min(end, l.head+1)
+	case what == NextMark && len(l.marks) == 0:
+		end = 0
+	case what == NextMark && l.marks[0].seq > l.head: // else it waits for a message that is stored
+		end = min(end, l.marks[0].seq)
+	}
+	head, c := l.head, l.first
+	l.mu.Unlock()
+	if end <= head {
+		return true
+	}
+	// Newest first: whoever acknowledges in order comes there last.
+	for n := end; n > head; n-- {
+		if c.isAcked(n - 1) {
+			continue
+		}
+		l.watch.Store(n)
+		if !c.isAcked(n-1) && l.through.Load() < n {
+			return true
+		}
+		l.watch.Store(0)
+		return false
+	}
+	return false
+}
+
+func (c *chunk) isAcked(seq uint64) bool {
+	i := seq - c.base
+	return c.acked[i/64].Load()&(1<<(i%64)) != 0
+}
+
+// Close ends the ledger: later acknowledgements are counted and have no effect.
+func (l *Ledger) Close() { l.watch.Store(closed) }
+
+func (l *Ledger) acknowledged(watched uint64, from, through uint64) {
+	switch {
+	case watched == closed:
+		l.Late.Add(1)
+	case from < watched && watched <= through:
+		l.wake()
+	}
+}
+
+// Receipt is the acknowledgement of one message: 16 bytes for whoever has let the message go. The zero Receipt
+// acknowledges nothing.
+type Receipt struct {
+	c *chunk
+	i uint32
+}
+
+// Ack acknowledges the message, as Stream.Ack does.
+func (r Receipt) Ack() {
+	if r.c == nil {
+		return
+	}
+	bit := uint64(1) << (r.i % 64)
+	if r.c.acked[r.i/64].Or(bit)&bit != 0 {
+		return
+	}
+	if w := r.c.ledger.watch.Load(); w != 0 {
+		seq := r.c.base + uint64(r.i)
+		r.c.ledger.acknowledged(w, seq, seq+1)
+	}
+}
+
+// raise sets v to n, unless it is higher. It says whether it did.
+func raise(v *atomic.Uint64, n uint64) bool {
+	for {
+		old := v.Load()
+		if n <= old {
+			return false
+		}
+		if v.CompareAndSwap(old, n) {
+			return true
+		}
+	}
+}
+
+// Skip acknowledges the message without its checkpoint, as Stream.Skip does.
+func (r Receipt) Skip() {
+	if r.c != nil && r.c.ledger.Storing {
+		bit := uint64(1) << (r.i % 64)
+		if r.c.acked[r.i/64].Load()&bit != 0 {
+			return
+		}
+		r.c.skipped[r.i/64].Or(bit) // first: who sees that it is acknowledged sees this
+	}
+	r.Ack()
+}
+
+// AckThrough acknowledges the message and all that were delivered before it, as Stream.AckThrough does.
+func (r Receipt) AckThrough() {
+	if r.c == nil {
+		return
+	}
+	l, end := r.c.ledger, r.c.base+uint64(r.i)+1
+	if l.Storing {
+		raise(&l.stored, end)
+	}
+	if !raise(&l.through, end) {
+		return
+	}
+	if w := l.watch.Load(); w != 0 {
+		l.acknowledged(w, 0, end)
+	}
+}
+
+// Backlog is what Stats says of the unacknowledged messages.
+type backlog struct {
+	Delivered    uint64 // messages
+	Unacked      uint64
+	Confirmed    wal.LSN       // the highest reached mark
+	Oldest       wal.LSN       // end of the transaction of the oldest unacknowledged message; 0: none, or not yet known
+	OldestNumber uint64        // its number in the stream, from 0
+	Age          time.Duration // since it was delivered
+	Overtaken    bool          // later ones are acknowledged
+}
+
+// Backlog looks at the acknowledgements as they are now, from any goroutine.
+func (l *Ledger) Backlog(now time.Time) backlog {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := backlog{Delivered: l.published, Confirmed: l.Confirmed}
+	through := min(l.through.Load(), l.published)
+	first := true
+	for c, n := l.first, max(l.head, through); c != nil && n < l.published; c = c.next {
+		for ; n < min(l.published, c.base+chunkLen); n++ {
+			i := n - c.base
+			if i%64 == 0 && n+64 <= l.published && !first {
+				ones := bits.OnesCount64(c.acked[i/64].Load())
+				b.Unacked += uint64(64 - ones)
+				b.Overtaken = b.Overtaken || ones > 0
+				n += 63
+				continue
+			}
+			if c.isAcked(n) {
+				b.Overtaken = b.Overtaken || !first
+				continue
+			}
+			b.Unacked++
+			if first {
+				first = false
+				b.OldestNumber = n
+				b.Age = time.Duration(uint32(now.UnixMilli())-c.at[i]) * time.Millisecond
+				for _, m := range l.marks {
+					if m.seq > n {
+						b.Oldest = m.lsn
+						break
+					}
+				}
+			}
+		}
+	}
+	return b
+}
+
+// Hold holds up the owner, for tests, until release is called.
+func (l *Ledger) Hold() (release func()) {
+	l.mu.Lock()
+	return l.mu.Unlock
+}
+
+// Unacknowledged returns the numbers of the messages that were delivered, as of the last advance, and are not acknowledged.
+func (l *Ledger) Unacknowledged() (numbers []int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := max(l.head, l.through.Load())
+	for c := l.first; c != nil; c = c.next {
+		for ; n < min(l.published, c.base+chunkLen); n++ {
+			if !c.isAcked(n) {
+				numbers = append(numbers, int(n))
+			}
+		}
+	}
+	return numbers
+}
