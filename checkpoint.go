@@ -83,6 +83,14 @@ func (c Checkpoint) Source() Source { return Source{c.c.SystemID, c.c.Database, 
 // String returns the text form, "none" for the zero Checkpoint.
 func (c Checkpoint) String() string { return c.c.String() }
 
+// place is what a log shows: the last message, or the position if there is no transaction yet.
+func (c Checkpoint) place() string {
+	if c.c.HasTransaction() {
+		return c.Position().String()
+	}
+	return c.c.Through.String()
+}
+
 // MarshalText returns the text form, "none" for the zero Checkpoint. It fails for a message of a stream without WithCheckpoint.
 func (c Checkpoint) MarshalText() ([]byte, error) {
 	if c.without {
@@ -241,14 +249,21 @@ func (s *Stream) Stored(c Checkpoint) {
 // ErrSlotMissing, also with WithCreateSlot.
 //
 // WithCheckpoint together with WithFrom accepts a gap, when a person says so: the slot may have confirmed up to that position.
+//
+// WithCheckpoint does not go together with WithWaitForSlot, because the process that holds the slot stores more meanwhile: see
+// WithCheckpointFrom.
 func WithCheckpoint(c Checkpoint) Option {
-	return WithCheckpointFrom(func(context.Context) (Checkpoint, error) { return c, nil })
+	from := WithCheckpointFrom(func(context.Context) (Checkpoint, error) { return c, nil })
+	return func(cfg *config) {
+		from(cfg)
+		cfg.checkpointRead = true
+	}
 }
 
-// WithCheckpointFrom is WithCheckpoint, but f is called once the slot is held. Use it with WithWaitForSlot: the process that held
-// the slot before may have stored more meanwhile. If f fails, Subscribe fails with its error.
+// WithCheckpointFrom is WithCheckpoint, but f is called once the slot is held. It is the safe way wherever a process may begin
+// before the one before it has ended: that one may have stored more meanwhile. If f fails, Subscribe fails with its error.
 func WithCheckpointFrom(f func(context.Context) (Checkpoint, error)) Option {
-	return func(c *config) { c.checkpoint, c.checkpoints = f, true }
+	return func(c *config) { c.checkpoint, c.checkpoints, c.checkpointRead = f, true, false }
 }
 
 // WithProof(true) refuses a server with ErrUnproven if nothing proves that it has the history of the checkpoint. The default is to
@@ -293,6 +308,9 @@ func (c *config) checkpointProblems() (problems []string) {
 		wrong("WithCheckpoint belongs to pgoutput, not to the plugin %s", c.plugin)
 	case c.slot == "" && !c.physical:
 		wrong("WithCheckpoint needs WithSlot: a temporary slot cannot be continued")
+	}
+	if c.checkpointRead && c.waitForSlot && !c.anew {
+		wrong("WithCheckpoint and WithWaitForSlot: the process that has the slot stores more meanwhile, so read the checkpoint with WithCheckpointFrom")
 	}
 	if c.upgraded && c.upgradedFrom == "" {
 		wrong("WithUpgradedFrom: the system identifier is empty")

@@ -44,8 +44,9 @@ func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
 		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", name, cp.Position()),
 			Advice: "a new slot would leave a gap, so none is made: copy the tables again (SubscribeAnew, with WithSnapshot)"}
 	case !cp.IsZero() && !snapshot:
-		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and the checkpoint says that it began at %s", name, cp.c.Through),
-			Advice: "nothing was delivered yet: delete the checkpoint to begin now"}
+		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and what was committed before %s is applied", name, cp.c.Through),
+			Advice: "what was changed since then is gone: copy the tables again (SubscribeAnew, with WithSnapshot); if the target needs nothing of it, " +
+				"delete the checkpoint to begin now"}
 	case !snapshot && !s.cfg.createSlot:
 		return missingSlot(name, nil)
 	}
@@ -107,7 +108,7 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 		f.point.Through = c.told // it was acknowledged, thus stored
 	}
 	s.ledger.Start(resume.Place{Source: c.origin, Point: p.Point})
-	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.Position(), "confirmed", c.told)
+	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.place(), "confirmed", c.told)
 	return nil
 }
 
@@ -228,7 +229,8 @@ func transactionStatus(ctx context.Context, conn *pgconn.PgConn, xid32 uint32) (
 // WithCheckpointFrom among opts says. Otherwise it is Subscribe. So a restart of the same process does not drop the slot a
 // second time.
 //
-// Call it after ErrSlotMoved, ErrSlotMissing, ErrSlotInvalidated or ErrDiverged, if a person says so, usually with WithSnapshot.
+// Call it after ErrSlotMoved, ErrSlotMissing, ErrSlotInvalidated, ErrDiverged or ErrCheckpoint, if a person says so, usually with
+// WithSnapshot.
 func SubscribeAnew(ctx context.Context, connString string, lost Checkpoint, opts ...Option) (*Stream, error) {
 	cfg := newConfig(opts)
 	cfg.connString = connString
@@ -243,10 +245,10 @@ func SubscribeAnew(ctx context.Context, connString string, lost Checkpoint, opts
 		return nil, err
 	}
 	if stored != lost {
-		cfg.log.Info("another checkpoint is stored than the one that is given up: the stream goes on", "slot", cfg.slot, "stored", stored.Position(), "lost", lost.Position())
+		cfg.log.Info("another checkpoint is stored than the one that is given up: the stream goes on", "slot", cfg.slot, "stored", stored, "lost", lost)
 		return Subscribe(ctx, connString, opts...)
 	}
-	cfg.log.Warn("beginning anew: the slot is dropped, and what it has not confirmed is given up", "slot", cfg.slot, "lost", lost.Position())
+	cfg.log.Warn("beginning anew: the slot is dropped, and what it has not confirmed is given up", "slot", cfg.slot, "lost", lost)
 	c, _, err := manage(ctx, connString, cfg.slot, opts...)
 	if err != nil {
 		return nil, err

@@ -9,18 +9,19 @@ import (
 	"github.com/walchan/walchan"
 )
 
-// Each change is applied once, wherever the process is killed. The target has a table with one row:
+// Each change is applied once, wherever the process is killed. The target has the changes, and a table with one row:
 //
+//	CREATE TABLE history (kind text, old jsonb, new jsonb);
 //	CREATE TABLE applied (checkpoint text); INSERT INTO applied VALUES (NULL)
-func ExampleWithCheckpoint() {
+func ExampleWithCheckpointFrom() {
 	apply := func(ctx context.Context, dsn string, db *pgx.Conn) error {
-		var last walchan.Checkpoint
-		if err := db.QueryRow(ctx, `SELECT checkpoint FROM applied`).Scan(&last); err != nil {
-			return err
+		stored := func(ctx context.Context) (last walchan.Checkpoint, err error) {
+			err = db.QueryRow(ctx, `SELECT checkpoint FROM applied`).Scan(&last)
+			return last, err
 		}
 		stream, err := walchan.Subscribe(ctx, dsn,
 			walchan.WithSlot("orders"), walchan.WithCreateSlot(), walchan.WithPublication("orders"),
-			walchan.WithCheckpoint(last))
+			walchan.WithCheckpointFrom(stored))
 		if err != nil {
 			return err
 		}
@@ -28,7 +29,9 @@ func ExampleWithCheckpoint() {
 
 		for msg := range stream.C() {
 			var tx pgx.Batch // one transaction of the target
-			tx.Queue(`INSERT INTO history (change) VALUES ($1)`, msg.String())
+			if msg.Relation != nil {
+				tx.Queue(`INSERT INTO history VALUES ($1, $2, $3)`, msg.Kind.String(), msg.Old(), msg.New())
+			}
 			tx.Queue(`UPDATE applied SET checkpoint = $1`, msg.Checkpoint())
 			if err := db.SendBatch(context.WithoutCancel(ctx), &tx).Close(); err != nil {
 				return err
@@ -41,23 +44,20 @@ func ExampleWithCheckpoint() {
 }
 
 // After ErrSlotMoved, ErrSlotMissing or ErrDiverged a person decides that the stream begins a second time. The checkpoint that is given
-// up is in the log, and in the target.
+// up is in the target.
 func ExampleSubscribeAnew() {
-	begin := func(ctx context.Context, dsn string, sink interface {
-		Checkpoint(context.Context) (walchan.Checkpoint, error)
-	}) error {
-		lost, err := walchan.ParseCheckpoint(os.Getenv("BEGIN_ANEW")) // a person has put it there
-		if err != nil {
-			return err
+	begin := func(ctx context.Context, dsn string, stored func(context.Context) (walchan.Checkpoint, error)) (*walchan.Stream, error) {
+		opts := []walchan.Option{walchan.WithSlot("orders"), walchan.WithCreateSlot(), walchan.WithPublication("orders"), walchan.WithSnapshot(),
+			walchan.WithCheckpointFrom(stored)}
+		text := os.Getenv("BEGIN_ANEW") // a person has put it there; usually it is not set
+		if text == "" {
+			return walchan.Subscribe(ctx, dsn, opts...)
 		}
-		stream, err := walchan.SubscribeAnew(ctx, dsn, lost,
-			walchan.WithSlot("orders"), walchan.WithPublication("orders"), walchan.WithSnapshot(),
-			walchan.WithCheckpointFrom(sink.Checkpoint))
+		lost, err := walchan.ParseCheckpoint(text)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		defer stream.Close()
-		return stream.Err()
+		return walchan.SubscribeAnew(ctx, dsn, lost, opts...)
 	}
 	_ = begin
 }

@@ -27,12 +27,13 @@ type config struct {
 	pluginArgs   map[string]string
 	transactions bool
 
-	checkpoint   func(context.Context) (Checkpoint, error) // see checkpoint.go
-	checkpoints  bool
-	anew         bool // SubscribeAnew has dropped the slot
-	proof        proofWanted
-	upgradedFrom string
-	upgraded     bool
+	checkpoint     func(context.Context) (Checkpoint, error) // see checkpoint.go
+	checkpoints    bool
+	checkpointRead bool // before Subscribe
+	anew           bool // SubscribeAnew has dropped the slot
+	proof          proofWanted
+	upgradedFrom   string
+	upgraded       bool
 
 	from, until LSN // see span.go; 0: not given
 	untilNow    bool

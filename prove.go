@@ -217,8 +217,9 @@ func (s *Stream) moved(p past, confirmed LSN) error {
 		Advice: "something else has advanced the slot or made it again, and changes may be lost to this stream: compare, then Subscribe again"}
 	if p.told == nil { // it is a checkpoint's
 		e.What = fmt.Sprintf("slot %q is at %s, ahead of the checkpoint, which is at %s", s.source.Slot, confirmed, p.bound)
-		e.Advice = fmt.Sprintf("either messages were acknowledged whose checkpoint was not stored, or the target is older than the slot, or something else has moved the slot. "+
-			"The changes in between are gone: copy the tables again (SubscribeAnew), or accept the gap with WithFrom(%s) beside WithCheckpoint", confirmed)
+		e.Advice = fmt.Sprintf("either messages were acknowledged whose checkpoint was not stored, or the target is older than the slot, or something else has moved the slot; "+
+			"if another process has stored more since the checkpoint was read, begin again (WithCheckpointFrom reads it in time). "+
+			"Otherwise the changes in between are gone: copy the tables again (SubscribeAnew), or accept the gap with WithFrom(%s) beside WithCheckpoint", confirmed)
 	}
 	return e
 }

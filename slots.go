@@ -251,7 +251,7 @@ func activeSlot(ctx context.Context, query func(context.Context, string) ([][]st
 	if slot, err := readSlot(ctx, query, name); err == nil && slot != nil && slot.activePID != 0 {
 		e.PID = slot.activePID
 		e.What += fmt.Sprintf(" by PID %d", e.PID)
-		e.Advice = fmt.Sprintf("end that client (see pg_stat_replication; SELECT pg_terminate_backend(%d)), or use another slot", e.PID)
+		e.Advice = fmt.Sprintf("wait until it is free (WithWaitForSlot), end that client (see pg_stat_replication; SELECT pg_terminate_backend(%d)), or use another slot", e.PID)
 	}
 	return e
 }

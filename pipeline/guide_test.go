@@ -44,7 +44,7 @@ func _(ctx context.Context, source, target string) error {
 	}
 	defer sink.Close()
 	stream, err := walchan.Subscribe(ctx, source, walchan.WithSlot("shop"), walchan.WithCreateSlot(), walchan.WithPublication("shop"),
-		walchan.WithTransactions(), walchan.WithCheckpointFrom(sink.Checkpoint))
+		walchan.WithTransactions(), walchan.WithCheckpointFrom(sink.Checkpoint), walchan.WithDrainTimeout(30*time.Second))
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package postgres_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +66,46 @@ func TestTargetWithoutSynchronousCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.same(t, "t")
+}
+
+// A snapshot comes into tables that have rows which the source does not have: the sink says so.
+func TestSnapshotIntoTablesWithRows(t *testing.T) {
+	for _, x := range []struct {
+		rows bool
+		want string
+	}{{true, `tables="\"public\".\"t\""`}, {false, ""}} {
+		p := pair{pgtest.Database(t), pgtest.Database(t)}
+		for _, db := range []pgtest.DB{p.source, p.target} {
+			db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE u (id int PRIMARY KEY)")
+		}
+		p.source.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES", "INSERT INTO t VALUES (1)")
+		if x.rows {
+			p.target.Exec(t, "INSERT INTO t VALUES (1), (2)")
+		}
+		var log bytes.Buffer
+		sink, err := postgres.Open(t.Context(), p.target.DSN(), postgres.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sink.Close()
+		stream, err := p.subscribe(t.Context(), sink, walchan.WithSnapshot())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		for m := range stream.C() {
+			if err := sink.Write(t.Context(), []walchan.Message{m}); err != nil {
+				t.Fatal(err)
+			}
+			stream.Ack(m)
+			if m.Kind == walchan.SnapshotEnd {
+				break
+			}
+		}
+		if text := log.String(); x.want == "" && strings.Contains(text, "has rows already") || !strings.Contains(text, x.want) {
+			t.Errorf("rows: %v; the log has %s", x.rows, text)
+		}
+	}
 }
 
 // What was applied of a snapshot that starts over is void: rows that are gone meanwhile are not in the next attempt.

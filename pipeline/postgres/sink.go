@@ -57,15 +57,17 @@
 // # Existing rows
 //
 // Rows of a snapshot (walchan.WithSnapshot) are upserted, too. A snapshot that was interrupted leaves rows that its next attempt,
-// or the next process, may know nothing of, for they were deleted meanwhile. WithEmptying has each attempt begin with empty
-// tables.
+// or the next process, may know nothing of, because they were deleted meanwhile. So give WithEmptying, which has each attempt begin
+// with empty tables. Without it the sink warns if a table has rows when a snapshot begins.
 //
 // The stream must have neither walchan.WithBinary nor walchan.WithTwoPhase.
 package postgres
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -235,8 +237,12 @@ func (s *Sink) add(ctx context.Context, f *fold, m walchan.Message) error {
 		tables, _, restart := m.Truncated()
 		return s.truncate(ctx, f, tables, restart)
 	case walchan.SnapshotBegin:
-		if snapshot := m.Snapshot(); s.cfg.empty && !snapshot.Among {
+		switch snapshot := m.Snapshot(); {
+		case snapshot.Among:
+		case s.cfg.empty:
 			return s.truncate(ctx, f, snapshot.Tables, false)
+		default:
+			return s.warnOfRows(ctx, snapshot.Tables)
 		}
 	}
 	row, old := m.New(), m.Old()
@@ -268,6 +274,31 @@ func (s *Sink) truncate(ctx context.Context, f *fold, tables []*walchan.Relation
 		}
 	}
 	f.truncate(plans, restart)
+	return nil
+}
+
+// warnOfRows says that the rows of a snapshot come into tables that have some.
+func (s *Sink) warnOfRows(ctx context.Context, tables []*walchan.Relation) error {
+	var with []string
+	for _, rel := range tables {
+		p, err := s.plan(ctx, rel)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		rows, err := query(ctx, s.conn, "SELECT FROM "+p.name+" LIMIT 1")
+		if err != nil {
+			return fmt.Errorf("look for rows in the target: %w", err)
+		}
+		if len(rows) > 0 {
+			with = append(with, p.name)
+		}
+	}
+	if len(with) > 0 {
+		s.cfg.log.Warn("a snapshot begins, and the target has rows already: those that are gone in the source stay; WithEmptying removes them", "tables", strings.Join(with, ", "))
+	}
 	return nil
 }
 
