@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
@@ -29,6 +30,7 @@ type Checkpoint struct {
 
 // ParseCheckpoint reads the text form. The error is ErrCheckpoint: the text is torn, or a newer version wrote it.
 func ParseCheckpoint(text string) (Checkpoint, error) {
+	text = strings.TrimSpace(text) // as from a file
 	c, err := resume.Parse(text)
 	if err == nil {
 		return Checkpoint{c: c}, nil
@@ -71,8 +73,8 @@ func (c Checkpoint) Compare(d Checkpoint) (n int, ok bool) {
 // Position returns the place of the last transaction, or of a message outside of transactions. It is a key within Source only;
 // to continue, use the whole Checkpoint.
 func (c Checkpoint) Position() Position {
-	if c.c.Single {
-		return Position{Commit: c.c.Through}
+	if c.c.Message != 0 {
+		return Position{Commit: c.c.Message}
 	}
 	return Position{c.c.Commit, c.c.Ordinal}
 }

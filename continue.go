@@ -40,7 +40,7 @@ func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
 	}
 	snapshot := s.cfg.snapshot.wanted
 	switch {
-	case cp.c.HasTransaction():
+	case cp.c.HasTransaction(), cp.c.Message != 0:
 		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", name, cp.Position()),
 			Advice: "a new slot would leave a gap, so none is made: copy the tables again (SubscribeAnew, with WithSnapshot)"}
 	case !cp.IsZero() && !snapshot:
@@ -56,6 +56,9 @@ func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
 
 // checkSource fails for a checkpoint of another cluster, database or slot.
 func (s *Stream) checkSource(cp Checkpoint) error {
+	if cp.c.Physical {
+		return &Error{Kind: ErrCheckpoint, What: "the checkpoint is of a physical stream", Advice: "give it to SubscribePhysical"}
+	}
 	if cp.IsZero() || cp.Source() == s.source || s.isUpgraded(cp) {
 		return nil
 	}
@@ -107,7 +110,11 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 	if p.IsBare() {
 		f.point.Through = c.told // it was acknowledged, thus stored
 	}
-	s.ledger.Start(resume.Place{Source: c.origin, Point: p.Point})
+	begun := resume.Place{Source: &resume.Source{Origin: p.Origin, Checkpoints: true}, Point: p.Point} // of its own server: the proof may not be there yet
+	if p.IsBare() {
+		begun = resume.Place{Source: c.origin, Point: f.point}
+	}
+	s.ledger.Start(begun)
 	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.place(), "confirmed", c.told)
 	return nil
 }
@@ -156,8 +163,6 @@ func (s *Stream) pastOf(ctx context.Context, c *connection, cp Checkpoint, slot 
 		return p, err
 	}
 	switch {
-	case cp.c.Physical:
-		return p, &Error{Kind: ErrCheckpoint, What: "the checkpoint is of a physical stream", Advice: "give it to SubscribePhysical"}
 	case cp.IsZero() && s.cfg.from == 0:
 		return p, &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("slot %q exists, and the consumer has no checkpoint: it has lost it, or never had one", s.source.Slot),
 			Advice: fmt.Sprintf("if the target is a copy as of %s, say so with WithFrom; else copy the tables again (SubscribeAnew)", slot)}
@@ -237,28 +242,59 @@ func SubscribeAnew(ctx context.Context, connString string, lost Checkpoint, opts
 	if !cfg.checkpoints {
 		return nil, invalid("SubscribeAnew needs WithCheckpoint or WithCheckpointFrom: what is stored says whether it was done before")
 	}
-	if err := cfg.validate(true); err != nil {
-		return nil, err
+	if cfg.from != 0 {
+		return nil, invalid("SubscribeAnew and WithFrom: a slot that is made begins now")
 	}
-	stored, err := cfg.checkpoint(ctx)
-	if err != nil {
-		return nil, err
+	anew := append(opts[:len(opts):len(opts)], WithCreateSlot(), WithCheckpoint(Checkpoint{}), beginningAnew)
+	for _, c := range []*config{cfg, newConfig(anew)} { // before the slot is dropped
+		c.connString = connString
+		if err := c.validate(true); err != nil {
+			return nil, err
+		}
 	}
-	if stored != lost {
-		cfg.log.Info("another checkpoint is stored than the one that is given up: the stream goes on", "slot", cfg.slot, "stored", stored, "lost", lost)
+	dropped, err := cfg.dropLost(ctx, lost)
+	switch {
+	case err != nil:
+		return nil, err
+	case !dropped:
 		return Subscribe(ctx, connString, opts...)
 	}
-	cfg.log.Warn("beginning anew: the slot is dropped, and what it has not confirmed is given up", "slot", cfg.slot, "lost", lost)
-	c, _, err := manage(ctx, connString, cfg.slot, opts...)
+	return Subscribe(ctx, connString, anew...)
+}
+
+// dropLost drops the slot, if it exists, once nobody uses it. It returns false, and drops nothing, if lost is not what is stored by then.
+func (cfg *config) dropLost(ctx context.Context, lost Checkpoint) (bool, error) {
+	c, err := cfg.dial(ctx, cfg.slot)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	err = dropSlot(ctx, c, cfg.slot, true)
-	c.Close()
-	if err != nil && !errors.Is(err, ErrSlotMissing) {
-		return nil, err
+	defer c.Close()
+	for waiting := false; ; waiting = true {
+		stored, err := cfg.checkpoint(ctx) // the process that has had the slot may have stored more
+		if err != nil {
+			return false, err
+		}
+		if stored != lost {
+			cfg.log.Info("another checkpoint is stored than the one that is given up: the stream goes on", "slot", cfg.slot, "stored", stored, "lost", lost)
+			return false, nil
+		}
+		switch err := dropSlot(ctx, c, cfg.slot, false); {
+		case errors.Is(err, ErrSlotActive):
+			if !waiting {
+				cfg.log.Info("waiting for the slot, to drop it and begin anew", "slot", cfg.slot, "error", err)
+			}
+		case err != nil && !errors.Is(err, ErrSlotMissing):
+			return false, err
+		default:
+			cfg.log.Warn("beginning anew: the slot is dropped, and what it has not confirmed is given up", "slot", cfg.slot, "lost", lost)
+			return true, nil
+		}
+		select {
+		case <-time.After(slotPoll):
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
 	}
-	return Subscribe(ctx, connString, append(opts[:len(opts):len(opts)], WithCreateSlot(), WithCheckpoint(Checkpoint{}), beginningAnew)...)
 }
 
 func beginningAnew(c *config) { c.anew = true }

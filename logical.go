@@ -246,6 +246,9 @@ func (f *changes) pass(s *Stream, m *Message) error {
 			return err
 		}
 	}
+	if scratch := &f.msgs[f.turn]; m != scratch {
+		*scratch = *m
+	}
 	f.turn, f.keeping = 1-f.turn, true
 	return nil
 }
@@ -265,7 +268,7 @@ func (f *changes) hand(s *Stream, m *Message) error {
 	if f.checkpoints && m.ext != nil {
 		if end := m.end(); end != 0 {
 			at := resume.Place{Source: f.origin, Point: f.point}
-			at.Through, at.Single = end, false
+			at.Through, at.Message = end, 0
 			s.ledger.MarkAt(at)
 		}
 	}
@@ -324,17 +327,17 @@ func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind) erro
 func (f *changes) received(s *Stream, lsn LSN, single bool) {
 	f.ended = max(f.ended, lsn)
 	if lsn > f.point.Through {
-		f.point.Through, f.point.Single = lsn, single
+		f.point.Through = lsn
+	}
+	if single {
+		f.point.Message = lsn
 	}
 	s.received(lsn)
 }
 
 // resume sets what was delivered before the stream began.
 func (f *changes) resume(p resume.Point) {
-	f.point = p
-	if p.Single {
-		f.ended = p.Through
-	}
+	f.point, f.ended = p, p.Message
 }
 
 // rewind takes back a position that only a keepalive had: in the history of the server that continues there may be transactions
@@ -366,7 +369,7 @@ func (f *changes) single(s *Stream, m *Message) error {
 		return errEnded
 	}
 	at := f.here()
-	at.Through, at.Single = m.LSN, true
+	at.Through, at.Message = max(at.Through, m.LSN), m.LSN
 	if l, ok := m.ext.(*logicalMessage); ok {
 		l.at = at
 	} else {

@@ -62,7 +62,7 @@ func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
 
 func (f *changes) progress(s *Stream, c *connection) error {
 	at := f.here()
-	at.Through, at.Single = max(at.Through, c.ahead), false
+	at.Through = max(at.Through, c.ahead)
 	if err := s.deliver(&Message{Kind: Progress, LSN: c.ahead, sent: c.frame.SentAt, ext: at}); err != nil {
 		return err
 	}

@@ -115,7 +115,7 @@ func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) 
 	case err != nil:
 		return err
 	case slot == nil:
-		return missingSlot(s.source.Slot, nil)
+		return s.missingSlot(nil)
 	}
 	if slot.confirmed > p.bound {
 		return s.moved(p, slot.confirmed)
@@ -153,7 +153,11 @@ func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) 
 	case p.stands(slot.confirmed):
 		s.accept(c, "the slot stands where this consumer left it")
 	case s.cfg.proof == proofRequired:
-		return &Error{Kind: ErrUnproven, What: fmt.Sprintf("nothing proves that the server has transaction %d, which was committed at %s and delivered", p.XID, p.Commit),
+		what := fmt.Sprintf("nothing proves that the server has transaction %d, which was committed at %s and delivered", p.XID, p.Commit)
+		if !p.HasTransaction() {
+			what = "nothing proves that the server has the history of the checkpoint, because no transaction was delivered yet"
+		}
+		return &Error{Kind: ErrUnproven, What: what,
 			Advice: "compare the target with the server, then Subscribe without WithProof(true); a role with REPLICATION that may open a walsender, or track_commit_timestamp = on, gives the proof"}
 	case p.HasTransaction() || s.cfg.checkpoints:
 		s.doubt(c, answer.by)

@@ -29,7 +29,7 @@ func (f *raw) disconnected() {}
 
 func (f *raw) keepalive(*Stream, *connection) error { return nil }
 
-func (f *raw) delivered() resume.Point { return resume.Point{Through: f.high, Single: f.high != 0} }
+func (f *raw) delivered() resume.Point { return resume.Point{Through: f.high, Message: f.high} }
 
 func (f *raw) held() int64 { return 0 }
 

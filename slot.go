@@ -58,7 +58,7 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 	case slot == nil && lost != nil && c.standby && !lost.standby:
 		return 0, inRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
 	case slot == nil:
-		return 0, missingSlot(name, nil)
+		return 0, s.missingSlot(nil)
 	}
 	if err := slot.check(name, s.cfg.plugin, database); err != nil {
 		return 0, err
@@ -72,8 +72,27 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 			return 0, err
 		}
 	}
+	if lost == nil && s.cfg.checkpoints && s.cfg.isTwoPhase() && !slot.twoPhase {
+		if err := s.checkSwitch(slot.confirmed); err != nil {
+			return 0, err
+		}
+	}
 	c.told = slot.confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
 	return slot.confirmed, nil
+}
+
+// checkSwitch fails if the slot is behind the checkpoint when WithTwoPhase is switched on, which the server does for good. It would then send
+// what was prepared in between at its PREPARE, in the midst of what the consumer has, and at its COMMIT PREPARED not again.
+func (s *Stream) checkSwitch(slot LSN) error {
+	cp, err := s.cfg.checkpoint(s.ctx)
+	if err != nil {
+		return err
+	}
+	if p := cp.c.Point; cp.c.Physical || p.IsComplete() && max(p.Through, p.Message) <= slot {
+		return nil
+	}
+	return &Error{Kind: ErrOptions, What: fmt.Sprintf("WithTwoPhase is not switched on for slot %q, because that is at %s, behind the checkpoint, and what was prepared in between would be left out", s.source.Slot, slot),
+		Advice: "stream without it until now (WithUntilNow), then with it"}
 }
 
 // terminate ends the walsender of a lost connection, which may wait for us for long.
@@ -105,7 +124,15 @@ func (slot *slotRow) check(name, plugin, database string) error {
 	return nil
 }
 
-func missingSlot(name string, err error) error {
+func (s *Stream) missingSlot(err error) error {
+	e := missingSlot(s.source.Slot, err)
+	if s.cfg.checkpoints {
+		e.Advice = "a new one would leave a gap: copy the tables again (SubscribeAnew, with WithSnapshot)"
+	}
+	return e
+}
+
+func missingSlot(name string, err error) *Error {
 	return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
 		Advice: "create it with WithCreateSlot or CreateSlot: it begins now, and what was changed before is not in it"}
 }
@@ -137,7 +164,7 @@ func (s *Stream) startError(ctx context.Context, c *connection, err error) error
 	case state == sqlstate.ObjectInUse:
 		return activeSlot(ctx, c.Query, name, err)
 	case state == sqlstate.UndefinedObject:
-		return missingSlot(name, err)
+		return s.missingSlot(err)
 	case c.standby && (state == sqlstate.NotPrerequisite || state == sqlstate.FeatureNotSupported):
 		return inRecovery(what, err)
 	case state == sqlstate.NotPrerequisite:

@@ -3,7 +3,6 @@ package walchan
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -172,10 +171,13 @@ func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session
 	}
 	p := &snapshot{system: system, slot: s.source.Slot}
 	if s.cfg.slot != "" {
-		p.slot = fmt.Sprintf("walchan_%x", rand.Uint64())
+		p.slot = s.temporarySlot()
 	}
 	c.snapshot = p
 	if err := p.export(s.ctx, c, s.cfg); err != nil {
+		return false, err
+	}
+	if err := s.checkAlone(c); err != nil {
 		return false, err
 	}
 	if s.snapshots.bare {

@@ -73,6 +73,7 @@ package walchan
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -101,6 +102,7 @@ type Stream struct {
 	conn      atomic.Pointer[connection] // to interrupt its read
 	wakeup    chan struct{}              // 1; to end a wait on the channel
 
+	id      uint64 // among those who make the same slot
 	flushes flushes
 	gauge   gauge
 	source  Source     // set by the first connection
@@ -172,6 +174,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 		wakeup: make(chan struct{}, 1),
 		timer:  time.NewTimer(time.Hour),
 		until:  never,
+		id:     rand.Uint64(),
 	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.sizes = sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)}

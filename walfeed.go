@@ -42,7 +42,7 @@ func (f *walFeed) keepalive(*Stream, *connection) error { return nil }
 func (f *walFeed) held() int64 { return 0 }
 
 func (f *walFeed) delivered() resume.Point {
-	return resume.Point{Through: f.last.Through, Single: true}
+	return resume.Point{Through: f.last.Through, Message: f.last.Through}
 }
 
 func (f *walFeed) data(s *Stream, frame *session.Frame) error {

@@ -251,7 +251,7 @@ func (l *Ledger) Begin(lsn wal.LSN) {
 func (l *Ledger) Rewind(lsn wal.LSN) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.Confirmed = min(l.Confirmed, lsn)
+	l.Confirmed, l.saved = min(l.Confirmed, lsn), min(l.saved, lsn)
 	for i := range l.marks {
 		l.marks[i].lsn = min(l.marks[i].lsn, lsn)
 	}

@@ -64,10 +64,7 @@ func forkFrom(timeline, server int32, history func() (string, error)) (LSN, erro
 }
 
 func (p Point) last() LSN {
-	if p.Single {
-		return p.Through
-	}
-	return p.Commit
+	return max(p.Commit, p.Message)
 }
 
 // Step is what is to be done before anything is delivered from a slot that is held.

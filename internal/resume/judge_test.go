@@ -11,7 +11,7 @@ var (
 	half     = Point{Through: 0x80, Commit: 0x100, XID: 700, Time: 1, Ordinal: 3}
 	complete = Point{Through: 0x130, Commit: 0x100, XID: 700, Time: 1, Ordinal: 3}
 	idle     = Point{Through: 0x900, Commit: 0x100, XID: 700, Time: 1, Ordinal: 3} // after a Progress
-	single   = Point{Through: 0x200, Single: true, Commit: 0x100, XID: 700, Time: 1, Ordinal: 3}
+	single   = Point{Through: 0x280, Message: 0x200, Commit: 0x100, XID: 700, Time: 1, Ordinal: 3}
 	fresh    = Point{Through: 0x50}
 )
 

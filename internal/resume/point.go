@@ -19,8 +19,8 @@ type Point struct {
 	// Through is a position: everything that ended at or before it is contained.
 	Through LSN
 
-	// Single says that Through is the end of a message outside of transactions, which was delivered.
-	Single bool
+	// Message is the end of the last message outside of transactions, if one was delivered after the last transaction. 0: none.
+	Message LSN
 
 	// The last transaction of which anything was delivered. All zero: there is none yet.
 
@@ -59,7 +59,7 @@ func (p Point) Covers(commit LSN) bool {
 // Contains says whether a message is contained. lsn is its transaction's commit, or the end of a single message.
 func (p Point) Contains(lsn LSN, ordinal uint32, single bool) bool {
 	if single {
-		return lsn <= p.Commit || p.Single && lsn <= p.Through
+		return lsn <= max(p.Commit, p.Message)
 	}
 	return p.Covers(lsn) || lsn == p.Commit && ordinal <= p.Ordinal
 }
@@ -70,13 +70,10 @@ func (p Point) Is(xid uint32, time int64) bool { return p.IsBare() || p.XID == x
 
 // Needed is the position before which a server's WAL must not end. If it ends earlier, it lacks what was delivered.
 func (p Point) Needed() LSN {
-	switch {
-	case p.Single:
-		return p.Through
-	case p.Commit != 0:
+	if p.Commit >= p.Message && p.Commit != 0 {
 		return p.Commit + 1 // the record is longer
 	}
-	return 0
+	return p.Message
 }
 
 // Compare returns -1, 0 or +1 if p lies before, at or after q in the order of delivery.

@@ -44,10 +44,10 @@ var (
 
 // String returns one line of ASCII:
 //
-//	wc1:SYSTEM:DATABASE:SLOT:TIMELINE:STARTED:THROUGH[m]:COMMIT:XID[p]:TIME:ORDINAL:HASH:CRC
+//	wc1:SYSTEM:DATABASE:SLOT:TIMELINE:STARTED:THROUGH[m[MESSAGE]]:COMMIT:XID[p]:TIME:ORDINAL:HASH:CRC
 //	wp1:SYSTEM:SLOT:TIMELINE:POSITION:FROM:HASH:CRC
 //
-// m stands for Single and p for Prepared. CRC is the CRC-32C of what stands before it.
+// m stands for a message outside of transactions, which ends at THROUGH or at MESSAGE, and p for Prepared. CRC is the CRC-32C of what stands before it.
 func (c Checkpoint) String() string {
 	if c == (Checkpoint{}) {
 		return none
@@ -67,7 +67,10 @@ func (c *Checkpoint) appendLogical(b []byte) []byte {
 	b = append(append(b, escape(c.Slot)...), ':')
 	b = append(strconv.AppendInt(b, int64(c.Timeline), 10), ':')
 	b = append(strconv.AppendInt(b, c.Started, 10), ':')
-	b = append(appendFlag(appendLSN(b, c.Through), c.Single, 'm'), ':')
+	b = append(appendFlag(appendLSN(b, c.Through), c.Message != 0, 'm'), ':')
+	if c.Message != 0 && c.Message != c.Through {
+		b = append(appendLSN(b[:len(b)-1], c.Message), ':')
+	}
 	b = append(appendLSN(b, c.Commit), ':')
 	b = append(appendFlag(strconv.AppendUint(b, uint64(c.XID), 10), c.Prepared, 'p'), ':')
 	b = append(strconv.AppendInt(b, c.Time, 10), ':')
@@ -130,8 +133,15 @@ func Parse(text string) (Checkpoint, error) {
 	case fields[0] == "wc1" && len(fields) == 13:
 		c.SystemID, c.Database, c.Slot = p.name(1), p.name(2), p.name(3)
 		c.Timeline, c.Started = int32(p.number(4, 31)), int64(p.number(5, 63))
-		c.Single = p.flag(6, "m")
+		var message string
+		var single bool
+		p.fields[6], message, single = strings.Cut(p.fields[6], "m")
 		c.Through, c.Commit = p.lsn(6), p.lsn(7)
+		if p.fields[6] = message; message != "" {
+			c.Message = p.lsn(6)
+		} else if single {
+			c.Message = c.Through
+		}
 		c.Prepared = p.flag(8, "p")
 		c.XID, c.Time, c.Ordinal, c.Hash = uint32(p.number(8, 32)), p.time(9), uint32(p.number(10, 32)), p.hash(11)
 	case fields[0] == "wp1" && len(fields) == 8:

@@ -22,7 +22,7 @@ func random(r *rand.Rand) Checkpoint {
 		return c
 	}
 	c.Database, c.Started = name(), int64(r.Uint64()>>1)
-	c.Single, c.Commit, c.XID, c.Time = r.IntN(2) == 0, LSN(r.Uint64()), r.Uint32(), int64(r.Uint64())
+	c.Message, c.Commit, c.XID, c.Time = []LSN{0, c.Through, LSN(r.Uint64())}[r.IntN(3)], LSN(r.Uint64()), r.Uint32(), int64(r.Uint64())
 	c.Prepared, c.Ordinal = r.IntN(2) == 0, r.Uint32()
 	return c
 }
