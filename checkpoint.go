@@ -221,7 +221,7 @@ func (m Message) ID() string {
 }
 
 // Checkpoint returns the place up to which everything is acknowledged or skipped. It is zero before the first acknowledgement, unless
-// WithCheckpoint gave one, and for a stream without WithCheckpoint. Store it from time to time if you skip messages, and say so
+// WithCheckpoint gave one, and for a stream without WithCheckpoint. Store it from time to time if you skip messages, after a Flush, and say so
 // with Stored: otherwise the slot waits for a message that you acknowledge.
 func (s *Stream) Checkpoint() Checkpoint {
 	p := s.ledger.Checkpoint()
@@ -262,7 +262,8 @@ func WithCheckpoint(c Checkpoint) Option {
 	}
 }
 
-// WithCheckpointFrom is WithCheckpoint, but f is called once the slot is held. It is the safe way wherever a process may begin
+// WithCheckpointFrom is WithCheckpoint, but f is called once the slot is held; where the slot is yet to be made it is called before,
+// too. It is the safe way wherever a process may begin
 // before the one before it has ended: that one may have stored more meanwhile. If f fails, Subscribe fails with its error.
 func WithCheckpointFrom(f func(context.Context) (Checkpoint, error)) Option {
 	return func(c *config) { c.checkpoint, c.checkpoints, c.checkpointRead = f, true, false }

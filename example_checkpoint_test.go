@@ -2,6 +2,7 @@ package walchan_test
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/jackc/pgx/v5"
@@ -15,8 +16,9 @@ import (
 //	CREATE TABLE applied (checkpoint text); INSERT INTO applied VALUES (NULL)
 func ExampleWithCheckpointFrom() {
 	apply := func(ctx context.Context, dsn string, db *pgx.Conn) error {
-		stored := func(ctx context.Context) (last walchan.Checkpoint, err error) {
-			err = db.QueryRow(ctx, `SELECT checkpoint FROM applied`).Scan(&last)
+		var last walchan.Checkpoint
+		stored := func(ctx context.Context) (walchan.Checkpoint, error) {
+			err := db.QueryRow(ctx, `SELECT checkpoint FROM applied`).Scan(&last)
 			return last, err
 		}
 		stream, err := walchan.Subscribe(ctx, dsn,
@@ -28,14 +30,23 @@ func ExampleWithCheckpointFrom() {
 		defer stream.Close()
 
 		for msg := range stream.C() {
-			var tx pgx.Batch // one transaction of the target
-			if msg.Relation != nil {
-				tx.Queue(`INSERT INTO history VALUES ($1, $2, $3)`, msg.Kind.String(), msg.Old(), msg.New())
-			}
-			tx.Queue(`UPDATE applied SET checkpoint = $1`, msg.Checkpoint())
-			if err := db.SendBatch(context.WithoutCancel(ctx), &tx).Close(); err != nil {
+			ctx := context.WithoutCancel(ctx)                     // what was received is stored
+			err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { // one transaction of the target
+				done, err := tx.Exec(ctx, `UPDATE applied SET checkpoint = $1 WHERE checkpoint IS NOT DISTINCT FROM $2`, msg.Checkpoint(), last)
+				switch {
+				case err != nil:
+					return err
+				case done.RowsAffected() == 0:
+					return errors.New("another process has taken over")
+				case msg.Relation != nil:
+					_, err = tx.Exec(ctx, `INSERT INTO history VALUES ($1, $2, $3)`, msg.Kind.String(), msg.Old(), msg.New())
+				}
+				return err
+			})
+			if err != nil {
 				return err
 			}
+			last = msg.Checkpoint()
 			stream.Ack(msg)
 		}
 		return stream.Err()

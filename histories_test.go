@@ -552,10 +552,12 @@ func TestServerCrashGoesOn(t *testing.T) {
 		"after the last transaction, whose WAL is removed": "0",
 	} {
 		inBothWays(t, slot, func(t *testing.T, next bool) {
+			h, c := newHistory(t, next, pgtest.WithSetting("wal_keep_size", keep))
 			for range 5 {
-				if crashGoesOn(t, next, keep, strings.HasPrefix(slot, "after")) {
+				if crashGoesOn(t, h, c, keep, strings.HasPrefix(slot, "after")) {
 					return
 				}
+				h = h.another(c)
 			}
 			t.Error("the server has always written the slot to disk at the wrong time")
 		})
@@ -563,8 +565,7 @@ func TestServerCrashGoesOn(t *testing.T) {
 }
 
 // crashGoesOn returns false if the server has written the slot to disk at another time than the case wants.
-func crashGoesOn(t *testing.T, next bool, keep string, after bool) bool {
-	h, c := newHistory(t, next, pgtest.WithSetting("wal_keep_size", keep))
+func crashGoesOn(t *testing.T, h *history, c *pgtest.Cluster, keep string, after bool) bool {
 	h.beginsAt(c)
 	insert(t, dbOf(c), 1, 1, 2)
 	h.receives(1, 2)
@@ -591,6 +592,20 @@ func crashGoesOn(t *testing.T, next bool, keep string, after bool) bool {
 	h.leaves()
 	h.goesOnAt(c)
 	return true
+}
+
+// another ends the history, and returns one that begins at the same server.
+func (h *history) another(c *pgtest.Cluster) *history {
+	h.t.Helper()
+	h.stream.Close()
+	db := dbOf(c)
+	db.Wait(h.t, "SELECT NOT active FROM pg_replication_slots")
+	db.Exec(h.t, "TRUNCATE t", "SELECT pg_drop_replication_slot('"+db.Name+"')", "SELECT pg_create_logical_replication_slot('"+db.Name+"', 'pgoutput')")
+	n := &history{t: h.t, name: make(chan *pgtest.Cluster, 1)}
+	if h.target != nil {
+		n.target = &copyOf{}
+	}
+	return n
 }
 
 // A server that took over has no slot. A new one would begin now, with a gap: none is made.
