@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -91,8 +92,8 @@ func (c *Conn) CreateSlot(ctx context.Context, slot NewSlot) (CreatedSlot, error
 
 // DropSlot drops a slot, as the function DropSlot does.
 func (c *Conn) DropSlot(ctx context.Context, name string) error {
-	if !isSlotName(name) {
-		return invalid(notSlotName(name))
+	if !pgsql.IsSlotName(name) {
+		return invalid(pgsql.NotSlotName(name))
 	}
 	return dropSlot(ctx, c.c, name, false)
 }
@@ -109,7 +110,7 @@ func (c *Conn) Exec(ctx context.Context, command string) ([][]string, error) {
 
 // show asks for a setting.
 func show(ctx context.Context, c *session.Conn, name string) (string, error) {
-	rows, err := c.Query(ctx, "SHOW "+quoteName(name))
+	rows, err := c.Query(ctx, "SHOW "+pgsql.Quoted(name))
 	if err == nil && (len(rows) != 1 || len(rows[0]) != 1) {
 		err = errors.New("unexpected answer")
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
 
@@ -149,16 +150,16 @@ func refusedByServer(e *Error, pg *pgconn.PgError, cfg *pgconn.Config) {
 	case state == sqlstate.InvalidPassword:
 		e.Advice = "check user and password"
 	case e.Kind == ErrAuthentication && pg.Routine == "InitializeSessionUserId":
-		e.Advice = fmt.Sprintf("check the user, or CREATE ROLE %s LOGIN REPLICATION", quoteName(cfg.User))
+		e.Advice = fmt.Sprintf("check the user, or CREATE ROLE %s LOGIN REPLICATION", pgsql.Quoted(cfg.User))
 	case e.Kind == ErrAuthentication:
-		e.Advice = fmt.Sprintf("let the user in with a line of pg_hba.conf like: host %s %s <client's address> scram-sha-256", quoteName(cfg.Database), quoteName(cfg.User))
+		e.Advice = fmt.Sprintf("let the user in with a line of pg_hba.conf like: host %s %s <client's address> scram-sha-256", pgsql.Quoted(cfg.Database), pgsql.Quoted(cfg.User))
 		if cfg.TLSConfig == nil {
 			e.Advice += ", or connect with sslmode=require if the server demands TLS"
 		}
 	case state == sqlstate.NoPrivilege && pg.Routine == "CheckMyDatabase":
-		e.Advice = fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", quoteName(cfg.Database), quoteName(cfg.User))
+		e.Advice = fmt.Sprintf("GRANT CONNECT ON DATABASE %s TO %s", pgsql.Quoted(cfg.Database), pgsql.Quoted(cfg.User))
 	case state == sqlstate.NoPrivilege && replication:
-		e.Advice = fmt.Sprintf("ALTER ROLE %s REPLICATION, or grant the role that a managed service has for it", quoteName(cfg.User))
+		e.Advice = fmt.Sprintf("ALTER ROLE %s REPLICATION, or grant the role that a managed service has for it", pgsql.Quoted(cfg.User))
 	case state == sqlstate.InvalidCatalog:
 		e.Advice = "check the database name"
 	case state == sqlstate.TooManyConns && replication:

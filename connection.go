@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/ledger"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
@@ -212,7 +213,7 @@ func (c *connection) checkBusy(ctx context.Context) error {
 	}
 	defer conn.Close(ctx)
 	rows, err := session.Query(ctx, conn, fmt.Sprintf("SELECT coalesce(wait_event_type, ''), coalesce(wait_event, '') FROM pg_catalog.pg_stat_activity "+
-		"WHERE pid = %d AND backend_start::text = %s", c.PID(), quoteLiteral(c.backendStart)))
+		"WHERE pid = %d AND backend_start::text = %s", c.PID(), pgsql.Literal(c.backendStart)))
 	switch {
 	case err != nil:
 		return err

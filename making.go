@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -48,7 +49,7 @@ func (s *Stream) checkAlone(c *connection) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	rows, err := session.Query(ctx, conn, "SELECT slot_name, coalesce(active_pid, 0) FROM pg_catalog.pg_replication_slots WHERE "+s.rivals()+
-		" OR slot_name = "+quoteLiteral(s.cfg.slot))
+		" OR slot_name = "+pgsql.Literal(s.cfg.slot))
 	if err != nil {
 		return pgfail.Failed("look for others that make the slot", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/value"
@@ -307,7 +308,7 @@ type Column struct {
 }
 
 // String returns the table's name, quoted where PostgreSQL wants it quoted.
-func (r *Relation) String() string { return quoteIdent(r.Schema) + "." + quoteIdent(r.Name) }
+func (r *Relation) String() string { return pgsql.Ident(r.Schema) + "." + pgsql.Ident(r.Name) }
 
 // Index returns the index of the column called name, or -1.
 func (r *Relation) Index(name string) int {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -43,14 +44,14 @@ type CreatedSlot struct {
 // validate names everything that is wrong at once.
 func (n *NewSlot) validate() error {
 	var problems []string
-	if !isSlotName(n.Name) {
-		problems = append(problems, notSlotName(n.Name))
+	if !pgsql.IsSlotName(n.Name) {
+		problems = append(problems, pgsql.NotSlotName(n.Name))
 	}
 	for _, p := range []struct {
 		is   bool
 		what string
 	}{
-		{n.Plugin != "" && !isName(n.Plugin), fmt.Sprintf("the plugin %q: not a name of 1 to 63 bytes", n.Plugin)},
+		{n.Plugin != "" && !pgsql.IsName(n.Plugin), fmt.Sprintf("the plugin %q: not a name of 1 to 63 bytes", n.Plugin)},
 		{n.Physical && n.Plugin != "", "a physical slot has no Plugin"},
 		{n.Physical && n.TwoPhase, "a physical slot has no TwoPhase"},
 		{n.Physical && n.Failover, "a physical slot has no Failover"},
@@ -91,7 +92,7 @@ const failoverServer = 17
 // command returns CREATE_REPLICATION_SLOT in the form that PostgreSQL 14 knows as well, if it can be: FAILOVER came later.
 func (n *NewSlot) command() string {
 	var b strings.Builder
-	b.WriteString("CREATE_REPLICATION_SLOT " + quoteName(n.Name))
+	b.WriteString("CREATE_REPLICATION_SLOT " + pgsql.Quoted(n.Name))
 	if n.Temporary {
 		b.WriteString(" TEMPORARY")
 	}
@@ -102,7 +103,7 @@ func (n *NewSlot) command() string {
 		}
 		return b.String()
 	}
-	b.WriteString(" LOGICAL " + quoteName(n.plugin()))
+	b.WriteString(" LOGICAL " + pgsql.Quoted(n.plugin()))
 	if n.Failover {
 		fmt.Fprintf(&b, " (FAILOVER, SNAPSHOT '%s'%s)", []string{"nothing", "export", "use"}[n.Snapshot], []string{"", ", TWO_PHASE"}[btoi(n.TwoPhase)])
 		return b.String()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/walchan/walchan/internal/pgsql"
 )
 
 // Option changes what Subscribe does. Options cannot fail; Subscribe checks them all together and names every wrong one
@@ -252,14 +253,14 @@ func (c *config) validate(streaming bool) error {
 	if _, err := parseConnString(c.connString); err != nil {
 		wrong("%v", err)
 	}
-	if c.slot != "" && !isSlotName(c.slot) {
-		wrong("%s", notSlotName(c.slot))
+	if c.slot != "" && !pgsql.IsSlotName(c.slot) {
+		wrong("%s", pgsql.NotSlotName(c.slot))
 	}
 	if c.createSlot && c.slot == "" {
 		wrong("WithCreateSlot needs WithSlot: a slot without a name is temporary and always made")
 	}
 	switch {
-	case !isName(c.plugin):
+	case !pgsql.IsName(c.plugin):
 		wrong("WithPlugin(%q): not a name of 1 to 63 bytes", c.plugin)
 	case c.plugin != pgoutputPlugin && len(c.publications) > 0:
 		wrong("WithPublication belongs to pgoutput, not to the plugin %s", c.plugin)
@@ -269,12 +270,12 @@ func (c *config) validate(streaming bool) error {
 		wrong("WithPublication is missing: name the publications to stream (EnsurePublication makes one)")
 	}
 	for _, p := range c.publications {
-		if !isName(p) {
+		if !pgsql.IsName(p) {
 			wrong("WithPublication(%q): not a name of 1 to 63 bytes", p)
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(c.pluginArgs)) {
-		if !isName(k) || strings.ContainsRune(c.pluginArgs[k], 0) {
+		if !pgsql.IsName(k) || strings.ContainsRune(c.pluginArgs[k], 0) {
 			wrong("the output plugin's option %q: not a name of 1 to 63 bytes, or a value with a zero byte", k)
 		}
 	}
@@ -334,23 +335,6 @@ func invalid(problems ...string) error {
 	return &Error{Kind: ErrOptions, What: strings.Join(problems, "; ")}
 }
 
-// isSlotName allows what PostgreSQL allows (ReplicationSlotValidateName in src/backend/replication/slot.c).
-func isSlotName(name string) bool {
-	ok := len(name) >= 1 && len(name) <= 63
-	for i := 0; i < len(name); i++ {
-		c := name[i]
-		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_')
-	}
-	return ok
-}
-
-func notSlotName(name string) string {
-	return fmt.Sprintf("%q is not a slot name: use lower-case letters, digits and underscores, 63 at most", name)
-}
-
-// isName says whether PostgreSQL can have a thing of that name (NAMEDATALEN in src/include/pg_config_manual.h).
-func isName(s string) bool { return s != "" && len(s) <= 63 && !strings.ContainsRune(s, 0) }
-
 // startCommand returns the START_REPLICATION command.
 func (c *config) startCommand(slot string, from LSN) string {
 	args := c.pluginArgs
@@ -358,10 +342,10 @@ func (c *config) startCommand(slot string, from LSN) string {
 		args = c.pgoutputArgs()
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "START_REPLICATION SLOT %s LOGICAL %s", quoteName(slot), from)
+	fmt.Fprintf(&b, "START_REPLICATION SLOT %s LOGICAL %s", pgsql.Quoted(slot), from)
 	for i, k := range slices.Sorted(maps.Keys(args)) {
 		b.WriteString([]string{", ", " ("}[btoi(i == 0)])
-		b.WriteString(quoteName(k))
+		b.WriteString(pgsql.Quoted(k))
 		if args[k] != "" {
 			b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
 		}
@@ -371,6 +355,3 @@ func (c *config) startCommand(slot string, from LSN) string {
 	}
 	return b.String()
 }
-
-// quoteName quotes always; the replication grammar has keywords of its own (src/backend/replication/repl_scanner.l).
-func quoteName(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

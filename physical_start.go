@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
@@ -200,7 +201,7 @@ func (s *Stream) checkCluster(lost *connection, system session.System, standby b
 
 func startWALCommand(slot string, from LSN, timeline int32) string {
 	if slot != "" {
-		slot = "SLOT " + quoteName(slot) + " "
+		slot = "SLOT " + pgsql.Quoted(slot) + " "
 	}
 	return fmt.Sprintf("START_REPLICATION %sPHYSICAL %s TIMELINE %d", slot, from, timeline)
 }
@@ -267,7 +268,7 @@ func (s *Stream) preparePhysicalSlot(ctx context.Context, c, lost *connection) (
 func readPhysicalSlot(ctx context.Context, c *connection, name string) (LSN, error) {
 	var kind, restart string
 	if version, _ := c.Version(); version >= 150000 {
-		rows, err := c.Query(ctx, "READ_REPLICATION_SLOT "+quoteName(name))
+		rows, err := c.Query(ctx, "READ_REPLICATION_SLOT "+pgsql.Quoted(name))
 		switch {
 		case sqlstate.Of(err) == sqlstate.FeatureNotSupported:
 			kind = "logical"
@@ -279,7 +280,7 @@ func readPhysicalSlot(ctx context.Context, c *connection, name string) (LSN, err
 			kind, restart = rows[0][0], rows[0][1]
 		}
 	} else {
-		rows, err := c.sql(ctx, "SELECT slot_type, coalesce(restart_lsn::text, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
+		rows, err := c.sql(ctx, "SELECT slot_type, coalesce(restart_lsn::text, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+pgsql.Literal(name))
 		if err != nil {
 			return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
 		}

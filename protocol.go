@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/txn"
 )
 
@@ -15,7 +16,7 @@ import (
 func (c *config) pgoutputArgs() map[string]string {
 	names := make([]string, len(c.publications))
 	for i, p := range c.publications {
-		names[i] = quoteName(p)
+		names[i] = pgsql.Quoted(p)
 	}
 	args := map[string]string{"publication_names": strings.Join(names, ","), "messages": "true"}
 	for _, s := range switches {

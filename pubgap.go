@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
@@ -67,7 +68,7 @@ func recovery(slot string, version int) string {
 	}
 	return fmt.Sprintf("stream the other publications up to where it was made (WithUntil), or without others move the slot there "+
 		"(SELECT pg_replication_slot_advance(%s, …)), then Subscribe with all; if that position is not known, take pg_current_wal_lsn(), "+
-		"and read the rows of its tables (ReadRows)", quoteLiteral(slot))
+		"and read the rows of its tables (ReadRows)", pgsql.Literal(slot))
 }
 
 // missingPublications names the publications that do not exist now.

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
@@ -49,7 +50,7 @@ func EnsurePublicationForAllTables(ctx context.Context, connString, name string)
 }
 
 func publicationProblems(name string) []string {
-	if isName(name) {
+	if pgsql.IsName(name) {
 		return nil
 	}
 	return []string{fmt.Sprintf("publication %q: not a name of 1 to 63 bytes", name)}
@@ -75,12 +76,12 @@ func ensurePublication(ctx context.Context, connString string, ensure func(*pgco
 }
 
 func ensureAllTables(ctx context.Context, conn *pgconn.PgConn, name string) error {
-	rows, err := session.Query(ctx, conn, "SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = "+quoteLiteral(name))
+	rows, err := session.Query(ctx, conn, "SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = "+pgsql.Literal(name))
 	switch {
 	case err != nil:
 		return pgfail.Failed(fmt.Sprintf("look up publication %q", name), err)
 	case len(rows) == 0:
-		return define(ctx, conn, name, "CREATE PUBLICATION "+quoteName(name)+" FOR ALL TABLES")
+		return define(ctx, conn, name, "CREATE PUBLICATION "+pgsql.Quoted(name)+" FOR ALL TABLES")
 	case rows[0][0] == "t":
 		return nil
 	}
@@ -94,9 +95,9 @@ func ensureTables(ctx context.Context, conn *pgconn.PgConn, name string, tables 
 	case err != nil:
 		return err
 	case !exists:
-		return define(ctx, conn, name, "CREATE PUBLICATION "+quoteName(name)+" FOR TABLE "+strings.Join(missing, ", "))
+		return define(ctx, conn, name, "CREATE PUBLICATION "+pgsql.Quoted(name)+" FOR TABLE "+strings.Join(missing, ", "))
 	case len(missing) > 0:
-		return define(ctx, conn, name, "ALTER PUBLICATION "+quoteName(name)+" ADD TABLE "+strings.Join(missing, ", "))
+		return define(ctx, conn, name, "ALTER PUBLICATION "+pgsql.Quoted(name)+" ADD TABLE "+strings.Join(missing, ", "))
 	}
 	return nil
 }
@@ -107,7 +108,7 @@ func ensureTables(ctx context.Context, conn *pgconn.PgConn, name string, tables 
 func missingTables(ctx context.Context, conn *pgconn.PgConn, name string, tables []string) (exists bool, missing []string, err error) {
 	literals := make([]string, len(tables))
 	for i, t := range tables {
-		literals[i] = quoteLiteral(t)
+		literals[i] = pgsql.Literal(t)
 	}
 	rows, err := session.Query(ctx, conn, `SELECT t.nr, CASE WHEN c.oid IS NOT NULL THEN pg_catalog.format('%I.%I', n.nspname, c.relname) END, p.oid,
 		coalesce(p.puballtables, false)
@@ -116,7 +117,7 @@ func missingTables(ctx context.Context, conn *pgconn.PgConn, name string, tables
 		FROM pg_catalog.unnest(ARRAY[`+strings.Join(literals, ", ")+`]::text[]) WITH ORDINALITY t(name, nr)
 		LEFT JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(t.name)
 		LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		LEFT JOIN pg_catalog.pg_publication p ON p.pubname = `+quoteLiteral(name)+` ORDER BY t.nr`)
+		LEFT JOIN pg_catalog.pg_publication p ON p.pubname = `+pgsql.Literal(name)+` ORDER BY t.nr`)
 	switch sqlstate.Of(err) {
 	case sqlstate.InvalidName, sqlstate.SyntaxError, sqlstate.FeatureNotSupported: // not a name, says to_regclass before version 16
 		return false, nil, missingTable(" among "+strings.Join(literals, ", "), err)
@@ -172,7 +173,7 @@ func checkPublications(ctx context.Context, c *session.Conn, names []string) err
 	}
 	quoted := make([]string, len(names))
 	for i, n := range names {
-		quoted[i] = quoteLiteral(n)
+		quoted[i] = pgsql.Literal(n)
 	}
 	rows, err := c.Query(ctx, "SELECT pubname FROM pg_catalog.pg_publication WHERE pubname IN ("+strings.Join(quoted, ", ")+")")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -38,7 +39,7 @@ func publishedTables(ctx context.Context, c *session.Conn, version int, names []
 			JOIN pg_catalog.pg_namespace n ON n.nspname = v.schemaname
 			JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.tablename
 			CROSS JOIN LATERAL (SELECT `+lists+`) x(attnames, rowfilter)
-			WHERE v.pubname IN (`+quoteLiterals(names)+`))
+			WHERE v.pubname IN (`+pgsql.Literals(names)+`))
 		SELECT oid, nspname, relname, relkind, relreplident, visible, coalesce(pg_catalog.to_json(attnames)::text, '[]'), rowfilter
 		FROM v WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(v.oid) a JOIN v w ON w.oid = a.relid WHERE a.relid <> v.oid)
 		ORDER BY nspname COLLATE "C", relname COLLATE "C", pubname COLLATE "C"`)
@@ -76,20 +77,12 @@ func publishedTables(ctx context.Context, c *session.Conn, version int, names []
 
 // publicationRows asks for all that the catalogue has of publications.
 func publicationRows(version int, names []string) string {
-	which := "pg_catalog.pg_publication p WHERE p.pubname IN (" + quoteLiterals(names) + ")"
+	which := "pg_catalog.pg_publication p WHERE p.pubname IN (" + pgsql.Literals(names) + ")"
 	sql := "SELECT p::text FROM " + which + " UNION ALL SELECT r::text FROM pg_catalog.pg_publication_rel r, " + which + " AND r.prpubid = p.oid"
 	if version >= 150000 {
 		sql += " UNION ALL SELECT n::text FROM pg_catalog.pg_publication_namespace n, " + which + " AND n.pnpubid = p.oid"
 	}
 	return sql + " ORDER BY 1"
-}
-
-func quoteLiterals(values []string) string {
-	quoted := make([]string, len(values))
-	for i, v := range values {
-		quoted[i] = quoteLiteral(v)
-	}
-	return strings.Join(quoted, ", ")
 }
 
 // choose returns the tables that are named, with the columns and conditions of the first choice that names them.
@@ -101,8 +94,8 @@ func choose(ctx context.Context, c *session.Conn, all []*published, choices []Sn
 	var chosen []*published
 	for _, t := range all {
 		for i, choice := range choices {
-			pattern, _ := parsePattern(choice.Name) // validate has seen it
-			if !pattern.matches(t) {
+			pattern, _ := pgsql.ParsePattern(choice.Name) // validate has seen it
+			if !pattern.Matches(t.rel.Schema, t.rel.Name, t.visible) {
 				continue
 			}
 			used[i] = true
@@ -131,7 +124,7 @@ func (t *published) narrow(choice SnapshotTable) error {
 	if choice.Columns != nil {
 		for _, name := range choice.Columns {
 			if !slices.Contains(t.columns, name) {
-				return &Error{Kind: ErrPublication, What: fmt.Sprintf("column %s of %s, which is asked for, is not published", quoteIdent(name), t.rel),
+				return &Error{Kind: ErrPublication, What: fmt.Sprintf("column %s of %s, which is asked for, is not published", pgsql.Ident(name), t.rel),
 					Advice: "correct SnapshotTable.Columns, or alter the publication's column list"}
 			}
 		}
@@ -152,7 +145,7 @@ func unpublished(ctx context.Context, c *session.Conn, names []string) error {
 	e := &Error{Kind: ErrTableMissing, Advice: "add them to a publication of the stream, or correct the names"}
 	var what []string
 	for _, name := range names {
-		rows, err := c.Query(ctx, "SAVEPOINT s; SELECT relkind, relpersistence FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass("+quoteLiteral(name)+")")
+		rows, err := c.Query(ctx, "SAVEPOINT s; SELECT relkind, relpersistence FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass("+pgsql.Literal(name)+")")
 		if err != nil { // no name, says to_regclass before version 16
 			_, err = c.Query(ctx, "ROLLBACK TO s")
 		}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/pgsql"
 )
 
 // piece is some rows.
@@ -98,7 +99,7 @@ func (x *tableReading) proceed(p *piece, full bool) {
 func (x *tableReading) query() string {
 	key := make([]string, len(x.key))
 	for i, name := range x.key {
-		key[i] = quoteName(name)
+		key[i] = pgsql.Quoted(name)
 	}
 	var conditions []string
 	if x.src.where != "" {
@@ -128,7 +129,7 @@ func (x *tableReading) query() string {
 
 // tupleOf writes values as SQL has them, of the types of what they are compared with.
 func tupleOf(values []string) string {
-	return "(" + quoteLiterals(values) + ")"
+	return "(" + pgsql.Literals(values) + ")"
 }
 
 // keyOf is the key of a row: no value has a zero byte.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -116,7 +117,7 @@ func (x *tableReading) validate(table SnapshotTable) error {
 	case !isOn(cfg.pgoutputArgs()["messages"]):
 		problems = append(problems, `ReadRows needs the messages that WithPluginOption("messages", …) switches off`)
 	}
-	if _, err := parsePattern(table.Name); err != nil {
+	if _, err := pgsql.ParsePattern(table.Name); err != nil {
 		problems = append(problems, "ReadRows: "+err.Error())
 	}
 	return invalid(problems...)
@@ -228,7 +229,7 @@ func (x *tableReading) read(ctx context.Context, table SnapshotTable) error {
 		}
 		p := x.pending
 		// Once more, if the connection broke: a mark without its piece does nothing.
-		if _, err := x.conn.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", quoteLiteral(readRowsPrefix), quoteLiteral(p.mark))); err != nil {
+		if _, err := x.conn.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", pgsql.Literal(readRowsPrefix), pgsql.Literal(p.mark))); err != nil {
 			return pgfail.Failed("write a mark into the log", err)
 		}
 		if err := x.await(ctx, p); err != nil {

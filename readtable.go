@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 )
 
 // describe finds the table and its key, again when it was altered.
@@ -101,7 +102,7 @@ func (x *tableReading) shapeOf(ctx context.Context, rel *Relation) (shape string
 			(SELECT pg_catalog.string_agg(i::text, ',' ORDER BY i.indexrelid) FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)),
 			(SELECT pg_catalog.string_agg(r::text, ',' ORDER BY r.oid) FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = c.oid)),
 		EXISTS (SELECT FROM %[3]s AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid))
-		FROM pg_catalog.pg_class c WHERE c.oid = %[1]d`, rel.OID, quoteLiteral(rel.String()), leavesOf(rel.OID)))
+		FROM pg_catalog.pg_class c WHERE c.oid = %[1]d`, rel.OID, pgsql.Literal(rel.String()), leavesOf(rel.OID)))
 	switch {
 	case err != nil:
 		return "", false, pgfail.Failed("look whether the table was altered", err)

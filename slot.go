@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
 
@@ -21,7 +22,7 @@ type slotRow struct {
 
 func readSlot(ctx context.Context, query func(context.Context, string) ([][]string, error), name string) (*slotRow, error) {
 	rows, err := query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), temporary, coalesce(active_pid, 0), "+
-		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''), two_phase FROM pg_catalog.pg_replication_slots WHERE slot_name = "+quoteLiteral(name))
+		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''), two_phase FROM pg_catalog.pg_replication_slots WHERE slot_name = "+pgsql.Literal(name))
 	if err != nil {
 		return nil, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
 	}
@@ -98,7 +99,7 @@ func (s *Stream) checkSwitch(slot LSN) error {
 // terminate ends the walsender of a lost connection, which may wait for us for long.
 func (s *Stream) terminate(ctx context.Context, c, lost *connection) error {
 	_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %d AND backend_start::text = %s",
-		lost.PID(), quoteLiteral(lost.backendStart)))
+		lost.PID(), pgsql.Literal(lost.backendStart)))
 	if err != nil {
 		return pgfail.Failed(fmt.Sprintf("terminate our old walsender (PID %d)", lost.PID()), err)
 	}

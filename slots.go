@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
@@ -173,7 +174,7 @@ func manage(ctx context.Context, connString, name string, opts ...Option) (*conn
 	cfg := newConfig(opts)
 	cfg.connString, cfg.slot = connString, name
 	if name == "" {
-		return nil, nil, invalid(notSlotName(name))
+		return nil, nil, invalid(pgsql.NotSlotName(name))
 	}
 	if err := cfg.validate(false); err != nil {
 		return nil, nil, err
@@ -231,7 +232,7 @@ func unpreparedServer(ctx context.Context, c *session.Conn, e *Error) error {
 }
 
 func dropSlot(ctx context.Context, c *connection, name string, wait bool) error {
-	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(name)+[]string{"", " WAIT"}[btoi(wait)])
+	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+pgsql.Quoted(name)+[]string{"", " WAIT"}[btoi(wait)])
 	switch sqlstate.Of(err) {
 	case sqlstate.UndefinedObject:
 		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -139,7 +140,7 @@ func columnTypes(tables []*published) (all []uint32) {
 func (t *published) source(binary bool) *source {
 	src := &source{rel: t.rel, where: t.where, generated: t.generated}
 	for i, col := range t.rel.Columns {
-		name := quoteName(col.Name)
+		name := pgsql.Quoted(col.Name)
 		if binary && !t.binary[i] {
 			name += "::pg_catalog.text" // as pgoutput does with a type that has no binary format
 			if src.text == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
@@ -250,7 +251,7 @@ func (c *connection) share(ctx context.Context, name string) (*session.Conn, err
 
 // join begins a transaction that sees the snapshot.
 func join(ctx context.Context, conn *session.Conn, name string) error {
-	_, err := conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+quoteLiteral(name))
+	_, err := conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+pgsql.Literal(name))
 	if err == nil {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
@@ -121,10 +122,10 @@ func (c *config) snapshotProblems() (problems []string) {
 		wrong("WithSnapshot needs WithPublication: it reads the tables of the publications")
 	}
 	for _, t := range c.snapshot.choices {
-		if _, err := parsePattern(t.Name); err != nil {
+		if _, err := pgsql.ParsePattern(t.Name); err != nil {
 			wrong("WithSnapshot: %v", err)
 		}
-		if strings.ContainsRune(t.Where, 0) || slices.ContainsFunc(t.Columns, func(c string) bool { return !isName(c) }) {
+		if strings.ContainsRune(t.Where, 0) || slices.ContainsFunc(t.Columns, func(c string) bool { return !pgsql.IsName(c) }) {
 			wrong("WithSnapshot: a column of %s is not a name of 1 to 63 bytes, or its condition has a zero byte", t.Name)
 		}
 	}
@@ -442,14 +443,14 @@ func (s *Stream) keepSlot(c *connection) error {
 	s.ledger.Begin(p.from)
 	s.ledger.Start(begun)
 	if s.cfg.slot != "" {
-		_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", quoteLiteral(p.slot), quoteLiteral(s.cfg.slot)))
+		_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", pgsql.Literal(p.slot), pgsql.Literal(s.cfg.slot)))
 		if err != nil {
 			return p.copyError(ctx, c, s.cfg.slot, err)
 		}
 		if err := s.setFailover(ctx, c); err != nil {
 			return err
 		}
-		if _, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+quoteName(p.slot)); err != nil {
+		if _, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+pgsql.Quoted(p.slot)); err != nil {
 			return pgfail.Failed("drop the temporary slot", err)
 		}
 	}
@@ -461,7 +462,7 @@ func (s *Stream) setFailover(ctx context.Context, c *connection) error {
 	if !s.cfg.failover || s.snapshots.kept == 0 {
 		return nil
 	}
-	if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+quoteName(s.cfg.slot)+" (FAILOVER true)"); err != nil {
+	if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+pgsql.Quoted(s.cfg.slot)+" (FAILOVER true)"); err != nil {
 		return pgfail.Failed("set the slot's failover", err)
 	}
 	return nil

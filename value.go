@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/value"
 )
 
@@ -35,7 +36,7 @@ type ColumnError struct {
 }
 
 func (e *ColumnError) Error() string {
-	return fmt.Sprintf("column %s of %s (%s): %s", quoteIdent(e.Column), e.Table, e.Type, e.Reason)
+	return fmt.Sprintf("column %s of %s (%s): %s", pgsql.Ident(e.Column), e.Table, e.Type, e.Reason)
 }
 
 // Unwrap returns Err.
@@ -90,7 +91,7 @@ func (r Row) Value(name string) (any, error) {
 	}
 	i := r.rel.Index(name)
 	if i < 0 {
-		return nil, fmt.Errorf("%s has no column %s", r.rel, quoteIdent(name))
+		return nil, fmt.Errorf("%s has no column %s", r.rel, pgsql.Ident(name))
 	}
 	return r.ValueAt(i)
 }

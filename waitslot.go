@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/walchan/walchan/internal/pgsql"
 )
 
 // Waiting for a slot that another client streams from (WithWaitForSlot). The server tells nobody that a slot is free, so the catalogue is
@@ -94,7 +96,7 @@ func (s *Stream) lookForHolder(c *connection) (h slotHolder, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, awaitTimeout)
 	defer cancel()
 	rows, err := c.Query(ctx, "SELECT coalesce(s.active_pid::text, ''), coalesce(a.application_name, ''), coalesce(a.client_addr::text, '') "+
-		"FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = "+quoteLiteral(s.source.Slot)+
+		"FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = "+pgsql.Literal(s.source.Slot)+
 		" OR "+s.rivals()+" ORDER BY s.active_pid LIMIT 1") // the one in use first
 	if err != nil || len(rows) == 0 { // it was dropped
 		return h, err

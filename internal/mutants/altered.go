@@ -19,7 +19,7 @@ func init() {
 		{"the target's own encoding", "SET client_encoding = 'UTF8'; ", "", "TestTargetOfAnotherEncoding"},
 		{"a commit that is not on the disk", " WHERE current_setting('synchronous_commit') = 'off'", " WHERE false", "TestTargetWithoutSynchronousCommit"},
 		{"a target that has lost changes is gone on with", "SELECT 1 / count(*) FROM stored`\n	keepPlace", "SELECT 1 FROM (SELECT count(*) FROM stored) n`\n	keepPlace", "TestTargetThatHasLost"},
-		{"rows of a snapshot that is void stay", "s.cfg.empty && !snapshot.Among {", "s.cfg.empty && snapshot.Attempt == 1 {", "TestSnapshotThatStartsOver"},
+		{"rows of a snapshot that is void stay", "		case s.cfg.empty:\n", "		case s.cfg.empty && snapshot.Attempt == 1:\n", "TestSnapshotThatStartsOver"},
 		{"a key that cannot be moved stays where it was", "		if c.fixed && row", "		if false && row", "TestKeysOfTheTarget"},
 	}...)
 }

@@ -1,4 +1,4 @@
-package walchan
+package pgsql
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 // pattern is the name of a table in which * stands for any characters.
 type pattern struct{ schema, name string } // schema "": what the search_path finds
 
-// parsePattern reads a name as in SQL, with *: outside of quotes capital letters are small ones.
-func parsePattern(s string) (pattern, error) {
+// ParsePattern reads a name as in SQL, with *: outside of quotes capital letters are small ones.
+func ParsePattern(s string) (pattern, error) {
 	var parts []string
 	var part strings.Builder
 	quoted := false
@@ -45,12 +45,13 @@ func parsePattern(s string) (pattern, error) {
 // wildcard is * in a pattern. No name has it.
 const wildcard = 0
 
-func (p pattern) matches(t *published) bool {
+// Matches says whether it is the name of a table. visible says that the search_path finds the table.
+func (p pattern) Matches(schema, name string, visible bool) bool {
 	if p.schema == "" {
 		// * alone means all that there are.
-		return (t.visible || p.name == string(rune(wildcard))) && like(p.name, t.rel.Name)
+		return (visible || p.name == string(rune(wildcard))) && like(p.name, name)
 	}
-	return like(p.schema, t.rel.Schema) && like(p.name, t.rel.Name)
+	return like(p.schema, schema) && like(p.name, name)
 }
 
 // like says whether a name is as the pattern says.
