@@ -8,6 +8,7 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 )
 
 // Conn is a replication connection for single commands, not for streaming: to a database (Connect) or to the whole cluster
@@ -95,7 +96,7 @@ func (c *Conn) DropSlot(ctx context.Context, name string) error {
 	if !pgsql.IsSlotName(name) {
 		return invalid(pgsql.NotSlotName(name))
 	}
-	return dropSlot(ctx, c.c, name, false)
+	return slots.Drop(ctx, c.c.Conn, c.c.sql, name, false)
 }
 
 // Exec runs any command of the replication protocol, or SQL unless the connection is physical, and returns its rows as text;

@@ -12,6 +12,7 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 )
 
 // How a stream begins behind a checkpoint.
@@ -23,7 +24,7 @@ import (
 // beginAnew decides what a missing slot means.
 func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
 	name := s.source.Slot
-	slot, err := readSlot(ctx, c.Query, name)
+	slot, err := slots.Read(ctx, c.Query, name)
 	if err != nil || slot != nil {
 		return err
 	}
@@ -32,7 +33,7 @@ func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
 		return err
 	}
 	s.given = cp
-	if slot, err = readSlot(s.ctx, c.Query, name); err != nil || slot != nil {
+	if slot, err = slots.Read(s.ctx, c.Query, name); err != nil || slot != nil {
 		return err // another process has made it meanwhile
 	}
 	if err := s.checkSource(cp); err != nil {
@@ -48,7 +49,7 @@ func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
 			Advice: "what was changed since then is gone: copy the tables again (SubscribeAnew, with WithSnapshot); if the target needs nothing of it, " +
 				"delete the checkpoint to begin now"}
 	case !snapshot && !s.cfg.createSlot:
-		return missingSlot(name, nil)
+		return slots.Missing(name, nil)
 	}
 	s.snapshots.due, s.snapshots.bare = true, !snapshot
 	return nil
@@ -278,7 +279,7 @@ func (cfg *config) dropLost(ctx context.Context, lost Checkpoint) (bool, error) 
 			cfg.log.Info("another checkpoint is stored than the one that is given up: the stream goes on", "slot", cfg.slot, "stored", stored, "lost", lost)
 			return false, nil
 		}
-		switch err := dropSlot(ctx, c, cfg.slot, false); {
+		switch err := slots.Drop(ctx, c.Conn, c.sql, cfg.slot, false); {
 		case errors.Is(err, ErrSlotActive):
 			if !waiting {
 				cfg.log.Info("waiting for the slot, to drop it and begin anew", "slot", cfg.slot, "error", err)

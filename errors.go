@@ -6,6 +6,7 @@ import (
 	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
 	"github.com/walchan/walchan/walerr"
 )
@@ -75,7 +76,7 @@ func (s *Stream) streamError(err error) error {
 	case pg.Code == sqlstate.UndefinedFile && s.cfg.physical:
 		return s.removed(err)
 	case pg.Code == sqlstate.UndefinedFile: // WalSndSegmentOpen in src/backend/replication/walsender.c
-		return invalidated(s.source.Slot, "wal_removed", err)
+		return slots.Invalidated(s.source.Slot, "wal_removed", err)
 	}
 	e := pgfail.Failed("the server ended the stream", err)
 	switch {

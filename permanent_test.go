@@ -16,6 +16,7 @@ import (
 	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 )
 
 func serverError(state string) error {
@@ -34,7 +35,7 @@ func TestIsPermanent(t *testing.T) {
 		&net.DNSError{IsNotFound: true}, session.ErrServerStopped, errors.New("what nobody knows"), errAgain,
 		&Error{Kind: ErrServerDown, Err: serverError("0A000")}, // of a standby, which may be promoted
 		&Error{Kind: ErrServer, Err: serverError("XX000")},
-		inRecovery("it", serverError("0A000")),
+		slots.InRecovery("it", serverError("0A000")),
 	}
 	permanent := []error{
 		ErrOptions, ErrServerVersion, ErrAuthentication, ErrPermission, ErrDatabaseMissing, ErrWALLevel,
@@ -42,7 +43,7 @@ func TestIsPermanent(t *testing.T) {
 		ErrPublicationMissing, ErrPublication, ErrTableMissing, ErrPluginMissing, ErrPluginOption, ErrProtocol, ErrClosed,
 		serverError("42704"), serverError("58P01"), serverError("28000"), serverError("28P01"), serverError("42501"),
 		serverError("3D000"), serverError("57P04"), serverError("0A000"),
-		invalid("it"), invalidated("s", "wal_removed", serverError("55000")), missingSlot("s", nil),
+		invalid("it"), slots.Invalidated("s", "wal_removed", serverError("55000")), slots.Missing("s", nil),
 		&Error{Kind: ErrSlotLost, Err: &Error{Kind: ErrUnreachable, Err: io.EOF}},
 		&Error{Kind: ErrServer, Err: serverError("0A000")},
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
 
@@ -252,7 +253,7 @@ func (s *Stream) preparePhysicalSlot(ctx context.Context, c, lost *connection) (
 	case !errors.Is(err, ErrSlotMissing):
 		return restart, err
 	case lost != nil && c.standby && !lost.standby:
-		return 0, inRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
+		return 0, slots.InRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
 	case lost != nil || !s.cfg.createSlot:
 		return 0, err
 	}
@@ -348,7 +349,7 @@ func (f *walFeed) locate(system session.System, history string, standby bool) er
 	case f.at <= system.Flushed:
 		return nil
 	case standby:
-		return inRecovery(what, nil)
+		return slots.InRecovery(what, nil)
 	default:
 		return diverged("%s", what)
 	}
@@ -372,11 +373,11 @@ func (s *Stream) physicalError(ctx context.Context, c *connection, err error) er
 	name := s.cfg.slot
 	switch state := sqlstate.Of(err); {
 	case state == sqlstate.ObjectInUse:
-		return activeSlot(ctx, c.sql, name, err)
+		return slots.Active(ctx, c.sql, name, err)
 	case state == sqlstate.UndefinedObject:
 		return missingPhysicalSlot(name, err)
 	case state == sqlstate.NotPrerequisite && name != "": // a lost slot, from PostgreSQL 18 on
-		if slot, lookErr := readSlot(ctx, c.sql, name); lookErr == nil && slot != nil && slot.walStatus == "lost" {
+		if slot, lookErr := slots.Read(ctx, c.sql, name); lookErr == nil && slot != nil && slot.WALStatus == "lost" {
 			return walRemoved(err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/txn"
 )
 
@@ -171,8 +172,8 @@ func tooOld(missing []string, text string) error {
 // checkTwoPhase fails if the slot would send prepared transactions that are not asked for: pgoutput of PostgreSQL 15 and later
 // does so once the slot has two-phase on, whatever it is told when a stream begins (CreateDecodingContext in
 // src/backend/replication/logical/logical.c).
-func (c *config) checkTwoPhase(slot *slotRow, name string, version int) error {
-	if !slot.twoPhase || c.plugin != pgoutputPlugin || c.isTwoPhase() || version/10000 == 14 {
+func (c *config) checkTwoPhase(slot *slots.Row, name string, version int) error {
+	if !slot.TwoPhase || c.plugin != pgoutputPlugin || c.isTwoPhase() || version/10000 == 14 {
 		return nil
 	}
 	return &Error{Kind: ErrSlotMismatch, What: fmt.Sprintf("slot %q has two-phase on: it sends transactions that are prepared and may not be committed", name),

@@ -14,6 +14,7 @@ import (
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/walrecord"
 )
 
@@ -101,10 +102,10 @@ func (f *changes) absent(s *Stream, t *trial) error {
 func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) error {
 	same := p.Started != 0 && p.Started == c.origin.Started
 	var side *pgconn.PgConn
-	var slot *slotRow
+	var slot *slots.Row
 	err := s.meanwhile(c, func() (err error) {
 		if side, err = c.beside(ctx, same); err == nil {
-			slot, err = readSlot(ctx, querier(side), s.source.Slot)
+			slot, err = slots.Read(ctx, querier(side), s.source.Slot)
 		}
 		return err
 	})
@@ -117,11 +118,11 @@ func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) 
 	case slot == nil:
 		return s.missingSlot(nil)
 	}
-	if slot.confirmed > p.bound {
-		return s.moved(p, slot.confirmed)
+	if slot.Confirmed > p.bound {
+		return s.moved(p, slot.Confirmed)
 	}
-	c.told, c.limit, s.known, s.told = slot.confirmed, slot.confirmed, slot.confirmed, p.bound
-	c.from = max(start, slot.confirmed)
+	c.told, c.limit, s.known, s.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.bound
+	c.from = max(start, slot.Confirmed)
 	c.received = max(c.received, c.from)
 	f, _ := s.feed.(*changes)
 	if f != nil {
@@ -150,7 +151,7 @@ func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) 
 		return s.differs(p.Point, answer.by)
 	case answer.is == yes:
 		s.accept(c, answer.by)
-	case p.stands(slot.confirmed):
+	case p.stands(slot.Confirmed):
 		s.accept(c, "the slot stands where this consumer left it")
 	case s.cfg.proof == proofRequired:
 		what := fmt.Sprintf("nothing proves that the server has transaction %d, which was committed at %s and delivered", p.XID, p.Commit)
@@ -355,7 +356,7 @@ func refused(err error) error {
 	case !errors.As(err, &r):
 		return err
 	case r.Passing:
-		return inRecovery(r.Text, nil)
+		return slots.InRecovery(r.Text, nil)
 	}
 	return diverged(r.Text)
 }

@@ -404,8 +404,3 @@ func parseGUCTime(s string) time.Duration {
 		"h": time.Hour, "d": 24 * time.Hour}[s[len(n):]]
 	return time.Duration(v) * unit
 }
-
-// inRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
-func inRecovery(what string, err error) error {
-	return &Error{Kind: ErrServerDown, What: "the server is in recovery: " + what, Err: err, Advice: "wait for it to catch up or to be promoted, or connect to the primary"}
-}

@@ -3,13 +3,12 @@ package walchan
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
-	"github.com/walchan/walchan/internal/sqlstate"
+	"github.com/walchan/walchan/internal/slots"
 )
 
 // Slot is a replication slot as the server has it: a row of pg_replication_slots. What an older server does not know is the
@@ -140,7 +139,7 @@ func DropSlot(ctx context.Context, connString, name string) error {
 		return err
 	}
 	defer c.Close()
-	return dropSlot(ctx, c, name, false)
+	return slots.Drop(ctx, c.Conn, c.sql, name, false)
 }
 
 // DropSlotWait is DropSlot, but of a slot that is in use it waits until it no longer is: until ctx ends, if need be. A consumer
@@ -151,7 +150,7 @@ func DropSlotWait(ctx context.Context, connString, name string) error {
 		return err
 	}
 	defer c.Close()
-	return dropSlot(ctx, c, name, true)
+	return slots.Drop(ctx, c.Conn, c.sql, name, true)
 }
 
 // CreatePhysicalSlot makes a permanent physical replication slot. From now on the server keeps WAL for it, from its last
@@ -187,72 +186,4 @@ func manage(ctx context.Context, connString, name string, opts ...Option) (*conn
 func createLogical(ctx context.Context, c *connection, name string, cfg *config, temporary bool) (LSN, error) {
 	slot, err := createSlot(ctx, c, cfg, NewSlot{Name: name, Plugin: cfg.plugin, Temporary: temporary, TwoPhase: cfg.isTwoPhase(), Failover: cfg.failover})
 	return slot.Start, err
-}
-
-// createError translates the refusal of CREATE_REPLICATION_SLOT.
-func createError(ctx context.Context, c *session.Conn, name, plugin string, err error) error {
-	e := pgfail.Failed(fmt.Sprintf("create slot %q", name), err)
-	switch state := sqlstate.Of(err); {
-	case ctx.Err() != nil:
-		e.Advice = "it waits for the transactions that are running (xact_start in pg_stat_activity): give it more time"
-	case state == sqlstate.DuplicateObject:
-		e.Kind, e.Advice = ErrSlotExists, "use it, choose another name, or drop it first"
-	case state == sqlstate.ConfigLimit:
-		e.Kind, e.Advice = ErrNoFreeSlot, "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"
-	case state == sqlstate.UndefinedFile, state == sqlstate.Internal && sqlstate.Error(err).Routine == "LoadOutputPlugin":
-		return missingPlugin(plugin, err)
-	case state == sqlstate.NotPrerequisite, state == sqlstate.FeatureNotSupported:
-		return unpreparedServer(ctx, c, e)
-	}
-	return e
-}
-
-func missingPlugin(plugin string, err error) error {
-	return &Error{Kind: ErrPluginMissing, What: fmt.Sprintf("no output plugin %q on the server", plugin), Err: err,
-		Advice: "install it there, or use another (pgoutput and test_decoding come with PostgreSQL)"}
-}
-
-// unpreparedServer looks at the server for why it makes no slot, which its SQLSTATE leaves open.
-func unpreparedServer(ctx context.Context, c *session.Conn, e *Error) error {
-	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('max_replication_slots'), pg_catalog.pg_is_in_recovery()")
-	if err != nil || len(rows) != 1 {
-		return e
-	}
-	level, slots, recovery := rows[0][0], rows[0][1], rows[0][2]
-	switch {
-	case level != "logical":
-		return &Error{Kind: ErrWALLevel, What: "wal_level is " + level, Err: e.Err,
-			Advice: "ALTER SYSTEM SET wal_level = logical (a managed service has a parameter for it), and restart the server"}
-	case slots == "0":
-		return &Error{Kind: ErrNoFreeSlot, What: "max_replication_slots is 0", Err: e.Err, Advice: "raise it, and restart the server"}
-	case recovery == "t":
-		return inRecovery(e.What, e.Err)
-	}
-	return e
-}
-
-func dropSlot(ctx context.Context, c *connection, name string, wait bool) error {
-	_, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+pgsql.Quoted(name)+[]string{"", " WAIT"}[btoi(wait)])
-	switch sqlstate.Of(err) {
-	case sqlstate.UndefinedObject:
-		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}
-	case sqlstate.ObjectInUse:
-		return activeSlot(ctx, c.sql, name, err)
-	}
-	if err != nil {
-		return pgfail.Failed(fmt.Sprintf("drop slot %q", name), err)
-	}
-	return nil
-}
-
-// activeSlot is the refusal of a slot that is in use. By whom stands in the server's message, in its language; in the
-// catalogue it may have changed.
-func activeSlot(ctx context.Context, query func(context.Context, string) ([][]string, error), name string, err error) error {
-	e := &Error{Kind: ErrSlotActive, What: fmt.Sprintf("slot %q is in use", name), Err: err, Advice: "try again"}
-	if slot, err := readSlot(ctx, query, name); err == nil && slot != nil && slot.activePID != 0 {
-		e.PID = slot.activePID
-		e.What += fmt.Sprintf(" by PID %d", e.PID)
-		e.Advice = fmt.Sprintf("wait until it is free (WithWaitForSlot), end that client (see pg_stat_replication; SELECT pg_terminate_backend(%d)), or use another slot", e.PID)
-	}
-	return e
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
 
@@ -154,12 +155,12 @@ const checkEvery = time.Second
 // openSnapshot begins an attempt, unless the slot exists: then it returns false, and the stream goes on from that.
 func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session.System) (bool, error) {
 	if s.cfg.slot != "" {
-		slot, err := readSlot(ctx, c.Query, s.cfg.slot)
+		slot, err := slots.Read(ctx, c.Query, s.cfg.slot)
 		switch {
 		case err != nil:
 			return false, err
 		case slot != nil && s.snapshots.attempt == 0 && s.cfg.createSlot,
-			slot != nil && s.snapshots.kept != 0 && slot.confirmed == s.snapshots.kept: // it was kept, and the answer was lost
+			slot != nil && s.snapshots.kept != 0 && slot.Confirmed == s.snapshots.kept: // it was kept, and the answer was lost
 			s.snapshots.due = false
 			return false, s.setFailover(ctx, c)
 		case slot != nil:
@@ -473,11 +474,11 @@ func (p *snapshot) copyError(ctx context.Context, c *connection, name string, er
 		return pgfail.Failed("make the slot", err)
 	}
 	if sqlstate.Of(err) == sqlstate.NotPrerequisite {
-		if slot, lookErr := readSlot(ctx, c.Query, p.slot); lookErr == nil && slot != nil && slot.walStatus == "lost" {
-			return invalidated(p.slot, "", err)
+		if slot, lookErr := slots.Read(ctx, c.Query, p.slot); lookErr == nil && slot != nil && slot.WALStatus == "lost" {
+			return slots.Invalidated(p.slot, "", err)
 		}
 	}
-	return createError(ctx, c.Conn, name, pgoutputPlugin, err)
+	return slots.CreateError(ctx, c.Conn, name, pgoutputPlugin, err)
 }
 
 // drain waits, at a stop, for the acknowledgement of a snapshot that was delivered as a whole, to keep the slot. Of any other

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
 
@@ -49,7 +50,7 @@ func (c *connection) makeSlot(ctx context.Context, cfg *config, n *NewSlot) ([]s
 	case by == madeByUs, !n.Temporary && isOpen(err):
 		c.clearAway(cfg, n.Name, by)
 	}
-	return nil, createError(ctx, c.Conn, n.Name, n.plugin(), err)
+	return nil, slots.CreateError(ctx, c.Conn, n.Name, n.plugin(), err)
 }
 
 // isOpen says whether a slot may have been made in spite of the error. A physical slot is permanent before the statement is complete,
@@ -71,7 +72,7 @@ func (c *connection) lacks(ctx context.Context, n *NewSlot) bool {
 		_, err := readPhysicalSlot(ctx, c, n.Name)
 		return errors.Is(err, ErrSlotMissing)
 	}
-	slot, err := readSlot(ctx, c.Query, n.Name)
+	slot, err := slots.Read(ctx, c.Query, n.Name)
 	return err == nil && slot == nil
 }
 
@@ -99,13 +100,13 @@ func (c *connection) clearAway(cfg *config, name string, by maker) {
 // dropUnwanted drops the slot if it is there and ours.
 func (c *connection) dropUnwanted(ctx context.Context, name string, by maker) error {
 	if by == notKnown {
-		slot, err := readSlot(ctx, c.sql, name)
+		slot, err := slots.Read(ctx, c.sql, name)
 		if err != nil || slot == nil {
 			return err
 		}
 		return &Error{Kind: ErrServer, What: fmt.Sprintf("slot %q exists, but perhaps somebody else has made it", name)}
 	}
-	err := dropSlot(ctx, c, name, false)
+	err := slots.Drop(ctx, c.Conn, c.sql, name, false)
 	if errors.Is(err, ErrSlotMissing) {
 		return nil
 	}

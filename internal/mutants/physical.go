@@ -28,7 +28,7 @@ var physical = []mutant{
 	{"options of the other kind are ignored", "		if o.is {", "		if false {", "TestPhysicalErrors"},
 	{"a temporary slot for physical streaming", "	if s.source.Slot == \"\" && !s.cfg.physical {", "	if s.source.Slot == \"\" {", "TestPhysicalBeginsNow"},
 	{"a version that is missing is found by the server, for a slot", "	if err := n.checkVersion(c.Conn); err != nil {", "	if err := error(nil); err != nil {", "TestNewSlot"},
-	{"nobody waits for the end of a slot's use", "[]string{\"\", \" WAIT\"}[btoi(wait)]", "\"\"", "TestDropSlotWait"},
+	{"nobody waits for the end of a slot's use", "		command += \" WAIT\"\n", "", "TestDropSlotWait"},
 	{"an archive begins its last segment again", "			a.start += size\n", "", "TestWhereAnArchiveEnds"},
 	{"an archive goes on behind a partial segment", "		if whole {\n			a.start += size\n		}\n", "		a.start += size\n", "TestWhereAnArchiveEnds"},
 	{"an archive is not compared", "		if b != 0 && b != wal[i] {", "		if false {", "TestOtherHistoryIsRefused"},

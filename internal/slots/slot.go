@@ -1,0 +1,107 @@
+// Package slots reads, drops and judges replication slots, and says what a refusal means.
+package slots
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/sqlstate"
+	"github.com/walchan/walchan/wal"
+	"github.com/walchan/walchan/walerr"
+)
+
+// Row is what pg_replication_slots says of a slot.
+type Row struct {
+	kind, plugin, database string
+	temporary, TwoPhase    bool
+	ActivePID              uint32
+	Confirmed              wal.LSN
+	WALStatus              string
+}
+
+// Querying runs a query, whose values come as text.
+type Querying = func(context.Context, string) ([][]string, error)
+
+func Read(ctx context.Context, query Querying, name string) (*Row, error) {
+	rows, err := query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), temporary, coalesce(active_pid, 0), "+
+		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''), two_phase FROM pg_catalog.pg_replication_slots WHERE slot_name = "+pgsql.Literal(name))
+	if err != nil {
+		return nil, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
+	}
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	r := rows[0]
+	slot := &Row{kind: r[0], plugin: r[1], database: r[2], temporary: r[3] == "t", WALStatus: r[6], TwoPhase: r[7] == "t"}
+	fmt.Sscanf(r[4], "%d", &slot.ActivePID)
+	if slot.Confirmed, err = wal.ParseLSN(r[5]); err != nil {
+		return nil, fmt.Errorf("walchan: look up slot %q: %w", name, err)
+	}
+	return slot, nil
+}
+
+// Check says whether a stream can be had from the slot.
+func (slot *Row) Check(name, plugin, database string) error {
+	mismatch := func(is, advice string) error {
+		return &walerr.Error{Kind: walerr.SlotMismatch, What: fmt.Sprintf("slot %q is %s", name, is), Advice: advice}
+	}
+	switch {
+	case slot.kind != "logical":
+		return mismatch("a physical one", "use a logical slot")
+	case slot.database != database:
+		return mismatch(fmt.Sprintf("of the database %q, not of %q", slot.database, database), "connect to its database, or use another slot")
+	case slot.plugin != plugin && slot.plugin != "": // while it is being made
+		return mismatch(fmt.Sprintf("of the output plugin %q, not of %q", slot.plugin, plugin), "ask for it with WithPlugin, or use another slot")
+	case slot.WALStatus == "lost":
+		return Invalidated(name, "", nil)
+	}
+	return nil
+}
+
+func Missing(name string, err error) *walerr.Error {
+	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
+		Advice: "create it with WithCreateSlot or CreateSlot: it begins now, and what was changed before is not in it"}
+}
+
+// Invalidated says that the server has given up a slot. reason is pg_replication_slots.invalidation_reason, "" if not known.
+func Invalidated(name, reason string, err error) error {
+	advice := "begin anew: DropSlot, Subscribe with WithCreateSlot, and copy the tables again"
+	if cause, ok := map[string]string{
+		"":                       "if it was for too much WAL, see max_slot_wal_keep_size",
+		"wal_removed":            "see max_slot_wal_keep_size",
+		"rows_removed":           "see hot_standby_feedback",
+		"wal_level_insufficient": "see wal_level on the primary",
+		"idle_timeout":           "see idle_replication_slot_timeout",
+	}[reason]; ok {
+		advice += "; " + cause
+	}
+	what := fmt.Sprintf("slot %q was invalidated: the server no longer has the changes that follow", name)
+	if reason != "" {
+		what += " (" + reason + ")"
+	}
+	return &walerr.Error{Kind: walerr.SlotInvalidated, What: what, Err: err, Advice: advice}
+}
+
+// IsOptionRefused says whether the output plugin has refused an option, when asked at START_REPLICATION: of its kinds of errors
+// pgoutput has an internal one for an option that it does not know (parse_output_parameters in
+// src/backend/replication/pgoutput/pgoutput.c), which the name of the source file tells from others.
+func IsOptionRefused(pg *pgconn.PgError) bool {
+	if pg == nil {
+		return false
+	}
+	switch pg.Code {
+	case sqlstate.InvalidParameter, sqlstate.SyntaxError, sqlstate.InvalidName, sqlstate.FeatureNotSupported:
+		return true
+	case sqlstate.Internal:
+		return pg.File == "pgoutput.c"
+	}
+	return false
+}
+
+// InRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
+func InRecovery(what string, err error) error {
+	return &walerr.Error{Kind: walerr.ServerDown, What: "the server is in recovery: " + what, Err: err, Advice: "wait for it to catch up or to be promoted, or connect to the primary"}
+}
