@@ -9,6 +9,7 @@ import (
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/tables"
 )
 
 // describe finds the table and its key, again when it was altered.
@@ -18,55 +19,55 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 	if _, err := x.conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
 		return pgfail.Failed("look up the table", err)
 	}
-	all, err := publishedTables(ctx, x.conn, version, cfg.publications)
+	all, err := tables.OfPublications(ctx, x.conn, version, cfg.publications)
 	if err != nil {
 		return err
 	}
-	chosen, err := choose(ctx, x.conn, all, []SnapshotTable{table})
+	chosen, err := tables.Choose(ctx, x.conn, all, []tables.Choice{tables.Choice(table)})
 	if err != nil {
 		return err
 	}
 	if len(chosen) != 1 {
 		return invalid(fmt.Sprintf("ReadRows reads one table, and %s are %d", table.Name, len(chosen)))
 	}
-	if err := describe(ctx, x.conn, version, chosen); err != nil {
+	if err := tables.Describe(ctx, x.conn, version, chosen); err != nil {
 		return err
 	}
 	t := chosen[0]
-	if x.oid != 0 && x.oid != t.rel.OID {
-		return &Error{Kind: ErrTableMissing, What: fmt.Sprintf("table %s is another one than that which was read so far", t.rel), Advice: "call ReadRows for it anew"}
+	if x.oid != 0 && x.oid != t.Table.OID {
+		return &Error{Kind: ErrTableMissing, What: fmt.Sprintf("table %s is another one than that which was read so far", t.Table), Advice: "call ReadRows for it anew"}
 	}
-	key, columns, err := x.findKey(ctx, t.rel)
-	switch {
-	case err != nil:
-		return err
-	case x.oid != 0 && !slices.Equal(key, x.key):
-		return &Error{Kind: ErrTableKey, What: fmt.Sprintf("table %s has another key than that by which it was read so far", t.rel), Advice: "call ReadRows for it anew"}
-	case x.oid == 0 && x.after != nil && len(x.after) != len(key):
-		return invalid(fmt.Sprintf("ReadRows is to begin after %d values, and the key of %s has %d", len(x.after), t.rel, len(key)))
-	}
-	if oids := x.stream.types.Unknown(t.rel.typeOIDs()); len(oids) > 0 {
+	if oids := x.stream.types.Unknown(t.Table.Types()); len(oids) > 0 {
 		if err := x.stream.types.Lookup(ctx, x.conn.PG(), oids); err != nil {
 			return pgfail.Failed("look up types", err)
 		}
 	}
-	t.rel.bind(x.stream.types)
-	src := t.source(false)
-	x.from = t.rel.String()
-	if !t.partitioned {
+	rel := relationOf(t.Table, x.stream.types)
+	key, columns, err := x.findKey(ctx, rel)
+	switch {
+	case err != nil:
+		return err
+	case x.oid != 0 && !slices.Equal(key, x.key):
+		return &Error{Kind: ErrTableKey, What: fmt.Sprintf("table %s has another key than that by which it was read so far", t.Table), Advice: "call ReadRows for it anew"}
+	case x.oid == 0 && x.after != nil && len(x.after) != len(key):
+		return invalid(fmt.Sprintf("ReadRows is to begin after %d values, and the key of %s has %d", len(x.after), t.Table, len(key)))
+	}
+	src := newSource(rel, t, false)
+	x.from = rel.String()
+	if !t.Partitioned {
 		x.from = "ONLY " + x.from
-	} else if err := x.leaveOut(ctx, src, t.rel); err != nil {
+	} else if err := x.leaveOut(ctx, src, rel); err != nil {
 		return err
 	}
 	rows, err := x.conn.Query(ctx, `SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::int8, coalesce(sum(greatest(c.reltuples, 0)), 0)::int8
-		FROM `+leavesOf(t.rel.OID))
+		FROM `+leavesOf(t.Table.OID))
 	if err != nil || len(rows) != 1 {
 		return pgfail.Failed("measure the table", err)
 	}
 	src.estimatedBytes, _ = strconv.ParseInt(rows[0][0], 10, 64)
 	src.estimatedRows, _ = strconv.ParseInt(rows[0][1], 10, 64)
 	src.left.Store(1)
-	shape, _, err := x.shapeOf(ctx, t.rel)
+	shape, _, err := x.shapeOf(ctx, rel)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 		src.rows.Store(x.src.rows.Load())
 		src.bytes.Store(x.src.bytes.Load())
 	} else {
-		x.oid, x.key = t.rel.OID, key // before the owner looks
+		x.oid, x.key = t.Table.OID, key // before the owner looks
 		if !x.stream.reading.CompareAndSwap(nil, x) {
 			return invalid("ReadRows is at work already: one table at a time")
 		}

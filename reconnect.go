@@ -18,6 +18,7 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/tables"
 )
 
 // minServer is the oldest version with all that is asked of pgoutput (the messages option came with 14).
@@ -230,7 +231,7 @@ func (s *Stream) start(c, lost *connection) error {
 		return diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID))
 	}
 	c.setOrigin(s, lost, system)
-	if err := checkPublications(ctx, c.Conn, s.cfg.publications); err != nil {
+	if err := tables.CheckPublications(ctx, c.Conn, s.cfg.publications); err != nil {
 		return err
 	}
 	if lost == nil && s.cfg.checkpoints {

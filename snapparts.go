@@ -8,6 +8,7 @@ import (
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/sqlstate"
+	"github.com/walchan/walchan/internal/tables"
 )
 
 // A table is cut into ranges of pages, of about as many bytes as minPart, and so many that all workers have several.
@@ -17,13 +18,13 @@ const (
 )
 
 // cut finds what rows the tables have, themselves or in partitions, makes sure that it can be read, and cuts it into parts.
-func (p *snapshot) cut(ctx context.Context, s *Stream, tables []*published) error {
+func (p *snapshot) cut(ctx context.Context, s *Stream, tables []*tables.Published) error {
 	if len(tables) == 0 {
 		return nil
 	}
 	var oids []string
 	for _, t := range tables {
-		oids = append(oids, strconv.FormatUint(uint64(t.rel.OID), 10))
+		oids = append(oids, strconv.FormatUint(uint64(t.Table.OID), 10))
 	}
 	// A partitioned table has its rows in its leaves. Foreign and unlogged ones are not in the log, and so not here either.
 	rows, err := p.keeper.Query(ctx, `SELECT r.nr, l.oid, pg_catalog.format('%I.%I', n.nspname, l.relname), l.relkind, l.relpersistence
@@ -44,7 +45,7 @@ func (p *snapshot) cut(ctx context.Context, s *Stream, tables []*published) erro
 		}
 		if r[3] != "r" || r[4] != "p" {
 			s.cfg.log.Warn("a partition is left out of the snapshot, for its changes cannot be streamed: it is a foreign table or unlogged",
-				"slot", s.source.Slot, "partition", r[2], "table", tables[nr-1].rel.String())
+				"slot", s.source.Slot, "partition", r[2], "table", tables[nr-1].Table.String())
 			continue
 		}
 		leaves = append(leaves, &leaf{source: p.tables[nr-1], oid: r[1], name: r[2]})

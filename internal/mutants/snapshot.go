@@ -14,7 +14,7 @@ func init() {
 		{"row-level security hides rows", "SET row_security = off; SET synchronize_seqscans", "SET synchronize_seqscans", "TestSnapshotRefuses"},
 		{"a table that was rewritten is read", "	return p.checkRewritten(ctx, leaves)\n", "	return nil\n", "TestSnapshotOfATableThatIsRewritten"},
 		{"a partition comes twice", "		FROM v WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(v.oid) a JOIN v w ON w.oid = a.relid WHERE a.relid <> v.oid)\n", "		FROM v\n", "TestSnapshotOfSeveralPublications"},
-		{"the publication's row filter is ignored", "partitioned: r[3] == \"p\", visible: r[5] == \"t\", where: r[7]}", "partitioned: r[3] == \"p\", visible: r[5] == \"t\", where: r[7][:0]}", "TestSnapshotRowsAreThoseOfTheStream"},
+		{"the publication's row filter is ignored", "Partitioned: r[3] == \"p\", visible: r[5] == \"t\", Where: r[7]}", "Partitioned: r[3] == \"p\", visible: r[5] == \"t\", Where: r[7][:0]}", "TestSnapshotRowsAreThoseOfTheStream"},
 		{"NULL is text", "		case len(value) == 2 && value[1] == 'N':\n", "		case false:\n", "TestSnapshotRowsAreThoseOfTheStream"},
 
 		{"a piece replaces what the stream has newer", "			p.rows[i] = \"\"\n", "			_ = i\n", "TestReadRowsAmongChanges"},

@@ -1,4 +1,5 @@
-package walchan
+// Package tables chooses and describes published tables, and defines publications.
+package tables
 
 import (
 	"context"
@@ -11,23 +12,57 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/walerr"
 )
 
-// published is a table that the publications have.
-type published struct {
-	rel         *Relation
-	partitioned bool
+// Table is a table as the server describes it.
+type Table struct {
+	OID          uint32
+	Schema, Name string
+	Identity     byte // pg_class.relreplident
+	Columns      []attribute
+}
+
+type attribute struct {
+	Name    string
+	Key     bool // of the replica identity
+	TypeOID uint32
+	TypeMod int32
+}
+
+// String returns the name as in SQL, with the schema.
+func (d *Table) String() string { return pgsql.Ident(d.Schema) + "." + pgsql.Ident(d.Name) }
+
+func (d *Table) Types() []uint32 {
+	oids := make([]uint32, len(d.Columns))
+	for i := range d.Columns {
+		oids[i] = d.Columns[i].TypeOID
+	}
+	return oids
+}
+
+// Choice names tables, with what is to be read of them.
+type Choice struct {
+	Name    string // with * for any characters
+	Columns []string
+	Where   string
+}
+
+// Published is a table that the publications have.
+type Published struct {
+	Table       *Table
+	Partitioned bool
 	visible     bool     // its name needs no schema
 	columns     []string // of the publication
-	where       string   // row filter of the publications, and the condition of the choice; "": none
-	binary      []bool   // of rel.Columns: it has a binary format
-	generated   bool     // a column is, which COPY refuses unless it is a query's
+	Where       string   // row filter of the publications, and the condition of the choice; "": none
+	Binary      []bool   // of rel.Columns: it has a binary format
+	Generated   bool     // a column is, which COPY refuses unless it is a query's
 	hasIdentity bool
 }
 
-// publishedTables returns what the publications have. Of a table and a partitioned table above it only the latter: its
+// OfPublications returns what the publications have. Of a table and a partitioned table above it only the latter: its
 // publication has publish_via_partition_root, so that the changes come as its.
-func publishedTables(ctx context.Context, c *session.Conn, version int, names []string) ([]*published, error) {
+func OfPublications(ctx context.Context, c *session.Conn, version int, names []string) ([]*Published, error) {
 	lists := "v.attnames, coalesce(v.rowfilter, '')" // per publication, from version 15 on
 	if version < 150000 {
 		lists = `(SELECT pg_catalog.array_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
@@ -46,37 +81,37 @@ func publishedTables(ctx context.Context, c *session.Conn, version int, names []
 	if err != nil {
 		return nil, pgfail.Failed("look up the tables of the publications", err)
 	}
-	var all []*published
+	var all []*Published
 	for _, r := range rows {
 		oid, err := strconv.ParseUint(r[0], 10, 32)
 		if err != nil {
 			return nil, pgfail.Failed("look up the tables of the publications", err)
 		}
-		t := &published{rel: &Relation{OID: uint32(oid), Schema: r[1], Name: r[2], ReplicaIdentity: ReplicaIdentity(r[4][0])},
-			partitioned: r[3] == "p", visible: r[5] == "t", where: r[7]}
+		t := &Published{Table: &Table{OID: uint32(oid), Schema: r[1], Name: r[2], Identity: r[4][0]},
+			Partitioned: r[3] == "p", visible: r[5] == "t", Where: r[7]}
 		if err := json.Unmarshal([]byte(r[6]), &t.columns); err != nil {
 			return nil, pgfail.Failed("look up the tables of the publications", err)
 		}
-		if len(all) == 0 || all[len(all)-1].rel.OID != t.rel.OID {
+		if len(all) == 0 || all[len(all)-1].Table.OID != t.Table.OID {
 			all = append(all, t)
 			continue
 		}
 		// In several publications a row filter lets through what one of them does ("Row Filters", Combining Multiple Row Filters).
 		first := all[len(all)-1]
 		if !slices.Equal(first.columns, t.columns) {
-			return nil, &Error{Kind: ErrPublication, What: fmt.Sprintf("the publications have different column lists for %s", t.rel), Advice: "alter one of them: the server cannot stream such a table"}
+			return nil, &walerr.Error{Kind: walerr.Publication, What: fmt.Sprintf("the publications have different column lists for %s", t.Table), Advice: "alter one of them: the server cannot stream such a table"}
 		}
-		if first.where == "" || t.where == "" {
-			first.where = ""
-		} else if first.where != t.where {
-			first.where = "(" + first.where + ") OR (" + t.where + ")"
+		if first.Where == "" || t.Where == "" {
+			first.Where = ""
+		} else if first.Where != t.Where {
+			first.Where = "(" + first.Where + ") OR (" + t.Where + ")"
 		}
 	}
 	return all, nil
 }
 
-// publicationRows asks for all that the catalogue has of publications.
-func publicationRows(version int, names []string) string {
+// PublicationRows asks for all that the catalogue has of publications.
+func PublicationRows(version int, names []string) string {
 	which := "pg_catalog.pg_publication p WHERE p.pubname IN (" + pgsql.Literals(names) + ")"
 	sql := "SELECT p::text FROM " + which + " UNION ALL SELECT r::text FROM pg_catalog.pg_publication_rel r, " + which + " AND r.prpubid = p.oid"
 	if version >= 150000 {
@@ -85,17 +120,17 @@ func publicationRows(version int, names []string) string {
 	return sql + " ORDER BY 1"
 }
 
-// choose returns the tables that are named, with the columns and conditions of the first choice that names them.
-func choose(ctx context.Context, c *session.Conn, all []*published, choices []SnapshotTable) ([]*published, error) {
+// Choose returns the tables that are named, with the columns and conditions of the first choice that names them.
+func Choose(ctx context.Context, c *session.Conn, all []*Published, choices []Choice) ([]*Published, error) {
 	if len(choices) == 0 {
 		return all, nil
 	}
 	used := make([]bool, len(choices))
-	var chosen []*published
+	var chosen []*Published
 	for _, t := range all {
 		for i, choice := range choices {
 			pattern, _ := pgsql.ParsePattern(choice.Name) // validate has seen it
-			if !pattern.Matches(t.rel.Schema, t.rel.Name, t.visible) {
+			if !pattern.Matches(t.Table.Schema, t.Table.Name, t.visible) {
 				continue
 			}
 			used[i] = true
@@ -120,11 +155,11 @@ func choose(ctx context.Context, c *session.Conn, all []*published, choices []Sn
 }
 
 // narrow applies a choice.
-func (t *published) narrow(choice SnapshotTable) error {
+func (t *Published) narrow(choice Choice) error {
 	if choice.Columns != nil {
 		for _, name := range choice.Columns {
 			if !slices.Contains(t.columns, name) {
-				return &Error{Kind: ErrPublication, What: fmt.Sprintf("column %s of %s, which is asked for, is not published", pgsql.Ident(name), t.rel),
+				return &walerr.Error{Kind: walerr.Publication, What: fmt.Sprintf("column %s of %s, which is asked for, is not published", pgsql.Ident(name), t.Table),
 					Advice: "correct SnapshotTable.Columns, or alter the publication's column list"}
 			}
 		}
@@ -132,17 +167,17 @@ func (t *published) narrow(choice SnapshotTable) error {
 	}
 	switch {
 	case choice.Where == "":
-	case t.where == "":
-		t.where = choice.Where
+	case t.Where == "":
+		t.Where = choice.Where
 	default:
-		t.where = "(" + t.where + ") AND (" + choice.Where + "\n)"
+		t.Where = "(" + t.Where + ") AND (" + choice.Where + "\n)"
 	}
 	return nil
 }
 
 // unpublished says what the tables are that are asked for and not published.
 func unpublished(ctx context.Context, c *session.Conn, names []string) error {
-	e := &Error{Kind: ErrTableMissing, Advice: "add them to a publication of the stream, or correct the names"}
+	e := &walerr.Error{Kind: walerr.TableMissing, Advice: "add them to a publication of the stream, or correct the names"}
 	var what []string
 	for _, name := range names {
 		rows, err := c.Query(ctx, "SAVEPOINT s; SELECT relkind, relpersistence FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass("+pgsql.Literal(name)+")")
