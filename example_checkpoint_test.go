@@ -30,8 +30,8 @@ func ExampleWithCheckpointFrom() {
 		defer stream.Close()
 
 		for msg := range stream.C() {
-			ctx := context.WithoutCancel(ctx)                     // what was received is stored
-			err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { // one transaction of the target
+			ctx := context.WithoutCancel(ctx) // what was received is stored
+			err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 				done, err := tx.Exec(ctx, `UPDATE applied SET checkpoint = $1 WHERE checkpoint IS NOT DISTINCT FROM $2`, msg.Checkpoint(), last)
 				switch {
 				case err != nil:
@@ -57,9 +57,11 @@ func ExampleWithCheckpointFrom() {
 // After ErrSlotMoved, ErrSlotMissing or ErrDiverged a person decides that the stream begins a second time. The checkpoint that is given
 // up is in the target.
 func ExampleSubscribeAnew() {
-	begin := func(ctx context.Context, dsn string, stored func(context.Context) (walchan.Checkpoint, error)) (*walchan.Stream, error) {
+	begin := func(ctx context.Context, dsn string, sink interface {
+		Checkpoint(context.Context) (walchan.Checkpoint, error)
+	}) (*walchan.Stream, error) {
 		opts := []walchan.Option{walchan.WithSlot("orders"), walchan.WithCreateSlot(), walchan.WithPublication("orders"), walchan.WithSnapshot(),
-			walchan.WithCheckpointFrom(stored)}
+			walchan.WithCheckpointFrom(sink.Checkpoint)}
 		text := os.Getenv("BEGIN_ANEW") // a person has put it there; usually it is not set
 		if text == "" {
 			return walchan.Subscribe(ctx, dsn, opts...)
