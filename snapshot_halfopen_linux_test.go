@@ -57,8 +57,9 @@ func (n *network) cut(t *testing.T, which int) {
 // A snapshot does not wait for ever for an answer over a connection that is dead and was not closed: of the locks it starts over,
 // and the slot that was made without an answer is recognised.
 func TestSnapshotOverADeadConnection(t *testing.T) {
-	const (
+	const ( // in the order in which they are made
 		exporter = iota
+		_        // looks for others that make the slot
 		keeper
 		worker
 	)
