@@ -111,7 +111,7 @@ func (h *walHistory) leavesAtTheEndOfASegment(c *pgtest.Cluster) {
 	for range 10 {
 		pgtest.Exec(h.t, c.DSN(), write, "SELECT pg_switch_wal()")
 		h.receives(c)
-		pgtest.Wait(h.t, c.DSN(), fmt.Sprintf("SELECT flush_lsn >= '%s' FROM pg_stat_replication WHERE application_name = '%s'", h.end-1, h.application))
+		pgtest.Wait(h.t, c.DSN(), fmt.Sprintf("SELECT count(*) > 0 FROM pg_stat_replication WHERE flush_lsn >= '%s' AND application_name = '%s'", h.end-1, h.application))
 		h.leaves()
 		if h.end%segmentSize == 0 {
 			return
