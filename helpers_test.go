@@ -18,7 +18,7 @@ import (
 )
 
 // patience is for what must happen, on however busy a machine.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // newSource is a database with a table t (id, v), which the publication p publishes, a table quiet, which is not published,
 // and a slot, of the database's name, which begins here: what is done from now on is streamed, whenever Subscribe is called.

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -35,13 +36,16 @@ func Query(t testing.TB, dsn, sql string) string {
 // Wait asks until the answer is true, and fails the test if it is not within 30 s.
 func Wait(t testing.TB, dsn, sql string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	err := connected(ctx, dsn, func(conn *pgconn.PgConn) error {
 		for {
 			value, err := queryOne(ctx, conn, sql)
-			if value == "t" || err != nil {
+			if value == "t" || err != nil && !errors.Is(err, errNotOneRow) { // there may be one soon
 				return err
+			}
+			if ctx.Err() != nil {
+				return errors.Join(err, ctx.Err())
 			}
 			time.Sleep(5 * time.Millisecond) // between two looks at what the server has no event for
 		}
@@ -62,13 +66,15 @@ func execSQL(ctx context.Context, dsn string, sql ...string) error {
 	})
 }
 
+var errNotOneRow = errors.New("not one row")
+
 func queryOne(ctx context.Context, conn *pgconn.PgConn, sql string) (string, error) {
 	results, err := conn.Exec(ctx, sql).ReadAll()
 	if err != nil {
 		return "", fmt.Errorf("pgtest: %s: %w", sql, err)
 	}
 	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) == 0 {
-		return "", fmt.Errorf("pgtest: %s: not one row", sql)
+		return "", fmt.Errorf("pgtest: %s: %w", sql, errNotOneRow)
 	}
 	return string(results[0].Rows[0][0]), nil
 }
