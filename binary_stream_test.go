@@ -98,7 +98,7 @@ func next(t *testing.T, s *Stream) Message {
 		}
 		s.Ack(m)
 		return m
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("nothing came: %+v", s.Stats())
 	}
 	panic("not reached")

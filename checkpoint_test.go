@@ -61,7 +61,7 @@ func (k *copyOf) take(t *testing.T, s *walchan.Stream, n int) {
 			}
 			k.apply(t, m)
 			s.Ack(m)
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("nothing came after %v: %+v", k.rows, s.Stats())
 		}
 	}
@@ -135,7 +135,7 @@ func TestSlotIsMadeOnceAConsumerThatSkipsHasStored(t *testing.T) {
 	s := k.subscribe(t, db.DSN(), db.Name, walchan.WithCreateSlot())
 	first := <-s.C()
 	s.Skip(first)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for s.Checkpoint() != first.Checkpoint() {
 		if err := s.Flush(ctx); err != nil {

@@ -55,7 +55,7 @@ func ids(t *testing.T, s *walchan.Stream, n int) (got []int) {
 			fmt.Sscan(m.New().Text(0), &id)
 			got = append(got, id)
 			s.Ack(m)
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("nothing came behind %v: %+v", got, s.Stats())
 		}
 	}

@@ -30,7 +30,7 @@ func TestStreamKnowsTypes(t *testing.T) {
 			s.Ack(m)
 			expect(t, m, want)
 			return m
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("nothing came: %+v", s.Stats())
 		}
 		panic("unreachable")

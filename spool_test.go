@@ -63,7 +63,7 @@ func (w inTransaction) exec(sql string) {
 // published: what nobody has flushed the server does not decode.
 func until(t *testing.T, db pgtest.DB, s *walchan.Stream, what string, ok func(walchan.Stats) bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(s.Stats()); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(s.Stats()); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) || s.Err() != nil {
 			t.Fatalf("waiting until %s: %+v, %v", what, s.Stats(), s.Err())
 		}

@@ -133,7 +133,7 @@ func TestTwoPhaseIsSwitchedOn(t *testing.T) {
 		// Nothing is acknowledged: it comes again, once, over the next connection.
 		restart := func() {
 			db.Exec(t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '"+db.Name+"'")
-			for end := time.Now().Add(30 * time.Second); s.Stats().Reconnects == 0; time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(patience); s.Stats().Reconnects == 0; time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatal("no reconnect")
 				}

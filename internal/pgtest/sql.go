@@ -33,7 +33,7 @@ func Query(t testing.TB, dsn, sql string) string {
 	return value
 }
 
-// Wait asks until the answer is true, and fails the test if it is not within 30 s.
+// Wait asks until the answer is true, and fails the test if it is not within a minute.
 func Wait(t testing.TB, dsn, sql string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
