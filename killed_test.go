@@ -34,7 +34,7 @@ func storeUntilKilled() {
 	if err != nil {
 		fail(err)
 	}
-	s, err := walchan.Subscribe(context.Background(), os.Getenv(storingConsumer), append(opts, walchan.WithCheckpoint(c))...)
+	s, err := walchan.Subscribe(context.Background(), os.Getenv(storingConsumer), append(opts, walchan.WithCheckpointFrom(func(context.Context) (walchan.Checkpoint, error) { return c, nil }))...)
 	if err != nil {
 		fail(err)
 	}
