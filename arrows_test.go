@@ -1,0 +1,63 @@
+package walchan_test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The rooms of the house, each above what it may use: see docs/architecture.md. Tools stand outside.
+var rooms = []string{
+	"", // the root
+	"internal/tables",
+	"internal/slots",
+	"internal/walrecord",
+	"internal/ledger",
+	"internal/resume",
+	"internal/txn",
+	"internal/value",
+	"internal/session",
+	"internal/pgoutput",
+	"internal/pgjson",
+	"internal/pgsql",
+	"internal/pgtime",
+	"internal/pgfail",
+	"walerr",
+	"internal/causes",
+	"internal/sqlstate",
+	"internal/kit",
+	"wal",
+}
+
+// knowNoServer are rooms that no session may come into: they are values, counting and text.
+var knowNoServer = []string{"internal/value", "internal/ledger", "internal/resume", "internal/pgsql", "internal/txn", "internal/pgoutput"}
+
+func TestArrowsPointDown(t *testing.T) {
+	const module = "github.com/walchan/walchan"
+	var packages []string
+	for _, room := range rooms {
+		packages = append(packages, strings.TrimSuffix(module+"/"+room, "/"))
+	}
+	out, err := exec.Command("go", append([]string{"list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}"}, packages...)...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		from := slices.Index(packages, fields[0])
+		for _, imported := range fields[1:] {
+			if imported != module && !strings.HasPrefix(imported, module+"/") {
+				continue
+			}
+			switch to := slices.Index(packages, imported); {
+			case to < 0:
+				t.Errorf("%s uses %s, which is no room", fields[0], imported)
+			case to <= from:
+				t.Errorf("%s uses %s, which is above it", fields[0], imported)
+			case imported == module+"/internal/session" && slices.Contains(knowNoServer, rooms[from]):
+				t.Errorf("%s uses a session", fields[0])
+			}
+		}
+	}
+}
