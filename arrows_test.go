@@ -13,6 +13,7 @@ var rooms = []string{
 	"internal/tables",
 	"internal/slots",
 	"internal/walrecord",
+	"internal/link",
 	"internal/ledger",
 	"internal/resume",
 	"internal/txn",
@@ -31,7 +32,7 @@ var rooms = []string{
 }
 
 // knowNoServer are rooms that no session may come into: they are values, counting and text.
-var knowNoServer = []string{"internal/value", "internal/ledger", "internal/resume", "internal/pgsql", "internal/txn", "internal/pgoutput"}
+var knowNoServer = []string{"internal/value", "internal/link", "internal/ledger", "internal/resume", "internal/pgsql", "internal/txn", "internal/pgoutput"}
 
 func TestArrowsPointDown(t *testing.T) {
 	const module = "github.com/walchan/walchan"

@@ -109,14 +109,14 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 		return err
 	}
 	if p.IsBare() {
-		f.point.Through = c.told // it was acknowledged, thus stored
+		f.point.Through = c.status.Told // it was acknowledged, thus stored
 	}
 	begun := resume.Place{Source: &resume.Source{Origin: p.Origin, Checkpoints: true}, Point: p.Point} // of its own server: the proof may not be there yet
 	if p.IsBare() {
 		begun = resume.Place{Source: c.origin, Point: f.point}
 	}
 	s.ledger.Start(begun)
-	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.place(), "confirmed", c.told)
+	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.place(), "confirmed", c.status.Told)
 	return nil
 }
 
@@ -134,9 +134,9 @@ func (s *Stream) askCheckpoint(c *connection) (cp Checkpoint, err error) {
 func (s *Stream) meanwhile(c *connection, f func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- f() }()
-	pause := c.interval
-	if c.senderTimeout > 0 { // the server cannot ask: nobody reads
-		pause = min(pause, max(c.senderTimeout/6, 100*time.Millisecond))
+	pause := c.status.Interval
+	if c.shutdown.SenderTimeout > 0 { // the server cannot ask: nobody reads
+		pause = min(pause, max(c.shutdown.SenderTimeout/6, 100*time.Millisecond))
 	}
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
@@ -149,7 +149,7 @@ func (s *Stream) meanwhile(c *connection, f func() error) error {
 			if broken != nil {
 				continue
 			}
-			at := min(c.told, c.limit)
+			at := min(c.status.Told, c.limit)
 			if lost := c.Status(at, at, now, false); lost != nil {
 				broken = s.streamError(lost)
 			}

@@ -209,7 +209,7 @@ func (f *changes) change(s *Stream, m *Message, b []byte) error {
 	if f.tx == nil {
 		return unexpected(m.Kind.String())
 	}
-	s.conn.Load().sendLag = time.Duration(m.sent-f.committed) * time.Microsecond
+	s.conn.Load().flow.Lag = time.Duration(m.sent-f.committed) * time.Microsecond
 	if f.old {
 		return nil
 	}

@@ -50,7 +50,7 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 		return err
 	}
 	if s.cfg.slot != "" {
-		if c.told, err = s.preparePhysicalSlot(ctx, c, lost); err != nil {
+		if c.status.Told, err = s.preparePhysicalSlot(ctx, c, lost); err != nil {
 			return err
 		}
 	}
@@ -67,7 +67,7 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 
 // startedWAL notes where the connection stands when its stream has begun.
 func (s *Stream) startedWAL(c, lost *connection, f *walFeed, system session.System) {
-	slot := c.told
+	slot := c.status.Told
 	system.Timeline = f.timeline
 	if f.trial != nil {
 		system.Timeline = f.trial.timeline
@@ -79,9 +79,9 @@ func (s *Stream) startedWAL(c, lost *connection, f *walFeed, system session.Syst
 	}
 	if f.trial != nil { // until its end no position is told that the server may not have
 		c.limit = cmp.Or(slot, f.next)
-		c.told, s.known = slot, slot
+		c.status.Told, s.known = slot, slot
 	}
-	c.confirmed = min(s.ledger.Advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
+	c.status.Confirmed = min(s.ledger.Advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
 	if lost == nil && s.cfg.checkpoints && f.last.IsProvable() {
 		s.ledger.Start(f.last)
 	}
@@ -140,7 +140,7 @@ func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, 
 	case !cp.IsZero():
 		f.goOnAfter(cp)
 	default:
-		f.choose(s.cfg, c.told, system, history)
+		f.choose(s.cfg, c.status.Told, system, history)
 	}
 	if err := f.locate(system, history, c.standby); err != nil {
 		return err
@@ -193,7 +193,7 @@ func (s *Stream) checkCluster(lost *connection, system session.System, standby b
 		was.Timeline = lost.timeline
 	}
 	server := resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby}
-	_, err := resume.Check(was, s.feed.delivered(), lost.told, server, func() (string, error) { return history, nil })
+	_, err := resume.Check(was, s.feed.delivered(), lost.status.Told, server, func() (string, error) { return history, nil })
 	if r := (*resume.Refusal)(nil); errors.As(err, &r) && !r.Passing {
 		return otherWAL(r.Text)
 	}

@@ -50,7 +50,7 @@ func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
 	switch {
 	case s.ledger.Outstanding() > 0 && ahead < progressBytes:
 		return later, nil // an acknowledgement comes first, and wakes the owner
-	case c.pings >= pingsOfStop, !c.leaveAt.IsZero(), c.synchronous.Load():
+	case c.shutdown.IsNoticed(), c.synchronous.Load():
 	case ahead < quietBytes:
 		return c.lookedAt.Add(lookPause), nil
 	case now.Before(next):

@@ -121,7 +121,7 @@ func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) 
 	if slot.Confirmed > p.bound {
 		return s.moved(p, slot.Confirmed)
 	}
-	c.told, c.limit, s.known, s.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.bound
+	c.status.Told, c.limit, s.known, s.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.bound
 	c.from = max(start, slot.Confirmed)
 	c.received = max(c.received, c.from)
 	f, _ := s.feed.(*changes)

@@ -49,7 +49,7 @@ const lasting = time.Minute
 
 // lost notes the end of a connection. One that has brought something new, or has lasted, ended the outage before it.
 func (o *outage) lost(c *connection) {
-	if c.received > o.at || time.Since(c.since) > lasting {
+	if c.received > o.at || time.Since(c.status.Since) > lasting {
 		*o = outage{at: c.received}
 	}
 }
@@ -303,13 +303,14 @@ func (s *Stream) launch(ctx context.Context, c, lost *connection, system session
 func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 	now := time.Now()
 	if lost == nil {
-		c.told = from
+		c.status.Told = from
 	}
 	c.limit = never
-	c.timeline, s.known = system.Timeline, c.told
-	c.from, c.confirmed, c.received = from, from, from
-	c.since, c.probedAt, c.caughtUp, c.lookedAt, c.progressAt = now, now, now, now, now
-	c.toldAt = time.Time{} // a status at once: a COMMIT may be waiting for one that was lost with the last connection
+	c.timeline, s.known = system.Timeline, c.status.Told
+	c.from, c.status.Confirmed, c.received = from, from, from
+	c.status.Since, c.lookedAt, c.progressAt = now, now, now
+	c.status.At = time.Time{}
+	c.shutdown.Begin(now)
 	c.listen(now)
 	s.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
@@ -380,19 +381,19 @@ func parseTimestamp(s string) (µs int64, err error) {
 
 // setTimers derives the connection's timers from the server's wal_sender_timeout.
 func (s *Stream) setTimers(c *connection, senderTimeout time.Duration) {
-	c.senderTimeout = senderTimeout
-	c.interval, c.timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
-	if c.interval == 0 {
-		c.interval = 10 * time.Second
-		if c.senderTimeout > 0 {
-			c.interval = min(max(c.senderTimeout/6, 100*time.Millisecond), c.interval)
+	c.shutdown.SenderTimeout = senderTimeout
+	c.status.Interval, c.liveness.Timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
+	if c.status.Interval == 0 {
+		c.status.Interval = 10 * time.Second
+		if c.shutdown.SenderTimeout > 0 {
+			c.status.Interval = min(max(c.shutdown.SenderTimeout/6, 100*time.Millisecond), c.status.Interval)
 		}
-	} else if c.senderTimeout > 0 && c.interval > c.senderTimeout/2 {
-		s.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.interval, "wal_sender_timeout", c.senderTimeout)
+	} else if c.shutdown.SenderTimeout > 0 && c.status.Interval > c.shutdown.SenderTimeout/2 {
+		s.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.status.Interval, "wal_sender_timeout", c.shutdown.SenderTimeout)
 	}
-	if c.timeout == 0 {
-		if c.timeout = c.senderTimeout; c.timeout == 0 {
-			c.timeout = time.Minute
+	if c.liveness.Timeout == 0 {
+		if c.liveness.Timeout = c.shutdown.SenderTimeout; c.liveness.Timeout == 0 {
+			c.liveness.Timeout = time.Minute
 		}
 	}
 }

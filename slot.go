@@ -51,7 +51,7 @@ func (s *Stream) prepareSlot(ctx context.Context, c, lost *connection, database 
 			return 0, err
 		}
 	}
-	c.told = slot.Confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
+	c.status.Told = slot.Confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
 	return slot.Confirmed, nil
 }
 

@@ -189,7 +189,7 @@ func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session
 	}
 	s.snapshots.attempt++
 	p.info.Attempt = s.snapshots.attempt
-	c.timeline, c.since = system.Timeline, time.Now()
+	c.timeline, c.status.Since = system.Timeline, time.Now()
 	s.gauge.snapshot.Store(p)
 	return true, nil
 }
@@ -274,7 +274,7 @@ func (s *Stream) settle(c *connection, p *snapshot) error {
 
 // patience is how long a server that is asked something short may take: one over a connection that nobody else has closed would
 // be waited for without end.
-func (c *connection) patience() time.Duration { return max(c.timeout, awaitTimeout) }
+func (c *connection) patience() time.Duration { return max(c.liveness.Timeout, awaitTimeout) }
 
 // isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
 func (s *Stream) isSettled(p *snapshot) bool {

@@ -138,8 +138,8 @@ func (s *Stream) Stats() Stats {
 // publish tells Stats how far the connection has come.
 func (s *Stream) publish(c *connection) {
 	s.gauge.received.Store(uint64(c.received))
-	s.gauge.confirmed.Store(uint64(c.told))
-	s.gauge.sendLag.Store(int64(c.sendLag))
+	s.gauge.confirmed.Store(uint64(c.status.Told))
+	s.gauge.sendLag.Store(int64(c.flow.Lag))
 	s.gauge.spooled.Store(s.feed.held())
 }
 

@@ -80,6 +80,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/ledger"
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/value"
 )
@@ -311,7 +312,7 @@ func (s *Stream) stream(c *connection) error {
 			c.keepalive()
 			err = s.feed.keepalive(s, c)
 		default:
-			c.busy = true
+			c.flow.Busy = true
 			err = s.feed.data(s, &c.frame)
 		}
 		if err != nil {
@@ -329,7 +330,7 @@ func (s *Stream) stream(c *connection) error {
 func (s *Stream) takeIn(c *connection) {
 	s.attention.Store(true) // deliver refuses the next message
 	c.Gather(false)
-	err := c.Arm(time.Now().Add(coalesce))
+	err := c.Arm(time.Now().Add(takeInTime))
 	for err == nil {
 		var ok bool
 		switch ok, err = c.Next(&c.frame); {
@@ -344,19 +345,21 @@ func (s *Stream) takeIn(c *connection) {
 	}
 }
 
+const takeInTime = time.Millisecond // at a stop
+
 // receive waits for something to read.
 //
 // Where the changes are late anyway it lets small messages pile up first. PostgreSQL sends each by itself, and to be woken
 // for each costs the client, and the server that wakes it, more than all else they do.
 func (s *Stream) receive(c *connection) error {
-	gather := c.sendLag > late
+	gather := c.flow.Gathers()
 	for {
 		now := time.Now()
 		next, err := s.attend(c, now)
 		if err != nil {
 			return err
 		}
-		if c.idle(now) {
+		if c.flow.Idle(now) {
 			s.setState(StateIdle, nil)
 		}
 		due, err := s.progress(c, now)
@@ -372,7 +375,7 @@ func (s *Stream) receive(c *connection) error {
 		// interrupts the read. In another order a wake-up could be lost.
 		until := earliest(next, alive)
 		if gather {
-			until = earliest(until, now.Add(min(c.sendLag/4, later)))
+			until = earliest(until, now.Add(c.flow.Patience()))
 		}
 		c.Gather(gather)
 		if err := c.Arm(until); err != nil {
@@ -384,7 +387,7 @@ func (s *Stream) receive(c *connection) error {
 		err = c.read(now, gather)
 		s.asleep.Store(awake)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			s.ledger.Tick(c.heardAt) // the read may have lasted
+			s.ledger.Tick(c.liveness.HeardAt) // the read may have lasted
 			return err
 		}
 		gather = false // there may be a little to read, and what comes next need not wait again
@@ -440,10 +443,10 @@ func (s *Stream) deliverSlowly(m *Message) error {
 			// Nothing tells when the consumer takes a message out of a channel that is not full.
 			out, next = nil, earliest(next, now.Add(s.sizes.pause()))
 		}
-		if now.Sub(began) >= settle {
+		if now.Sub(began) >= link.Settle {
 			s.setState(state, nil)
 		} else {
-			next = earliest(next, began.Add(settle))
+			next = earliest(next, began.Add(link.Settle))
 		}
 		m.ack = Receipt{s.ledger.Next()}
 		if s.wait(now, next, want, out, m, nil) {
@@ -513,7 +516,7 @@ func (s *Stream) attend(c *connection, now time.Time) (time.Time, error) {
 	if err != nil {
 		return now, err
 	}
-	leave, err := c.shutdown(s, now)
+	leave, err := c.letGo(s, now)
 	return earliest(earliest(next, leave), s.watchdog(now)), err
 }
 
@@ -522,7 +525,7 @@ func (s *Stream) report(c *connection, now time.Time) (time.Time, error) {
 	s.ledger.Tick(now)
 	flushes := s.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
 	next, err := c.report(min(s.ledger.Advance(), c.limit), now, flushes > 0)
-	s.told = max(s.told, c.told)
+	s.told = max(s.told, c.status.Told)
 	s.publish(c)
 	if err == nil {
 		s.flushes.release(flushes)
@@ -606,7 +609,7 @@ func (s *Stream) drain(c *connection) error {
 		if s.closing.Load() || s.ledger.Outstanding() == 0 || !now.Before(end) {
 			return nil
 		}
-		leave, err := c.shutdown(s, now)
+		leave, err := c.letGo(s, now)
 		if err != nil {
 			return nil // the grace is over
 		}

@@ -81,7 +81,7 @@ func (c *connection) lacks(ctx context.Context, n *NewSlot) bool {
 func (c *connection) clearAway(cfg *config, name string, by maker) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTimeout)
 	defer cancel()
-	if !c.since.IsZero() {
+	if !c.status.Since.IsZero() {
 		c.Close() // it streams already, and takes no commands
 	}
 	err := c.dropUnwanted(ctx, name, by)

@@ -14,7 +14,7 @@ var physical = []mutant{
 	{"the history comes with each connection", "	if f.timeline != f.historyOf {", "	if true {", "TestPhysicalFollowsATimeline"},
 	{"the end of a timeline is a failure", "		return ErrCopyDone\n", "		return ErrServerStopped\n", "TestPhysicalFollowsATimeline"},
 	{"the timeline is guessed", "		if lsn < b.end {", "		if false {", "TestPhysicalFollowsATimeline"},
-	{"more than its own position is confirmed", "	c.confirmed = min(s.ledger.Advance(), c.limit)", "	s.ledger.mark(system.Flushed)\n	c.confirmed = min(s.ledger.Advance(), c.limit)", "TestPhysicalConfirmsWhatIsAcknowledged"},
+	{"more than its own position is confirmed", "	c.status.Confirmed = min(s.ledger.Advance(), c.limit)", "	s.ledger.mark(system.Flushed)\n	c.status.Confirmed = min(s.ledger.Advance(), c.limit)", "TestPhysicalConfirmsWhatIsAcknowledged"},
 	{"the beginning of a segment is not asked for again", "	f.trial, f.next = &walTrial{timeline: f.last.Timeline}, f.last.From\n	return f.next, f.last.Timeline\n", "	return f.at, f.timeline\n", "TestPhysicalTwinIsRefused"},
 	{"other WAL is accepted", "	case f.trial.hash != f.last.Hash:", "	case false:", "TestPhysicalVolumePutBackIsRefused"},
 	{"the hash is that of one page", "	if first := p.Through - 1 - (p.Through-1)%segment;", "	if first := p.Through - 1 - (p.Through-1)%8192;", "TestPhysicalTwinIsRefused"},

@@ -1,0 +1,174 @@
+package link
+
+import (
+	"testing"
+	"time"
+
+	"github.com/walchan/walchan/wal"
+)
+
+var zero = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func at(d time.Duration) time.Time { return zero.Add(d) }
+
+func TestStatusIsDue(t *testing.T) {
+	const ms = time.Millisecond
+	for name, x := range map[string]struct {
+		status Status
+		want   time.Duration // after zero, at which the last one was sent
+	}{
+		"in time":                               {Status{Interval: 10 * time.Second, Since: at(-time.Hour)}, 10 * time.Second},
+		"there is news":                         {Status{Interval: 10 * time.Second, Since: at(-time.Hour), Told: 1, Confirmed: 2}, ms},
+		"there is news, and it was asked":       {Status{Interval: 10 * time.Second, Since: at(-time.Hour), Told: 1, Confirmed: 2, WantsReply: true}, ms},
+		"the server asked":                      {Status{Interval: 10 * time.Second, Since: at(-time.Hour), Told: 2, Confirmed: 2, WantsReply: true}, 100 * ms},
+		"it asked, and the interval is shorter": {Status{Interval: 50 * ms, Since: at(-time.Hour), WantsReply: true}, 50 * ms},
+		"the first on a connection":             {Status{Interval: 10 * time.Second, Since: zero}, 20 * ms},
+		"pauses double":                         {Status{Interval: 10 * time.Second, Since: at(-3 * time.Second)}, 3 * time.Second},
+		"up to the interval":                    {Status{Interval: 10 * time.Second, Since: at(-30 * time.Second)}, 10 * time.Second},
+		"an interval below the first pause":     {Status{Interval: 5 * ms, Since: zero}, 5 * ms},
+	} {
+		x.status.At = zero
+		if got := x.status.Due().Sub(zero); got != x.want {
+			t.Errorf("%s: due after %v, want %v", name, got, x.want)
+		}
+	}
+	var s Status // nothing was sent yet
+	if !s.Due().Before(zero) {
+		t.Errorf("the first one is due at %v", s.Due())
+	}
+	s = Status{Told: 1, Confirmed: 5, WantsReply: true}
+	s.Sent(zero)
+	if s != (Status{Told: 5, Confirmed: 5, At: zero}) || s.HasNews() {
+		t.Errorf("after a status: %+v", s)
+	}
+}
+
+func TestLivenessSuspects(t *testing.T) {
+	l := Liveness{Timeout: time.Minute}
+	l.Heard(zero)
+	for _, step := range []struct {
+		now  time.Duration
+		want Suspicion
+		next time.Duration
+		then func()
+	}{
+		{0, None, 30 * time.Second, nil},
+		{29 * time.Second, None, 30 * time.Second, nil},
+		{30 * time.Second, Ask, 30 * time.Second, func() { l.Asked(at(31 * time.Second)) }},
+		{32 * time.Second, None, 61 * time.Second, nil},
+		{61 * time.Second, Doubt, 61 * time.Second, nil}, // a caller that learns that it is busy looks again by itself
+		{62 * time.Second, Doubt, 62 * time.Second, func() { l.Heard(at(63 * time.Second)) }},
+		{64 * time.Second, None, 93 * time.Second, nil},
+		{93 * time.Second, Ask, 93 * time.Second, nil},
+	} {
+		got, next := l.Suspect(at(step.now))
+		if got != step.want || next != at(step.next) {
+			t.Errorf("after %v: %v, then at %v; want %v, %v", step.now, got, next.Sub(zero), step.want, step.next)
+		}
+		if step.then != nil {
+			step.then()
+		}
+	}
+}
+
+func TestFlow(t *testing.T) {
+	f := Flow{DataAt: zero}
+	for _, step := range []struct {
+		now  time.Duration
+		busy bool
+		idle bool
+	}{
+		{500 * time.Millisecond, false, false},
+		{time.Second, false, true},
+		{1100 * time.Millisecond, true, false},
+		{2 * time.Second, false, false},
+		{2100 * time.Millisecond, false, true},
+	} {
+		f.Busy, f.Lag = f.Busy || step.busy, time.Hour
+		if got := f.Idle(at(step.now)); got != step.idle || (f.Lag == 0) != step.idle {
+			t.Errorf("after %v: idle is %v, lag %v", step.now, got, f.Lag)
+		}
+	}
+	for lag, want := range map[time.Duration]time.Duration{0: 0, 8 * time.Millisecond: 2 * time.Millisecond, 20 * time.Millisecond: 5 * time.Millisecond, time.Hour: 10 * time.Millisecond} {
+		f.Lag = lag
+		if got := f.Patience(); got != want || f.Gathers() != (lag > 10*time.Millisecond) {
+			t.Errorf("a lag of %v: patience %v, gathers %v", lag, got, f.Gathers())
+		}
+	}
+}
+
+func TestShutdownIsNoticed(t *testing.T) {
+	type event func(s *Shutdown, now time.Time)
+	ping := func(lsn wal.LSN, untold time.Duration) event {
+		return func(s *Shutdown, _ time.Time) { s.Ping(lsn, untold) }
+	}
+	refused := event(nil)
+	for name, x := range map[string]struct {
+		timeout time.Duration
+		events  []event // one each 10 ms
+		want    Step
+	}{
+		"nothing happens":                    {time.Minute, nil, Stay},
+		"one early ping":                     {time.Minute, []event{ping(1, 0)}, Stay},
+		"the first at a position is none":    {time.Minute, []event{ping(1, 0), ping(1, 0), ping(1, 0)}, Stay},
+		"three more":                         {time.Minute, []event{ping(1, 0), ping(1, 0), ping(1, 0), ping(1, 0)}, Announce},
+		"at other positions":                 {time.Minute, []event{ping(1, 0), ping(2, 0), ping(3, 0), ping(4, 0), ping(5, 0)}, Stay},
+		"it has not heard of us for long":    {time.Minute, []event{ping(1, 31*time.Second), ping(1, 31*time.Second), ping(1, 31*time.Second), ping(1, 31*time.Second)}, Stay},
+		"no timeout: then every ping counts": {0, []event{ping(1, time.Hour), ping(1, time.Hour), ping(1, time.Hour), ping(1, time.Hour)}, Announce},
+		"a probe was refused":                {time.Minute, []event{refused}, Announce},
+	} {
+		s, no := Shutdown{SenderTimeout: x.timeout}, false
+		s.Begin(zero)
+		now := zero
+		for _, e := range x.events {
+			if now = now.Add(10 * time.Millisecond); e != nil {
+				e(&s, now)
+			} else {
+				no = true
+			}
+		}
+		step, next := s.Next(now, no)
+		if step != x.want {
+			t.Errorf("%s: step %v, want %v", name, step, x.want)
+		}
+		if step != Announce {
+			continue
+		}
+		if !s.IsNoticed() || next != now.Add(Grace) {
+			t.Errorf("%s: noticed %v, it is let go after %v", name, s.IsNoticed(), next.Sub(now))
+		}
+		for after, want := range map[time.Duration]Step{time.Second: Stay, Grace: Leave, time.Hour: Leave} {
+			if step, _ := s.Next(now.Add(after), no); step != want {
+				t.Errorf("%s: %v later step %v, want %v", name, after, step, want)
+			}
+		}
+	}
+}
+
+// A stream that has not caught up asks over another connection whether the server is stopping.
+func TestShutdownProbes(t *testing.T) {
+	s := Shutdown{SenderTimeout: time.Minute}
+	s.Begin(zero)
+	for _, step := range []struct {
+		now    time.Duration
+		before func()
+		want   Step
+		next   time.Duration
+	}{
+		{time.Second, nil, Stay, 3 * time.Second},
+		{3 * time.Second, nil, Probe, 6 * time.Second},
+		{4 * time.Second, nil, Stay, 6 * time.Second},
+		{6 * time.Second, nil, Probe, 9 * time.Second},
+		{7 * time.Second, func() { s.Waited(at(7*time.Second), 1500*time.Millisecond) }, Stay, 10 * time.Second}, // it had nothing for so long
+		{8 * time.Second, func() { s.Waited(at(8*time.Second), 2*time.Millisecond) }, Stay, 10 * time.Second},    // that alone says nothing,
+		{9 * time.Second, s.Keepalive, Stay, 11 * time.Second},                                                   // but with what the server says
+		{11 * time.Second, func() { s.Waited(at(11*time.Second), 0) }, Probe, 14 * time.Second},
+	} {
+		if step.before != nil {
+			step.before()
+		}
+		if got, next := s.Next(at(step.now), false); got != step.want || next != at(step.next) {
+			t.Errorf("after %v: step %v, then at %v; want %v, %v", step.now, got, next.Sub(zero), step.want, step.next)
+		}
+	}
+}
