@@ -22,7 +22,7 @@ var mutants = append([]mutant{
 
 	// Telling the server.
 	{"no status while the consumer is blocked", "	for now := began; ; now = time.Now() {\n		next, err := s.attend(c, now)\n", "	for now := began; ; now = time.Now() {\n		next, err := now.Add(time.Hour), s.ctx.Err()\n", "TestStatusGoesOnWhileTheConsumerIsBlocked"},
-	{"status late", "return s.At.Add(coalesce)", "return s.At.Add(c.interval)", "TestStatusFollows"},
+	{"status late", "return s.At.Add(coalesce)", "return s.At.Add(s.Interval)", "TestStatusFollows"},
 	{"an acknowledgement does not wake the reader", "			c.Interrupt()\n", "			_ = c\n", "TestStatusFollowsAnAcknowledgement"},
 	{"a sleep that is not announced", "	s.asleep.Store(how)\n", "	s.asleep.Store(awake)\n", "TestStatusFollowsAnAcknowledgement"},
 	{"a sleep announced after the look", "	s.asleep.Store(how)\n	if s.ledger.WatchFor(want) && !s.attention.Load() {", "	ok := s.ledger.WatchFor(want) && !s.attention.Load()\n	s.asleep.Store(how)\n	if ok {", "TestSleepIsAnnounced"},
