@@ -54,6 +54,9 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 			return err
 		}
 	}
+	if system, err = flushedUpTo(ctx, c, c.status.Told, system); err != nil {
+		return err
+	}
 	if err := s.startWAL(ctx, c, lost, &f, cp, system); err != nil {
 		return err
 	}
@@ -63,6 +66,24 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 		return s.askAgain(c, cp)
 	}
 	return nil
+}
+
+// flushedUpTo waits a moment for the server's WAL to come to the position of the slot. One that was made just now begins at the last
+// checkpoint, which may be newer than system, and not yet be on disk.
+func flushedUpTo(ctx context.Context, c *connection, lsn LSN, system session.System) (session.System, error) {
+	for range 100 {
+		if system.Flushed >= lsn {
+			break
+		}
+		var err error
+		if system, err = c.Identify(ctx); err != nil {
+			return system, pgfail.Failed("identify the system", err)
+		}
+		if system.Flushed < lsn {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	return system, nil
 }
 
 // startedWAL notes where the connection stands when its stream has begun.
