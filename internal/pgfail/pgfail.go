@@ -2,6 +2,7 @@
 package pgfail
 
 import (
+	"context"
 	"errors"
 	"strings"
 
@@ -14,6 +15,8 @@ import (
 func Failed(what string, err error) *walerr.Error {
 	e := &walerr.Error{Kind: walerr.Server, What: what, Err: err, Advice: "see the server's log"}
 	switch state := sqlstate.Of(err); {
+	case errors.Is(err, context.Canceled):
+		e.Kind, e.Advice = walerr.Unreachable, "" // nothing is wrong with the server
 	case state == "", strings.HasPrefix(state, "08"):
 		e.Kind = walerr.Unreachable
 	case strings.HasPrefix(state, "28"):
