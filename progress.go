@@ -45,7 +45,7 @@ func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
 	c.lookAtStandbys(s, now)
 	ahead, next := c.ahead-last, c.progressAt.Add(progressPause)
 	if ahead < progressBytes {
-		next = c.progressAt.Add(quietPause)
+		next = latest(c.progressAt, c.status.Since).Add(quietPause)
 	}
 	switch {
 	case s.ledger.Outstanding() > 0 && ahead < progressBytes:

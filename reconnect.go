@@ -308,7 +308,7 @@ func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
 	c.limit = never
 	c.timeline, s.known = system.Timeline, c.status.Told
 	c.from, c.status.Confirmed, c.received = from, from, from
-	c.status.Since, c.lookedAt, c.progressAt = now, now, now
+	c.status.Since, c.lookedAt = now, now
 	c.status.At = time.Time{}
 	c.shutdown.Begin(now)
 	c.listen(now)

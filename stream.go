@@ -667,6 +667,13 @@ func (f *flushes) release(n int) {
 	f.waiting = f.waiting[n:]
 }
 
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 func earliest(a, b time.Time) time.Time {
 	if b.Before(a) {
 		return b
