@@ -2,7 +2,6 @@ package main
 
 // The mutants of package pipeline and its PostgreSQL sink.
 func init() {
-	const stages, sink = "pipeline", "pipeline/postgres"
 	mutants = append(mutants, []mutant{
 		{"pipeline: acknowledged with the first part", "	if n.left.Add(-1) > 0 {\n		return\n	}\n", "	if n.left.Add(-1) < 0 {\n		return\n	}\n", "TestAcknowledgedWithTheLastPart"},
 		{"pipeline: what is dropped is not acknowledged", "		it.Skip()\n		return nil\n", "		return nil\n", "TestAcknowledgedWithTheLastPart|TestAcknowledgementsAreThose"},
