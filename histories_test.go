@@ -32,15 +32,21 @@ type history struct {
 // newHistory makes a server, as ownServer does, and a consumer of it. next says that the consumer is a new process at every server.
 func newHistory(t *testing.T, next bool, opts ...pgtest.Option) (*history, *pgtest.Cluster) {
 	t.Helper()
-	if v := pgtest.Shared(t).Version(); v != 15 && v != 18 {
-		t.Skip("histories are the same in all versions: 15 and 18 are tried, because each test takes several servers")
-	}
+	inTwoVersions(t)
 	db := ownServer(t, append([]pgtest.Option{pgtest.WithSetting("autovacuum", "off")}, opts...)...)
 	h := &history{t: t, name: make(chan *pgtest.Cluster, 1)}
 	if next {
 		h.target = &copyOf{}
 	}
 	return h, db.Cluster
+}
+
+// inTwoVersions skips a test of histories where the server is another one.
+func inTwoVersions(t *testing.T) {
+	t.Helper()
+	if v := pgtest.Shared(t).Version(); v != 15 && v != 18 {
+		t.Skip("histories are the same in all versions: 15 and 18 are tried, because each test takes several servers")
+	}
 }
 
 // inBothWays runs a test twice: the consumer's stream lives on, or the consumer is a new process at every server.

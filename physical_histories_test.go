@@ -32,6 +32,8 @@ type walHistory struct {
 var walHistories atomic.Int32
 
 func newWALHistory(t *testing.T) *walHistory {
+	t.Helper()
+	inTwoVersions(t)
 	return &walHistory{t: t, name: make(chan *pgtest.Cluster, 1), application: fmt.Sprintf("history_%d", walHistories.Add(1))}
 }
 
