@@ -262,9 +262,9 @@ func WithCheckpoint(c Checkpoint) Option {
 	}
 }
 
-// WithCheckpointFrom is WithCheckpoint, but f is called once the slot is held; where the slot is yet to be made it is called before,
-// too. It is the safe way wherever a process may begin
-// before the one before it has ended: that one may have stored more meanwhile. If f fails, Subscribe fails with its error.
+// WithCheckpointFrom is WithCheckpoint, but f is called once the slot is held. f may be called before, too, where the slot is yet to be
+// made. Use it wherever a process may begin before the last one has ended, because that one may store more meanwhile. If f fails,
+// Subscribe fails with its error.
 func WithCheckpointFrom(f func(context.Context) (Checkpoint, error)) Option {
 	return func(c *config) { c.checkpoint, c.checkpoints, c.checkpointRead = f, true, false }
 }

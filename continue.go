@@ -270,7 +270,7 @@ func (cfg *config) dropLost(ctx context.Context, lost Checkpoint) (bool, error) 
 		return false, err
 	}
 	defer c.Close()
-	for waiting := false; ; waiting = true {
+	for looks := 0; ; looks++ {
 		stored, err := cfg.checkpoint(ctx) // the process that has had the slot may have stored more
 		if err != nil {
 			return false, err
@@ -281,7 +281,7 @@ func (cfg *config) dropLost(ctx context.Context, lost Checkpoint) (bool, error) 
 		}
 		switch err := slots.Drop(ctx, c.Conn, c.sql, cfg.slot, false); {
 		case errors.Is(err, ErrSlotActive):
-			if !waiting {
+			if looks%100 == 0 { // at first, and each minute or so
 				cfg.log.Info("waiting for the slot, to drop it and begin anew", "slot", cfg.slot, "error", err)
 			}
 		case err != nil && !errors.Is(err, ErrSlotMissing):

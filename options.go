@@ -11,6 +11,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/walchan/walchan/internal/pgsql"
 )
 
@@ -172,7 +173,7 @@ func WithSpool(memory int, dir string) Option {
 // with their CommitPrepared, in one transaction, because they were prepared before two-phase was switched on.
 //
 // A slot made by WithCreateSlot has two-phase on; for one that exists it is switched on, and stays so: from then on it
-// cannot be streamed from without this option.
+// cannot be streamed from without this option. With a checkpoint it is not switched on while the slot is behind that (ErrOptions).
 func WithTwoPhase() Option { return func(c *config) { c.twoPhase = true } }
 
 // WithFailover makes a slot that is made (WithCreateSlot, CreateSlot) one of which standbys keep copies, with which a stream goes

@@ -71,7 +71,7 @@ func sleepAndWake(t *testing.T, s *Stream, want ledger.Interest, cumulative bool
 			select {
 			case <-s.wakeup:
 			case <-hung.C:
-				t.Fatalf("round %d: asleep, with %d outstanding: %+v", round, s.ledger.Outstanding(), s.ledger.Backlog(time.Now()))
+				t.Fatalf("round %d: asleep, with %d outstanding: %+v", round, s.ledger.Outstanding(), s.ledger.Look(time.Now()))
 			}
 			s.asleep.Store(awake)
 		}

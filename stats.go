@@ -107,7 +107,7 @@ func (s *Stream) setState(state StreamState, err error) {
 func (s *Stream) Stats() Stats {
 	g := &s.gauge
 	confirmed := LSN(g.confirmed.Load()) // first: what is confirmed was acknowledged before
-	b := s.ledger.Backlog(time.Now())
+	b := s.ledger.Look(time.Now())
 	st := Stats{
 		Delivered:    b.Delivered,
 		Unacked:      b.Unacked,
@@ -151,7 +151,7 @@ func (s *Stream) watchdog(now time.Time) time.Time {
 		return w.next
 	}
 	w.next = now.Add(forgottenAfter / 2)
-	b := s.ledger.Backlog(now)
+	b := s.ledger.Look(now)
 	if b.Overtaken && b.Age >= forgottenAfter && w.logged != b.OldestNumber+1 {
 		w.logged = b.OldestNumber + 1
 		s.cfg.log.Warn("a message stays unacknowledged while later ones are acknowledged: nothing behind it is confirmed, and the server keeps its WAL",

@@ -1,4 +1,14 @@
-// Package ledger knows what a stream has delivered, what is acknowledged, and what may therefore be confirmed.
+// Package ledger knows what a stream has delivered, what is acknowledged, and what may therefore be confirmed. It knows nothing of the
+// protocol. A source tells it two things in the order of the stream: here is a message, and here is a mark, which says
+// "once every message before this is acknowledged, this LSN may be confirmed".
+//
+// Messages are numbered from 0. Whether one is acknowledged is a bit in a chunk; a Receipt is a chunk and the place of the
+// bit, so that acknowledging is one atomic operation and takes no lock. Chunks form a list from the oldest unacknowledged
+// message to the newest one; what lies before is let go.
+//
+// The owner of the stream is the only one to deliver, mark and advance. While it sleeps it watches one unacknowledged
+// message, whose acknowledgement wakes it: the newest one before the next mark (within its chunk), since no mark can be
+// reached without it, and a consumer that acknowledges in order wakes the owner once a transaction, not once a message.
 package ledger
 
 import (
@@ -25,12 +35,13 @@ type chunk struct {
 	at      [chunkLen]uint32             // when each was delivered: milliseconds on the ledger's clock, which may wrap
 }
 
-// Mark says that lsn may be confirmed once all messages below seq are acknowledged.
+// mark says that lsn may be confirmed once all messages below seq are acknowledged.
 type mark struct {
 	seq uint64
 	lsn wal.LSN
 }
 
+// Ledger is that of one stream.
 type Ledger struct {
 	// Touched by Ack, from any goroutine.
 	through atomic.Uint64 // all messages below are acknowledged (AckThrough)
@@ -62,6 +73,7 @@ type Ledger struct {
 	saved   wal.LSN
 }
 
+// New returns a ledger. confirmed is what was confirmed before. wake is called by the acknowledgement that the owner waits for.
 func New(confirmed wal.LSN, wake func()) *Ledger {
 	l := &Ledger{wake: wake, Confirmed: confirmed}
 	l.tail = &chunk{ledger: l}
@@ -69,7 +81,7 @@ func New(confirmed wal.LSN, wake func()) *Ledger {
 	return l
 }
 
-// Next returns the receipt of the next message, which becomes one with delivered. Until then it can be asked for again.
+// Next returns the receipt of the next message, which becomes one with Delivered. Until then it can be asked for again.
 func (l *Ledger) Next() Receipt {
 	i := l.seq - l.tail.base
 	if i == chunkLen {
@@ -83,10 +95,10 @@ func (l *Ledger) Next() Receipt {
 	return Receipt{l.tail, uint32(i)}
 }
 
-// Delivered counts the message that got the receipt of next.
+// Delivered counts the message that got the receipt of Next.
 func (l *Ledger) Delivered() { l.seq++ }
 
-// MarkAt is mark for a checkpoint.
+// MarkAt is Mark for a checkpoint.
 func (l *Ledger) MarkAt(p resume.Place) { l.MarkBefore(p.Through, p) }
 
 // MarkBefore is markAt, but what may be confirmed is lsn, which lies before the end of what p contains.
@@ -183,14 +195,14 @@ func (l *Ledger) Forget() {
 	l.marks, l.points, l.reached, l.saved, l.Confirmed = nil, nil, resume.Place{}, 0, 0
 }
 
-// Start sets what checkpoint returns before anything is acknowledged.
+// Start sets what Checkpoint returns before anything is acknowledged.
 func (l *Ledger) Start(p resume.Place) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reached = p
 }
 
-// Save notes that the consumer has stored a checkpoint that checkpoint returned.
+// Save notes that the consumer has stored a checkpoint that Checkpoint returned.
 func (l *Ledger) Save(lsn wal.LSN) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -279,7 +291,7 @@ func (l *Ledger) Tick(now time.Time) { l.clock = uint32(now.UnixMilli()) }
 // Outstanding returns how many messages were delivered from the oldest unacknowledged one on, as of the last advance.
 func (l *Ledger) Outstanding() uint64 { return l.seq - l.head }
 
-// What the owner wants to be woken for.
+// Interest is what the owner wants to be woken for.
 type Interest int
 
 const (
@@ -290,7 +302,7 @@ const (
 )
 
 // WatchFor has the acknowledgement wake the owner that brings it nearer to what it wants. It returns false, and watches
-// nothing, if that came already: then advance has something to take in. The owner calls it when it has announced that it
+// nothing, if that came already: then Advance has something to take in. The owner calls it when it has announced that it
 // is about to sleep, so that no acknowledgement falls between.
 func (l *Ledger) WatchFor(what Interest) bool {
 	if what == Nothing {
@@ -408,7 +420,7 @@ func (r Receipt) AckThrough() {
 }
 
 // Backlog is what Stats says of the unacknowledged messages.
-type backlog struct {
+type Backlog struct {
 	Delivered    uint64 // messages
 	Unacked      uint64
 	Confirmed    wal.LSN       // the highest reached mark
@@ -418,11 +430,11 @@ type backlog struct {
 	Overtaken    bool          // later ones are acknowledged
 }
 
-// Backlog looks at the acknowledgements as they are now, from any goroutine.
-func (l *Ledger) Backlog(now time.Time) backlog {
+// Look looks at the acknowledgements as they are now, from any goroutine.
+func (l *Ledger) Look(now time.Time) Backlog {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := backlog{Delivered: l.published, Confirmed: l.Confirmed}
+	b := Backlog{Delivered: l.published, Confirmed: l.Confirmed}
 	through := min(l.through.Load(), l.published)
 	first := true
 	for c, n := l.first, max(l.head, through); c != nil && n < l.published; c = c.next {

@@ -24,7 +24,7 @@ type model struct {
 	stored  int // number of the newest message that was acknowledged and not skipped, plus 1
 }
 
-// Oldest returns the number of the oldest unacknowledged message; len(acked): there is none.
+// oldest returns the number of the oldest unacknowledged message; len(acked): there is none.
 func (m *model) oldest() int {
 	if i := slices.Index(m.acked, false); i >= 0 {
 		return i
@@ -54,9 +54,9 @@ func (m *model) advance() wal.LSN {
 	return m.confirmed
 }
 
-func (m *model) backlog(now time.Time) backlog {
+func (m *model) backlog(now time.Time) Backlog {
 	oldest := m.oldest()
-	b := backlog{Delivered: uint64(len(m.acked)), Confirmed: m.confirmed}
+	b := Backlog{Delivered: uint64(len(m.acked)), Confirmed: m.confirmed}
 	for _, acked := range m.acked[oldest:] {
 		b.Unacked += bit(!acked)
 		b.Overtaken = b.Overtaken || acked
@@ -149,7 +149,7 @@ func (p *pair) check(t *testing.T) {
 	if got, want := p.Outstanding(), uint64(len(p.model.acked)-p.model.oldest()); got != want {
 		t.Fatalf("%d are outstanding, want %d", got, want)
 	}
-	if got, want := p.Ledger.Backlog(p.now), p.model.backlog(p.now); got != want {
+	if got, want := p.Ledger.Look(p.now), p.model.backlog(p.now); got != want {
 		t.Fatalf("backlog is\n%+v, want\n%+v", got, want)
 	}
 }
@@ -291,7 +291,7 @@ func TestLedgerWithConcurrentAckers(t *testing.T) {
 		}
 		if i%100 == 0 {
 			advance()
-			l.Backlog(time.Now()) // as Stats does
+			l.Look(time.Now()) // as Stats does
 		}
 	}
 	l.Mark(messages + 1)

@@ -17,7 +17,7 @@ var checkpoints = []mutant{
 	{"what is stored stays stored in another history", "min(l.Confirmed, lsn), min(l.saved, lsn)", "min(l.Confirmed, lsn), l.saved", "TestSkippingOverAFailover"},
 	{"the stream's checkpoint is of the new server before the proof", "&resume.Source{Origin: p.Origin, Checkpoints: true}, Point: p.Point}", "c.origin, Point: p.Point}", "TestStreamCheckpointAfterAFailover"},
 	{"two processes make one slot", "	if err := s.checkAlone(c); err != nil {\n		return false, err\n	}\n", "", "TestTwoProcessesBeginAtOnce"},
-	{"what is stored meanwhile is given up", "		if stored != lost {\n", "		if waiting == false && stored != lost {\n", "TestSubscribeAnewOfASlotThatIsInUse"},
+	{"what is stored meanwhile is given up", "		if stored != lost {\n", "		if looks == 0 && stored != lost {\n", "TestSubscribeAnewOfASlotThatIsInUse"},
 	{"two-phase is switched on behind the checkpoint", "	if p := cp.c.Point; cp.c.Physical || p.IsComplete() && max(p.Through, p.Message) <= slot {\n", "	if true {\n", "TestTwoPhaseIsNotSwitchedOn"},
 	{"a new slot behind a checkpoint", "	case cp.c.HasTransaction(), cp.c.Message != 0:", "	case false:", "TestMissingSlotAndCheckpoint"},
 	{"a lost checkpoint goes unnoticed", "	case cp.IsZero() && s.cfg.from == 0:", "	case false:", "TestMissingSlotAndCheckpoint"},

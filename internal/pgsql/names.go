@@ -15,6 +15,7 @@ func IsSlotName(name string) bool {
 	return ok
 }
 
+// NotSlotName says what is wrong with a name of which IsSlotName is false.
 func NotSlotName(name string) string {
 	return fmt.Sprintf("%q is not a slot name: use lower-case letters, digits and underscores, 63 at most", name)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/sqlstate"
@@ -16,7 +17,7 @@ import (
 // Row is what pg_replication_slots says of a slot.
 type Row struct {
 	kind, plugin, database string
-	temporary, TwoPhase    bool
+	TwoPhase               bool
 	ActivePID              uint32
 	Confirmed              wal.LSN
 	WALStatus              string
@@ -25,8 +26,9 @@ type Row struct {
 // Querying runs a query, whose values come as text.
 type Querying = func(context.Context, string) ([][]string, error)
 
+// Read returns the row of a slot, nil if there is none.
 func Read(ctx context.Context, query Querying, name string) (*Row, error) {
-	rows, err := query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), temporary, coalesce(active_pid, 0), "+
+	rows, err := query(ctx, "SELECT slot_type, coalesce(plugin, ''), coalesce(database, ''), coalesce(active_pid, 0), "+
 		"coalesce(confirmed_flush_lsn, '0/0'), coalesce(wal_status, ''), two_phase FROM pg_catalog.pg_replication_slots WHERE slot_name = "+pgsql.Literal(name))
 	if err != nil {
 		return nil, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
@@ -35,9 +37,9 @@ func Read(ctx context.Context, query Querying, name string) (*Row, error) {
 		return nil, nil
 	}
 	r := rows[0]
-	slot := &Row{kind: r[0], plugin: r[1], database: r[2], temporary: r[3] == "t", WALStatus: r[6], TwoPhase: r[7] == "t"}
-	fmt.Sscanf(r[4], "%d", &slot.ActivePID)
-	if slot.Confirmed, err = wal.ParseLSN(r[5]); err != nil {
+	slot := &Row{kind: r[0], plugin: r[1], database: r[2], WALStatus: r[5], TwoPhase: r[6] == "t"}
+	fmt.Sscanf(r[3], "%d", &slot.ActivePID)
+	if slot.Confirmed, err = wal.ParseLSN(r[4]); err != nil {
 		return nil, fmt.Errorf("walchan: look up slot %q: %w", name, err)
 	}
 	return slot, nil

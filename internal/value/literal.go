@@ -8,6 +8,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+// The text of arrays and composite values (documentation, "Array Input and Output Syntax" and "Composite Type Input and
+// Output Syntax"), as array_out and record_out write it: without blanks, and NULL in capitals.
+
 // quoted reads a quoted string at the start of s and returns it without quotes and escapes, and what follows. Within
 // arrays a backslash escapes; within composite values a quote is written twice, too.
 func quoted(s string, twice bool) (value, rest string, ok bool) {

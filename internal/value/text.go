@@ -8,8 +8,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/walchan/walchan/internal/pgtime"
 )
+
+// PostgreSQL's text of values in binary format, as its output functions write it.
 
 // appendText appends PostgreSQL's text of a value in binary format; of a timestamptz that in UTC. Those types whose text
 // pgtype writes as PostgreSQL does are left to it.

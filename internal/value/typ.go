@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/walchan/walchan/internal/pgjson"
 )
 

@@ -1,3 +1,4 @@
+// Package value converts the values of rows: to Go, to JSON and to text. It knows the types of the catalogue, and no table.
 package value
 
 import (
@@ -8,6 +9,7 @@ import (
 	"github.com/walchan/walchan/internal/pgjson"
 )
 
+// ErrAttributes says that a composite value does not fit the attributes that are known.
 var ErrAttributes = errors.New("the attributes of the composite type have changed")
 
 // Conversion is how the values of one table's rows are converted.
