@@ -46,7 +46,7 @@ type connection struct {
 	serverStarted int64 // microseconds since 1970-01-01 UTC
 
 	received LSN // up to here the server has sent everything
-	limit    LSN // no more is told: the slot's own position, while the connection is on trial; never: there is none
+	limit    LSN // the highest position that may be told: while the connection is on trial, the slot's own; afterwards never, which is no limit
 
 	status   link.Status
 	liveness link.Liveness

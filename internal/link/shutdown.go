@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// Grace is for acknowledgements, before a stopping server is let go.
+	// Grace is how long a server that is stopping waits for acknowledgements before the stream hangs up.
 	Grace = 2 * time.Second
 
 	probeAfter  = 3 * time.Second // without having caught up, the server is asked whether it is stopping
