@@ -292,6 +292,9 @@ func TestLastTransactionIsNoLongerPublished(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			db := ownServer(t, x.settings...)
+			if db.Version() < 15 {
+				x.unproven = false // the transaction comes again, with nothing in it
+			}
 			db.Exec(t, "CREATE PUBLICATION q FOR TABLE quiet", "SELECT pg_drop_replication_slot('postgres')", "SELECT pg_create_logical_replication_slot('postgres', 'pgoutput')")
 			k, other := &copyOf{}, walchan.WithPublication("q")
 			s := k.begins(t, db, other)

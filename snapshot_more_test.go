@@ -119,7 +119,7 @@ func TestSnapshotOutlivesTimeouts(t *testing.T) {
 		timeouts = append(timeouts, "transaction_timeout")
 	}
 	for _, name := range timeouts {
-		db.Exec(t, fmt.Sprintf("ALTER DATABASE %s SET %s = '150ms'", db.Name, name))
+		db.Exec(t, fmt.Sprintf("ALTER DATABASE %s SET %s = '3s'", db.Name, name))
 	}
 	conn, err := pgconn.Connect(t.Context(), db.DSN("options='-c statement_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0'"))
 	if err != nil {
@@ -128,13 +128,13 @@ func TestSnapshotOutlivesTimeouts(t *testing.T) {
 	defer conn.Close(context.Background())
 	s := subscribe(t, db, walchan.WithSnapshot())
 	ms := take(t, s, 10)
-	end := time.Now().Add(600 * time.Millisecond)
+	end := time.Now().Add(4 * time.Second)
 	await(t, s, "the time-outs are over", func() bool { return time.Now().After(end) })
 	ms = append(ms, take(t, s, 20002-10)...)
 	if last := ms[20001]; last.Kind != walchan.SnapshotEnd {
 		t.Errorf("the last message is %v", last)
 	}
-	end = time.Now().Add(600 * time.Millisecond)
+	end = time.Now().Add(4 * time.Second)
 	await(t, s, "the time-outs are over again", func() bool { return time.Now().After(end) })
 	ackAll(s, ms)
 	await(t, s, "the slot is there", func() bool { return s.Stats().State != walchan.StateSnapshot })

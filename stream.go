@@ -283,6 +283,7 @@ func (s *Stream) run(c *connection) {
 // stream is the life of a connection: frames are received and delivered until an error, which may be that the stream is to
 // stop.
 func (s *Stream) stream(c *connection) error {
+	s.ledger.Tick(time.Now()) // what comes first is delivered before any wait
 	s.succeed(c)
 	if c.snapshot != nil {
 		if err := s.takeSnapshot(c); err != nil {
