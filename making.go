@@ -4,12 +4,8 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -52,11 +48,19 @@ func (s *Stream) checkAlone(c *connection) error {
 		return pgfail.Failed("look for others that make the slot", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	isMade, err := s.othersGone(ctx, conn)
+	rows, err := session.Query(ctx, conn, "SELECT slot_name, coalesce(active_pid, 0) FROM pg_catalog.pg_replication_slots WHERE "+s.rivals()+
+		" OR slot_name = "+pgsql.Literal(s.cfg.slot))
 	if err != nil {
-		return err
+		return pgfail.Failed("look for others that make the slot", err)
 	}
-	if isMade {
+	for _, row := range rows {
+		if row[0] != s.cfg.slot {
+			pid, _ := strconv.ParseUint(row[1], 10, 32)
+			return &Error{Kind: ErrSlotActive, What: fmt.Sprintf("slot %q is being made by another process, PID %d", s.cfg.slot, pid), PID: uint32(pid),
+				Advice: "wait until it is made (WithWaitForSlot), or end that process"}
+		}
+	}
+	if len(rows) > 0 {
 		return errStoredMore
 	}
 	if s.cfg.checkpoints && s.snapshots.attempt == 0 {
@@ -67,35 +71,4 @@ func (s *Stream) checkAlone(c *connection) error {
 		return err
 	}
 	return nil
-}
-
-// A process that has ended, or was killed, may have left a walsender that needs a moment to end.
-const (
-	leavingTime  = 2 * time.Second
-	leavingPause = 50 * time.Millisecond
-)
-
-// othersGone waits a moment until nobody else makes the slot, and says whether somebody has made it.
-func (s *Stream) othersGone(ctx context.Context, conn *pgconn.PgConn) (isMade bool, err error) {
-	sql := "SELECT slot_name, coalesce(active_pid, 0) FROM pg_catalog.pg_replication_slots WHERE " + s.rivals() + " OR slot_name = " + pgsql.Literal(s.cfg.slot)
-	for end := time.Now().Add(leavingTime); ; {
-		rows, err := session.Query(ctx, conn, sql)
-		if err != nil {
-			return false, pgfail.Failed("look for others that make the slot", err)
-		}
-		rival := slices.IndexFunc(rows, func(row []string) bool { return row[0] != s.cfg.slot })
-		switch {
-		case rival < 0:
-			return len(rows) > 0, nil
-		case time.Now().After(end):
-			pid, _ := strconv.ParseUint(rows[rival][1], 10, 32)
-			return false, &Error{Kind: ErrSlotActive, What: fmt.Sprintf("slot %q is being made by another process, PID %d", s.cfg.slot, pid), PID: uint32(pid),
-				Advice: "wait until it is made (WithWaitForSlot), or end that process"}
-		}
-		select {
-		case <-time.After(leavingPause):
-		case <-ctx.Done():
-			return false, pgfail.Failed("look for others that make the slot", ctx.Err())
-		}
-	}
 }

@@ -235,7 +235,8 @@ func WithLogger(l *slog.Logger) Option { return func(c *config) { c.log = l } }
 func WithStateHook(f func(Stats)) Option { return func(c *config) { c.onState = f } }
 
 // WithWaitForSlot has Subscribe wait, until its context ends, while another client is streaming from the slot, instead
-// of returning ErrSlotActive: a second process then is a hot standby, that takes over when the first one is gone. It
+// of returning ErrSlotActive after 2 s, which a process that has just ended may need to be gone. A second process then is a hot
+// standby, that takes over when the first one is gone. It
 // looks at the slot about once a second, over a replication connection that counts for max_wal_senders, and takes over within
 // 2 s. It logs for whom it waits at first, when that changes, and at growing intervals. Other errors end the wait.
 func WithWaitForSlot() Option { return func(c *config) { c.waitForSlot = true } }

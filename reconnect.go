@@ -134,10 +134,15 @@ func (s *Stream) begin() (*connection, error) {
 		if err == errStoredMore {
 			continue
 		}
-		if err == nil || !s.cfg.waitForSlot || !errors.Is(err, ErrSlotActive) {
+		switch {
+		case err == nil, !errors.Is(err, ErrSlotActive):
 			return c, err
+		case s.cfg.waitForSlot:
+			err = s.untilFree(&wait, err)
+		default:
+			err = s.ifLeaving(&wait, err)
 		}
-		if err := s.untilFree(&wait, err); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -88,6 +88,19 @@ func TestOwnOldWalsenderIsTerminated(t *testing.T) {
 	old[0].Close()
 }
 
+// A process that has just ended may still hold the slot for a moment.
+func TestSlotOfAProcessThatIsLeaving(t *testing.T) {
+	db := newSource(t)
+	holder, err := walchan.Subscribe(t.Context(), db.DSN(), on(db.Name)...)
+	must(t, err)
+	closed := make(chan error, 1)
+	time.AfterFunc(300*time.Millisecond, func() { closed <- holder.Close() })
+	s, err := walchan.Subscribe(t.Context(), db.DSN(), on(db.Name)...)
+	must(t, err)
+	must(t, s.Close())
+	must(t, <-closed)
+}
+
 func TestSecondProcessWaitsForTheSlotAndTakesOver(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Database(t)

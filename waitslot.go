@@ -69,6 +69,29 @@ func (s *Stream) untilFree(w *slotWait, active error) error {
 	}
 }
 
+// A process that has ended, or was killed, leaves a walsender that needs a moment to end.
+const (
+	leavingTime  = 2 * time.Second
+	leavingPause = 100 * time.Millisecond
+)
+
+// ifLeaving returns nil if the slot is worth another attempt, because its holder may be about to leave.
+func (s *Stream) ifLeaving(w *slotWait, active error) error {
+	if w.since.IsZero() {
+		w.since = time.Now()
+	}
+	if time.Since(w.since) >= leavingTime {
+		return active
+	}
+	s.timer.Reset(leavingPause)
+	select {
+	case <-s.timer.C:
+		return nil
+	case <-s.ctx.Done():
+		return fmt.Errorf("%w: %w", context.Cause(s.ctx), active)
+	}
+}
+
 // lookAgain is for a client that is not let into the database, as a physical one may not be: the next attempt shows whether the slot is free.
 func (s *Stream) lookAgain(w *slotWait, active error) error {
 	if e := (*Error)(nil); errors.As(active, &e) && e.PID != 0 {

@@ -1,6 +1,7 @@
 package kafka_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -82,4 +83,28 @@ func writeAgain(t *testing.T, c *cluster, buffered int, entries ...walchantest.E
 		t.Errorf("%d errors", counted.Stats().Errors)
 	}
 	return records(t, c.ListenAddrs(), "items")
+}
+
+// A client that cannot get its producer ID is given nothing: it would fail what it has, and store what it is given just then.
+func TestNothingIsWrittenWithoutAProducerID(t *testing.T) {
+	c := startCluster(t)
+	c.ControlKey(int16(kmsg.InitProducerID), func(kmsg.Request) (kmsg.Response, error, bool) {
+		time.Sleep(100 * time.Millisecond) // the client has taken all it can buffer
+		c.ControlKey(int16(kmsg.ApiVersions), func(kmsg.Request) (kmsg.Response, error, bool) {
+			return nil, errors.New("out of reach"), true
+		})
+		return nil, errors.New("out of reach"), true // the connection ends, and so does the next one
+	})
+	var entries []walchantest.Entry
+	for i := range 200 {
+		entries = append(entries, items.Insert(i, "x"))
+	}
+	last := map[int32]string{}
+	for _, r := range writeAgain(t, c, 50, entries...) {
+		p := header(r, "walchan-id")
+		if p <= last[r.Partition] {
+			t.Fatalf("partition %d: %s comes behind %s", r.Partition, p, last[r.Partition])
+		}
+		last[r.Partition] = p
+	}
 }

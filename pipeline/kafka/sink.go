@@ -45,8 +45,8 @@
 //
 // What breaks while the process lives repeats nothing: the client must be idempotent, as it is by default, and what
 // of a batch was stored is not written again with the rest. The exceptions are a client that has lost track of what the brokers
-// have, and rows behind a refused one of the same key. Records that a broker refuses may also be overtaken by a few of other keys,
-// those that the client is given in this very moment.
+// have, and rows behind a refused one of the same key. A record that a broker refuses, or that the client gives up, may also be
+// overtaken by a few of other keys, those that the client is given in this very moment.
 //
 // A process that follows one that was killed writes what that one had not confirmed to PostgreSQL, and what was stored of this
 // is there twice: in each partition a piece of its end comes again, in the same order, so that the last record of a key is right
@@ -96,6 +96,7 @@ type Sink struct {
 	tables map[*walchan.Relation]*table
 	owners map[string]string // topic → table
 
+	most   int               // records that the client can buffer
 	last   *attempt          // may not have ended
 	stored map[identity]bool // by attempts that have failed
 }
@@ -131,7 +132,7 @@ func WithAvro(registry *sr.Client) Option { return func(c *config) { c.registry 
 // Open tries the connection to the brokers, and to the registry if there is one. The client stays the caller's to close. It must
 // be idempotent; a partitioner that does not go by the key (kgo.RecordPartitioner) loses the order of a row's changes.
 func Open(ctx context.Context, client *kgo.Client, opts ...Option) (*Sink, error) {
-	s := &Sink{client: client, tables: map[*walchan.Relation]*table{}, owners: map[string]string{}, stored: map[identity]bool{}, cfg: config{
+	s := &Sink{client: client, tables: map[*walchan.Relation]*table{}, owners: map[string]string{}, stored: map[identity]bool{}, most: 10_000, cfg: config{
 		topic: func(r *walchan.Relation) string { return topicName("", r) },
 		key:   func(*walchan.Relation) []string { return nil },
 	}}
@@ -140,6 +141,9 @@ func Open(ctx context.Context, client *kgo.Client, opts ...Option) (*Sink, error
 	}
 	if off, _ := client.OptValue(kgo.DisableIdempotentWrite).(bool); off {
 		return nil, errors.New("the client of Kafka is not idempotent: leave out kgo.DisableIdempotentWrite")
+	}
+	if n, _ := client.OptValue(kgo.MaxBufferedRecords).(int64); n > 0 {
+		s.most = int(n)
 	}
 	if err := client.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("connect to Kafka: %w", err)
@@ -167,14 +171,16 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 	if err != nil {
 		return err
 	}
-	a := produce(ctx, s.client, out)
-	if err := a.wait(ctx); err != nil {
-		s.last = a
-		return err
+	// Without a producer ID the client would take records, and might fail some of them and not those that it is given just then.
+	if _, _, err := s.client.ProducerID(ctx); err != nil {
+		return fmt.Errorf("get a producer ID from Kafka: %w", err)
 	}
-	if err := a.failure(); err != nil {
-		s.remember(a)
-		return err
+	for len(out) > 0 {
+		piece := out[:min(s.most, len(out))]
+		out = out[len(piece):]
+		if err := s.write(ctx, piece, len(out) > 0); err != nil {
+			return err
+		}
 	}
 	if len(s.stored) > 0 {
 		for _, m := range batch {
@@ -183,6 +189,21 @@ func (s *Sink) Write(ctx context.Context, batch []walchan.Message) error {
 		}
 	}
 	return nil
+}
+
+// write writes no more than the client can buffer. It would block in the middle of more, and what fails meanwhile would be
+// overtaken. more says that other pieces of the batch follow.
+func (s *Sink) write(ctx context.Context, out []outgoing, more bool) error {
+	a := produce(ctx, s.client, out)
+	if err := a.wait(ctx); err != nil {
+		s.last = a
+		return err
+	}
+	err := a.failure()
+	if err != nil || more {
+		s.remember(a)
+	}
+	return err
 }
 
 var _ pipeline.Sink[walchan.Message] = (*Sink)(nil)
