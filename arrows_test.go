@@ -1,7 +1,11 @@
 package walchan_test
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +17,7 @@ var rooms = []string{
 	"internal/tables",
 	"internal/slots",
 	"internal/walrecord",
+	"internal/dial",
 	"internal/link",
 	"internal/ledger",
 	"internal/resume",
@@ -59,6 +64,39 @@ func TestArrowsPointDown(t *testing.T) {
 			case imported == module+"/internal/session" && slices.Contains(knowNoServer, rooms[from]):
 				t.Errorf("%s uses a session", fields[0])
 			}
+		}
+	}
+}
+
+// Rooms stay small enough to be read. Of the structs that are larger, some are records that users read, and some wait for their turn.
+func TestRoomsStaySmall(t *testing.T) {
+	const mostLines, mostFields = 400, 15
+	larger := map[string]int{"Stats": 20, "Slot": 20, "Event": 17, "Ledger": 20, "tableReading": 25, "piece": 16, "gauge": 16}
+	for _, room := range rooms {
+		files, err := filepath.Glob(filepath.Join(".", room, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, name, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := fset.File(file.Pos()).LineCount(); n > mostLines {
+				t.Errorf("%s has %d lines", name, n)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				if spec, ok := n.(*ast.TypeSpec); ok {
+					if s, ok := spec.Type.(*ast.StructType); ok && s.Fields.NumFields() > max(mostFields, larger[spec.Name.Name]) {
+						t.Errorf("%s: %s has %d fields", name, spec.Name.Name, s.Fields.NumFields())
+					}
+				}
+				return true
+			})
 		}
 	}
 }

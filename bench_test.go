@@ -69,7 +69,7 @@ func BenchmarkChannel(b *testing.B) {
 
 // BenchmarkDeliver is the way from the owner to the consumer, with its acknowledgement.
 func BenchmarkDeliver(b *testing.B) {
-	s := newStream(b.Context(), newConfig(nil))
+	s := newOwner(newStream(b.Context(), newConfig(nil)))
 	go func() {
 		for m := range s.C() {
 			s.Ack(m)
@@ -89,7 +89,7 @@ func BenchmarkDeliver(b *testing.B) {
 
 // quietConnection is one of which nothing is due.
 func quietConnection(now time.Time) *connection {
-	c := &connection{status: link.Status{Interval: time.Hour, At: now}}
+	c := &connection{health: health{status: link.Status{Interval: time.Hour, At: now}}}
 	c.liveness.Heard(now)
 	c.shutdown.Begin(now.Add(time.Hour))
 	return c

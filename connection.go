@@ -26,36 +26,50 @@ const (
 // belongs to the owner.
 type connection struct {
 	*session.Conn
-	config  *pgconn.Config // it was made with
-	address string         // it was made to
-	origin  *resume.Source // of its messages
-	history string         // of the server's timeline, where it was asked for
-	from    LSN            // where the stream begins
-	made    bool           // the slot was made for it
+	reached
+	remote
 	succession
 
-	snapshot *snapshot // to be taken before its stream begins; nil: none
+	origin   *resume.Source // of its messages
+	from     LSN            // where the stream begins
+	made     bool           // the slot was made for it
+	snapshot *snapshot      // to be taken before its stream begins; nil: none
 
-	frame session.Frame
-	gap   error // the server has left out changes; nil: it has not
+	frame    session.Frame
+	gap      error // the server has left out changes; nil: it has not
+	received LSN   // up to here the server has sent everything
+	limit    LSN   // the highest position that may be told: while the connection is on trial, the slot's own; afterwards never, which is no limit
+	health
+	standing
+}
 
-	timeline     int32
-	standby      bool   // it is in recovery
-	backendStart string // with the PID it identifies the walsender
+// reached is how the server was reached.
+type reached struct {
+	config  *pgconn.Config
+	address string
+}
 
-	serverStarted int64 // microseconds since 1970-01-01 UTC
+// remote is what the server is.
+type remote struct {
+	timeline      int32
+	history       string // of the timeline, where it was asked for
+	standby       bool   // it is in recovery
+	backendStart  string // with the PID it identifies the walsender
+	serverStarted int64  // microseconds since 1970-01-01 UTC
+}
 
-	received LSN // up to here the server has sent everything
-	limit    LSN // the highest position that may be told: while the connection is on trial, the slot's own; afterwards never, which is no limit
-
+// health is the clocks of a connection.
+type health struct {
 	status   link.Status
 	liveness link.Liveness
 	flow     link.Flow
 	shutdown link.Shutdown
 	probing  sideTask
 	refused  atomic.Bool // the probe was: the server is stopping
+}
 
-	// With checkpoints: see progress.go.
+// standing is where the server is between transactions, with checkpoints: see progress.go.
+type standing struct {
 	ahead       LSN       // the last keepalive between two transactions was there
 	progressAt  time.Time // of the last Progress
 	looking     sideTask  // at synchronous_standby_names
@@ -118,7 +132,7 @@ func (c *connection) listen(now time.Time) {
 
 // alive asks a silent server for a sign of life at half of the timeout, and fails when there was none, unless it is seen to
 // be busy. It returns when it wants to be asked again.
-func (s *Stream) alive(c *connection, now time.Time) (time.Time, error) {
+func (o *owner) alive(c *connection, now time.Time) (time.Time, error) {
 	suspicion, next := c.liveness.Suspect(now)
 	switch suspicion {
 	case link.None:
@@ -130,14 +144,14 @@ func (s *Stream) alive(c *connection, now time.Time) (time.Time, error) {
 		c.liveness.Asked(now)
 		return c.liveness.Deadline(), nil
 	}
-	dead, err := s.await(c.checkBusy)
+	dead, err := o.await(c.checkBusy)
 	if err != nil {
 		return now, err
 	}
 	if dead != nil {
 		return now, &Error{Kind: ErrUnreachable, What: fmt.Sprintf("the server has sent nothing for %v, also when it was asked", c.liveness.Timeout), Err: dead}
 	}
-	s.cfg.log.Info("the server is silent, for it is busy decoding: waiting", "slot", s.source.Slot, "walsender", c.PID())
+	o.cfg.log.Info("the server is silent, for it is busy decoding: waiting", "slot", o.source.Slot, "walsender", c.PID())
 	return time.Now().Add(c.liveness.Timeout / 2), nil
 }
 
@@ -194,28 +208,30 @@ func (c *connection) keepalive() {
 
 // letGo lets a server go that is stopping: after a grace for the acknowledgements it hangs up, for otherwise the server
 // would wait for ever, and with a backlog to send for long.
-func (c *connection) letGo(s *Stream, now time.Time) (time.Time, error) {
+func (c *connection) letGo(o *owner, now time.Time) (time.Time, error) {
 	step, next := c.shutdown.Next(now, c.refused.Load())
 	switch step {
 	case link.Leave:
 		if err := c.tell(now, false); err != nil {
 			return now, err
 		}
-		return now, &Error{Kind: ErrServerDown, What: "the server is stopping, and was let go before everything was acknowledged"}
+		return now, errLetGo
 	case link.Announce:
-		s.cfg.log.Info("server is stopping: waiting for acknowledgements", "grace", link.Grace, "confirmed", c.status.Confirmed)
+		o.cfg.log.Info("server is stopping: waiting for acknowledgements", "grace", link.Grace, "confirmed", c.status.Confirmed)
 	case link.Probe:
-		c.probe(s)
+		c.probe(o)
 	}
 	return next, nil
 }
 
-func (c *connection) probe(s *Stream) {
-	ctx := context.WithoutCancel(s.ctx) // also while draining; hangUp ends it
+var errLetGo error = &Error{Kind: ErrServerDown, What: "the server is stopping, and was let go before everything was acknowledged"}
+
+func (c *connection) probe(o *owner) {
+	ctx := context.WithoutCancel(o.ctx) // also while draining; hangUp ends it
 	c.probing.begin(ctx, probeTimeout, func(ctx context.Context) {
 		if c.isStopping(ctx) {
 			c.refused.Store(true)
-			s.interrupt()
+			o.interrupt()
 		}
 	})
 }

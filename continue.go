@@ -22,24 +22,24 @@ import (
 // slot is made only after the first checkpoint is stored.
 
 // beginAnew decides what a missing slot means.
-func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
-	name := s.source.Slot
+func (o *owner) beginAnew(ctx context.Context, c *connection) error {
+	name := o.source.Slot
 	slot, err := slots.Read(ctx, c.Query, name)
 	if err != nil || slot != nil {
 		return err
 	}
-	cp, err := s.cfg.checkpoint(s.ctx)
+	cp, err := o.cfg.checkpoint(o.ctx)
 	if err != nil {
 		return err
 	}
-	s.given = cp
-	if slot, err = slots.Read(s.ctx, c.Query, name); err != nil || slot != nil {
+	o.given = cp
+	if slot, err = slots.Read(o.ctx, c.Query, name); err != nil || slot != nil {
 		return err // another process has made it meanwhile
 	}
-	if err := s.checkSource(cp); err != nil {
+	if err := o.checkSource(cp); err != nil {
 		return err
 	}
-	snapshot := s.cfg.snapshot.wanted
+	snapshot := o.cfg.snapshot.wanted
 	switch {
 	case cp.c.HasTransaction(), cp.c.Message != 0:
 		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", name, cp.Position()),
@@ -48,29 +48,29 @@ func (s *Stream) beginAnew(ctx context.Context, c *connection) error {
 		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and what was committed before %s is applied", name, cp.c.Through),
 			Advice: "what was changed since then is gone: copy the tables again (SubscribeAnew, with WithSnapshot); if the target needs nothing of it, " +
 				"delete the checkpoint to begin now"}
-	case !snapshot && !s.cfg.createSlot:
+	case !snapshot && !o.cfg.createSlot:
 		return slots.Missing(name, nil)
 	}
-	s.snapshots.due, s.snapshots.bare = true, !snapshot
+	o.snapshots.due, o.snapshots.bare = true, !snapshot
 	return nil
 }
 
 // checkSource fails for a checkpoint of another cluster, database or slot.
-func (s *Stream) checkSource(cp Checkpoint) error {
+func (o *owner) checkSource(cp Checkpoint) error {
 	if cp.c.Physical {
 		return &Error{Kind: ErrCheckpoint, What: "the checkpoint is of a physical stream", Advice: "give it to SubscribePhysical"}
 	}
-	if cp.IsZero() || cp.Source() == s.source || s.isUpgraded(cp) {
+	if cp.IsZero() || cp.Source() == o.source || o.isUpgraded(cp) {
 		return nil
 	}
-	return &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", describeSource(cp.Source()), describeSource(s.source)),
+	return &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", describeSource(cp.Source()), describeSource(o.source)),
 		Advice: "connect to its server and slot, or keep one checkpoint for each source; after pg_upgrade see WithUpgradedFrom"}
 }
 
-func (s *Stream) isUpgraded(cp Checkpoint) bool {
-	from := s.source
-	from.SystemID = s.cfg.upgradedFrom
-	return s.cfg.upgraded && cp.Source() == from && from != s.source
+func (o *owner) isUpgraded(cp Checkpoint) bool {
+	from := o.source
+	from.SystemID = o.cfg.upgradedFrom
+	return o.cfg.upgraded && cp.Source() == from && from != o.source
 }
 
 func describeSource(s Source) string {
@@ -79,33 +79,33 @@ func describeSource(s Source) string {
 
 // continueCheckpoint begins behind the checkpoint of the consumer. The slot is taken first, and then the consumer is asked: the
 // process that had the slot before may have stored more until then.
-func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system session.System, slot LSN) error {
-	from, err := s.cfg.beginning(slot, system.Flushed)
+func (o *owner) continueCheckpoint(ctx context.Context, c *connection, system session.System, slot LSN) error {
+	from, err := o.cfg.beginning(slot, system.Flushed)
 	if err != nil {
 		return err
 	}
-	if err := s.launch(ctx, c, nil, system, from); err != nil {
+	if err := o.launch(ctx, c, nil, system, from); err != nil {
 		return err
 	}
 	c.limit = slot
-	cp, err := s.askCheckpoint(c)
+	cp, err := o.askCheckpoint(c)
 	if err != nil {
 		return err
 	}
-	s.given = cp
-	ctx, cancel := context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
+	o.given = cp
+	ctx, cancel := context.WithTimeout(o.ctx, 2*c.config.ConnectTimeout)
 	defer cancel()
-	p, err := s.pastOf(ctx, c, cp, slot)
+	p, err := o.pastOf(ctx, c, cp, slot)
 	if err != nil {
 		return err
 	}
 	if p.bound, err = c.check(p, system); err != nil {
 		return err
 	}
-	p.bound = max(p.bound, s.cfg.from) // a person has accepted the gap; it may lie behind a fail-over
-	f := s.feed.(*changes)
+	p.bound = max(p.bound, o.cfg.from) // a person has accepted the gap; it may lie behind a fail-over
+	f := o.feed.(*changes)
 	f.resume(p.Point)
-	if err := s.examine(ctx, c, p, from); err != nil {
+	if err := o.examine(ctx, c, p, from); err != nil {
 		return err
 	}
 	if p.IsBare() {
@@ -115,15 +115,15 @@ func (s *Stream) continueCheckpoint(ctx context.Context, c *connection, system s
 	if p.IsBare() {
 		begun = resume.Place{Source: c.origin, Point: f.point}
 	}
-	s.ledger.Start(begun)
-	s.cfg.log.Info("the stream goes on after the checkpoint", "slot", s.source.Slot, "checkpoint", cp.place(), "confirmed", c.status.Told)
+	o.ledger.Start(begun)
+	o.cfg.log.Info("the stream goes on after the checkpoint", "slot", o.source.Slot, "checkpoint", cp.place(), "confirmed", c.status.Told)
 	return nil
 }
 
 // askCheckpoint asks the consumer.
-func (s *Stream) askCheckpoint(c *connection) (cp Checkpoint, err error) {
-	err = s.meanwhile(c, func() (err error) {
-		cp, err = s.cfg.checkpoint(s.ctx)
+func (o *owner) askCheckpoint(c *connection) (cp Checkpoint, err error) {
+	err = o.meanwhile(c, func() (err error) {
+		cp, err = o.cfg.checkpoint(o.ctx)
 		return err
 	})
 	return cp, err
@@ -131,7 +131,7 @@ func (s *Stream) askCheckpoint(c *connection) (cp Checkpoint, err error) {
 
 // meanwhile runs f after the server has begun to stream, and before anything is read. f may take its time, and the server must not
 // take it for a dead client. So it hears again what the slot has as confirmed, and nothing more.
-func (s *Stream) meanwhile(c *connection, f func() error) error {
+func (o *owner) meanwhile(c *connection, f func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- f() }()
 	pause := c.status.Interval
@@ -151,36 +151,36 @@ func (s *Stream) meanwhile(c *connection, f func() error) error {
 			}
 			at := min(c.status.Told, c.limit)
 			if lost := c.Status(at, at, now, false); lost != nil {
-				broken = s.streamError(lost)
+				broken = o.streamError(lost)
 			}
 		}
 	}
 }
 
 // pastOf returns what the checkpoint says of the past. slot is what the slot has as confirmed.
-func (s *Stream) pastOf(ctx context.Context, c *connection, cp Checkpoint, slot LSN) (past, error) {
-	p := past{Origin: cp.c.Origin, Point: cp.c.Point, bound: max(cp.c.Through, s.cfg.from)}
-	if err := s.checkSource(cp); err != nil {
+func (o *owner) pastOf(ctx context.Context, c *connection, cp Checkpoint, slot LSN) (past, error) {
+	p := past{Origin: cp.c.Origin, Point: cp.c.Point, bound: max(cp.c.Through, o.cfg.from)}
+	if err := o.checkSource(cp); err != nil {
 		return p, err
 	}
 	switch {
-	case cp.IsZero() && s.cfg.from == 0:
-		return p, &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("slot %q exists, and the consumer has no checkpoint: it has lost it, or never had one", s.source.Slot),
+	case cp.IsZero() && o.cfg.from == 0:
+		return p, &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("slot %q exists, and the consumer has no checkpoint: it has lost it, or never had one", o.source.Slot),
 			Advice: fmt.Sprintf("if the target is a copy as of %s, say so with WithFrom; else copy the tables again (SubscribeAnew)", slot)}
 	case cp.IsZero():
-		p.Origin, p.Through = c.origin.Origin, s.cfg.from
+		p.Origin, p.Through = c.origin.Origin, o.cfg.from
 	case p.IsBare():
 		p.bound = never
-		s.cfg.log.Info("the consumer has a position that an older version has stored: it is trusted, and replaced by a checkpoint", "slot", s.source.Slot, "position", cp.Position())
-	case s.isUpgraded(cp):
-		return s.upgraded(ctx, c, p, slot)
+		o.cfg.log.Info("the consumer has a position that an older version has stored: it is trusted, and replaced by a checkpoint", "slot", o.source.Slot, "position", cp.Position())
+	case o.isUpgraded(cp):
+		return o.upgraded(ctx, c, p, slot)
 	}
 	return p, nil
 }
 
 // upgraded takes over the checkpoint of a cluster that pg_upgrade has read. That keeps XIDs, and demands that the slot has
 // confirmed all WAL, but says nothing of the consumer. The new cluster has other positions.
-func (s *Stream) upgraded(ctx context.Context, c *connection, p past, slot LSN) (past, error) {
+func (o *owner) upgraded(ctx context.Context, c *connection, p past, slot LSN) (past, error) {
 	refuse := func(what string) (past, error) {
 		return p, &Error{Kind: ErrCheckpoint, What: "the checkpoint is of the cluster before pg_upgrade, and " + what, Advice: "compare the target with the server, then begin anew (SubscribeAnew)"}
 	}

@@ -60,29 +60,29 @@ type Error = walerr.Error
 type UnconfirmedError = walerr.UnconfirmedError
 
 // streamError translates what has ended a connection that was streaming.
-func (s *Stream) streamError(err error) error {
+func (o *owner) streamError(err error) error {
 	pg := sqlstate.Error(err)
 	switch {
-	case pg != nil && s.conn.Load() != nil && err == s.conn.Load().gap:
-		return s.publicationGap(pg)
+	case pg != nil && o.conn.Load() != nil && err == o.conn.Load().gap:
+		return o.publicationGap(pg)
 	case err == errStopped || err == errAgain || err == errEnded || causes.IsOurs(err):
 		return err
-	case s.cfg.physical && errors.Is(err, session.ErrCopyDone):
-		return s.feed.(*walFeed).timelineEnd()
+	case o.cfg.physical && errors.Is(err, session.ErrCopyDone):
+		return o.feed.(*walFeed).timelineEnd()
 	case errors.Is(err, session.ErrServerStopped):
 		return &Error{Kind: ErrServerDown, What: "connection lost", Err: err, Advice: "wait until it is up again"}
 	case pg == nil:
 		return pgfail.Failed("connection lost", err)
-	case pg.Code == sqlstate.UndefinedFile && s.cfg.physical:
-		return s.removed(err)
+	case pg.Code == sqlstate.UndefinedFile && o.cfg.physical:
+		return o.removed(err)
 	case pg.Code == sqlstate.UndefinedFile: // WalSndSegmentOpen in src/backend/replication/walsender.c
-		return slots.Invalidated(s.source.Slot, "wal_removed", err)
+		return slots.Invalidated(o.source.Slot, "wal_removed", err)
 	}
 	e := pgfail.Failed("the server ended the stream", err)
 	switch {
-	case pg.Code == sqlstate.UndefinedObject && s.cfg.plugin == pgoutputPlugin:
-		return s.publicationGap(err)
-	case pg.Code == sqlstate.FeatureNotSupported && s.cfg.plugin == pgoutputPlugin:
+	case pg.Code == sqlstate.UndefinedObject && o.cfg.plugin == pgoutputPlugin:
+		return o.publicationGap(err)
+	case pg.Code == sqlstate.FeatureNotSupported && o.cfg.plugin == pgoutputPlugin:
 		e.Kind, e.Advice = ErrPublication, "alter the publications, then Subscribe"
 	case sqlstate.QuotesData(pg):
 		e.Err = sqlstate.Withheld{PG: pg}

@@ -13,7 +13,7 @@ import (
 // Of a message whose acknowledgement was forgotten the log says so, once.
 func TestForgottenMessageIsLogged(t *testing.T) {
 	var logged bytes.Buffer
-	s := &Stream{cfg: &config{log: slog.New(slog.NewTextHandler(&logged, nil))}}
+	s := &owner{Stream: &Stream{cfg: &config{log: slog.New(slog.NewTextHandler(&logged, nil))}}}
 	s.ledger = ledger.New(0, func() {})
 	now := time.Now()
 	look := func(want int) {

@@ -1,26 +1,15 @@
 package walchan
 
 import (
-	"errors"
-	"fmt"
-	"time"
+	"sync/atomic"
 
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgoutput"
-	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/txn"
+	"github.com/walchan/walchan/internal/value"
 )
-
-// feed turns the server's frames into messages and marks. It survives reconnects, and knows what it has delivered.
-type feed interface {
-	connected(*connection)
-	data(*Stream, *session.Frame) error
-	keepalive(*Stream, *connection) error
-	disconnected()
-	delivered() resume.Point // a server that does not have it cannot continue the stream
-	held() int64             // bytes kept of transactions that are not complete
-}
 
 // changes is the feed of pgoutput.
 //
@@ -32,32 +21,16 @@ type feed interface {
 type changes struct {
 	transactions bool
 	checkpoints  bool
-	decoder      pgoutput.Decoder
-	relations    map[uint32]table
-	last         *Relation // most rows are of the table of the row before
-	txs          []Tx      // a slab: transactions are mostly small, and their messages keep them
-	ends         []lastEnd // likewise
-	frames       uint64    // received so far
+	types        *value.Types
+	reading      *atomic.Pointer[tableReading] // the stream's
 
-	origin   *resume.Source   // of the connection
-	from     LSN              // where its stream begins
-	spools   txn.Store        // transactions whose outcome is not known yet
-	spooling *txn.Transaction // the one of them of which messages are coming; nil: none
-	late     bool             // it was prepared before from
-
-	tx        *Tx // nil between transactions
-	begun     bool
-	fresh     bool     // nothing of tx was delivered
-	committed int64    // when tx was, microseconds since 2000-01-01 UTC
-	at        progress // in tx, as the server sends it
-	skip      progress // in tx, up to which it was delivered before
-	old       bool     // tx was delivered before, wholly
-
-	// The newest change of tx is kept until it is known whether it is the last one, because its checkpoint says so. With Commit
-	// messages none is kept, because they carry the end.
-	msgs    [2]Message // scratch: the one that is taken in, and the one that is kept
-	turn    int        // the place of the former
-	keeping bool
+	in      txn.Assembler
+	origin  *resume.Source
+	flow    *link.Flow
+	until   LSN
+	made    made
+	done    ready
+	current current
 
 	point resume.Point // what was delivered
 	ended LSN          // end of the last entry that was received as a whole
@@ -65,274 +38,261 @@ type changes struct {
 	trial *trial       // until the server's history is known to be that of point; nil: it is
 }
 
-func newChanges(cfg *config) *changes {
+// made is where messages and what they point to come from.
+type made struct {
+	relation *Relation  // most rows are of the table of the row before
+	table    *txn.Table // its
+	tables   int        // described over this connection
+	txs      []Tx       // a slab: transactions are mostly small, and their messages keep them
+	ends     []lastEnd  // likewise
+
+	// The newest change of a transaction is kept until it is known whether it is the last one, because its checkpoint says so. With
+	// Commit messages none is kept, because they carry the end.
+	msgs    [2]Message // scratch: the one that is taken in, and the one that is kept
+	turn    int        // the place of the one that is taken in
+	keeping bool
+	begin   Message // scratch
+}
+
+// ready is what the stream is still to do before more is taken in.
+type ready struct {
+	event    *txn.Event // to be taken in once more; nil: none
+	asked    bool       // the server, for the last transaction
+	table    *txn.Table // its types are looked up; nil: none
+	alive    LSN        // of a keepalive; 0: none
+	messages [2]*Message
+	count    int  // of them
+	next     int  // the one that is delivered next
+
+	// Behind them:
+	end    LSN           // what has ended there; 0: nothing
+	single bool          // that was a message outside of transactions
+	place  *resume.Place // its checkpoint says that; nil: it has none
+}
+
+func newChanges(o *owner) *changes {
+	cfg := o.cfg
 	return &changes{
 		transactions: cfg.transactions,
 		checkpoints:  cfg.checkpoints,
-		decoder:      pgoutput.Decoder{Parallel: isParallel(cfg.pgoutputArgs())},
-		spools:       txn.Store{Limit: cfg.spoolMemory, Dir: cfg.spoolDir},
+		types:        o.types,
+		reading:      &o.reading,
+		in: txn.Assembler{
+			Decoder: pgoutput.Decoder{Parallel: isParallel(cfg.pgoutputArgs())},
+			Store:   txn.Store{Limit: cfg.spoolMemory, Dir: cfg.spoolDir},
+		},
 	}
-}
-
-// progress is how far a transaction has come.
-type progress struct {
-	ordinal uint32
-	hash    uint32 // of the messages up to ordinal
-}
-
-func (p *progress) add(b []byte) {
-	p.ordinal++
-	p.hash = resume.Hash(p.hash, b)
 }
 
 // connected: the server describes tables anew on each connection, and begins with a transaction.
-func (f *changes) connected(c *connection) {
-	f.relations, f.last, f.tx, f.from, f.origin = map[uint32]table{}, nil, nil, c.from, c.origin
-	f.keeping = false
+func (f *changes) connected(c *connection, until LSN) {
+	f.in.Begin(c.from)
+	f.origin, f.flow, f.until = c.origin, &c.flow, until
+	f.current, f.done = current{}, ready{}
+	f.made.keeping, f.made.table, f.made.tables = false, nil, 0
 }
 
-// disconnected: what was not complete is sent again.
-func (f *changes) disconnected() {
-	f.spools.Reset()
-	f.spooling = nil
-}
-
-func (f *changes) data(s *Stream, frame *session.Frame) error {
-	f.frames++
-	if f.spooling != nil {
-		return f.spool(frame)
-	}
-	return f.take(s, frame, f.frames)
-}
-
-// take takes in a message: the seq-th that was received.
-func (f *changes) take(s *Stream, frame *session.Frame, seq uint64) error {
-	ev, err := f.decoder.Decode(frame.Data)
-	if err != nil {
-		return malformed(frame.Start, err)
-	}
-	m := &f.msgs[f.turn]
-	*m = Message{LSN: frame.Start, sent: frame.SentAt}
-	switch ev.Type {
-	case pgoutput.Insert, pgoutput.Update, pgoutput.Delete:
-		m.Kind = Insert + Kind(btoi(ev.Type == pgoutput.Update)+2*btoi(ev.Type == pgoutput.Delete))
-		if m.Relation, err = f.relation(ev.OID, ev.N); err != nil {
-			return err
-		}
-		m.data, m.split = ev.Block, ev.Split
-		if x := s.reading.Load(); x != nil && f.tx != nil {
-			x.note(m, f.tx.XID)
-		}
-		return f.change(s, m, frame.Data)
-	case pgoutput.Begin:
-		return f.begin(s, m, ev)
-	case pgoutput.Commit:
-		return f.end(s, m, ev, Commit)
-	case pgoutput.Truncate:
-		if m.ext, err = f.truncation(ev); err != nil {
-			return err
-		}
-		m.Kind = Truncate
-		if x := s.reading.Load(); x != nil && f.tx != nil {
-			x.note(m, f.tx.XID)
-		}
-		return f.change(s, m, frame.Data)
-	case pgoutput.Message:
-		m.Kind, m.ext, m.data, m.LSN = LogicalMessage, &logicalMessage{prefix: ev.Name}, ev.Content, LSN(ev.LSN)
-		if ev.Name == readRowsPrefix {
-			if x := s.reading.Load(); x != nil {
-				return x.mark(s, m)
-			}
-			return nil
-		}
-		if ev.Flags&1 != 0 {
-			return f.change(s, m, frame.Data)
-		}
-		return f.single(s, m)
-	case pgoutput.Relation:
-		return f.describe(s, ev, seq)
-	case pgoutput.Origin:
-		if f.tx == nil {
-			return unexpected("origin")
-		}
-		f.tx.Origin = ev.Name
-		return nil
-	case pgoutput.Type:
-		return nil // the catalogue says more: see Stream.learnTypes
-	case pgoutput.StreamStart, pgoutput.StreamAbort, pgoutput.StreamCommit:
-		return f.inProgress(s, m, ev)
-	case pgoutput.BeginPrepare, pgoutput.Prepare, pgoutput.StreamPrepare, pgoutput.CommitPrepared, pgoutput.RollbackPrepared:
-		return f.twoPhase(s, m, ev)
-	}
-	return unexpected(fmt.Sprintf("message %q", ev.Type))
-}
+func (f *changes) disconnected() { f.in.Drop() }
 
 func (f *changes) delivered() resume.Point { return f.point }
+
+func (f *changes) held() int64 { return f.in.Store.Size() }
+
+func (f *changes) next(frame *session.Frame, t *turn) (a act, err error) {
+	switch {
+	case frame != nil && !frame.Keepalive:
+		ev, data, failed := f.in.Take(frame.Start, frame.SentAt, frame.Data)
+		if ev == nil || failed != nil {
+			return nextFrame, failed
+		}
+		a, err = f.take(t, ev, data)
+	case frame != nil:
+		f.done.alive = frame.End
+		a, err = f.keepalive(t)
+	default:
+		a, err = f.goOn(t)
+	}
+	for a == nextFrame && err == nil {
+		switch d := &f.done; {
+		case d.next < d.count:
+			return f.hand(t)
+		case d.end != 0:
+			return f.close(t)
+		case !f.in.HasMore():
+			return nextFrame, nil
+		}
+		ev, data, failed := f.in.Next()
+		if ev == nil || failed != nil {
+			return nextFrame, failed
+		}
+		a, err = f.take(t, ev, data)
+	}
+	return a, err
+}
+
+// goOn goes on once the stream has done what it was asked for.
+func (f *changes) goOn(t *turn) (act, error) {
+	d := &f.done
+	if d.table != nil {
+		f.bind(d.table)
+		d.table = nil
+	}
+	if d.asked {
+		f.acquit()
+	}
+	switch ev := d.event; {
+	case d.alive != 0:
+		return f.keepalive(t)
+	case ev != nil:
+		d.event = nil
+		return f.take(t, ev, nil) // what begins or stands alone, and has no hash
+	}
+	return nextFrame, nil
+}
+
+// hand has the stream deliver the next message.
+func (f *changes) hand(t *turn) (act, error) {
+	d := &f.done
+	m := d.messages[d.next]
+	if d.next++; d.next == d.count {
+		d.next, d.count = 0, 0
+	}
+	return f.give(t, m)
+}
+
+func (f *changes) push(m *Message) {
+	f.done.messages[f.done.count] = m
+	f.done.count++
+}
+
+// keepalive takes in how far the server has come, between two transactions.
+func (f *changes) keepalive(t *turn) (act, error) {
+	if a, err := f.witness(t, f.done.alive, nil, nil); a != nextFrame || err != nil {
+		return a, err
+	}
+	t.received, f.done.alive = f.done.alive, 0
+	if f.checkpoints && f.current.tx == nil && f.trial == nil {
+		return isBetween, nil
+	}
+	return nextFrame, nil
+}
+
+// take takes in what comes next.
+func (f *changes) take(t *turn, ev *txn.Event, data []byte) (act, error) {
+	switch ev.Step {
+	case txn.Within:
+		return f.within(t, ev, data)
+	case txn.Begins:
+		return f.begin(t, ev)
+	case txn.Ends:
+		return f.end(t, ev)
+	case txn.Alone:
+		return f.alone(t, ev)
+	case txn.Describes:
+		return f.describe(t, ev.Table)
+	case txn.Prepared:
+		if !f.current.begun || f.current.old {
+			f.current.at.add(nil) // ordinals do not depend on options
+			return nextFrame, nil
+		}
+		m := f.message(ev)
+		m.Kind, m.LSN = Prepare, LSN(ev.LSN)
+		f.current.at.add(nil)
+		return f.pass(t, m)
+	}
+	return breathe, nil
+}
+
+// message returns scratch for the message that is taken in.
+func (f *changes) message(ev *txn.Event) *Message {
+	m := &f.made.msgs[f.made.turn]
+	*m = Message{LSN: ev.At, sent: ev.SentAt}
+	return m
+}
+
+func (f *changes) within(t *turn, ev *txn.Event, data []byte) (act, error) {
+	m := f.message(ev)
+	switch ev.Type {
+	case pgoutput.Truncate:
+		x := &truncation{cascade: ev.Flags&1 != 0, restart: ev.Flags&2 != 0}
+		for _, table := range ev.Tables {
+			x.tables = append(x.tables, table.Owner.(*Relation))
+		}
+		m.Kind, m.ext = Truncate, x
+	case pgoutput.Message:
+		f.logicalMessage(m, ev)
+		if ev.Name == readRowsPrefix {
+			return f.piece(t, m)
+		}
+		return f.change(t, m, data)
+	case pgoutput.Origin:
+		f.current.tx.Origin = ev.Name
+		return nextFrame, nil
+	default:
+		m.Kind = Insert + Kind(btoi(ev.Type == pgoutput.Update)+2*btoi(ev.Type == pgoutput.Delete))
+		if ev.Table != f.made.table {
+			f.made.table, f.made.relation = ev.Table, ev.Table.Owner.(*Relation)
+		}
+		m.Relation, m.data, m.split = f.made.relation, ev.Block, ev.Split
+	}
+	if x := f.reading.Load(); x != nil {
+		x.note(m, f.current.tx.XID)
+	}
+	return f.change(t, m, data)
+}
+
+func (f *changes) logicalMessage(m *Message, ev *txn.Event) {
+	m.Kind, m.ext, m.data, m.LSN = LogicalMessage, &logicalMessage{prefix: ev.Name}, ev.Content, LSN(ev.LSN)
+}
+
+// piece is for a mark of ReadRows.
+func (f *changes) piece(t *turn, mark *Message) (act, error) {
+	if f.reading.Load() == nil {
+		return nextFrame, nil
+	}
+	t.message, t.place = mark, f.here()
+	return deliverPiece, nil
+}
 
 // here is what the checkpoint of a message outside of transactions says.
 func (f *changes) here() *resume.Place { return &resume.Place{Source: f.origin, Point: f.point} }
 
-func (f *changes) begin(s *Stream, m *Message, ev *pgoutput.Event) error {
-	if f.tx != nil {
-		return unexpected("begin inside of a transaction")
-	}
-	if err := f.witness(s, LSN(ev.LSN), ev); err != nil {
-		return err
-	}
-	if LSN(ev.LSN) >= s.until {
-		s.received(s.until) // all before has come; the slot is to come there, too, beyond changes that nobody was sent
-		return errEnded
-	}
-	f.tx, f.committed = f.newTx(ev), ev.Time
-	f.tx.Redelivered = f.tx.CommitLSN == f.anew
-	f.tx.prepared = ev.Type == pgoutput.BeginPrepare || ev.Type == pgoutput.StreamPrepare || ev.Type == pgoutput.Prepare
-	f.begun = false
-	f.old = f.point.Covers(f.tx.CommitLSN)
-	f.at, f.skip = progress{ordinal: 1}, progress{}
-	f.fresh = f.tx.CommitLSN != f.point.Commit || f.point.IsBare()
-	if f.tx.CommitLSN == f.point.Commit {
-		f.skip = progress{f.point.Ordinal, f.point.Hash}
-	}
-	return nil
-}
-
-func (f *changes) newTx(ev *pgoutput.Event) *Tx {
-	if len(f.txs) == cap(f.txs) {
-		f.txs = make([]Tx, 0, 64)
-	}
-	f.txs = append(f.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgtime.Time(ev.Time), origin: f.origin, before: min(f.point.Through, LSN(ev.LSN))})
-	return &f.txs[len(f.txs)-1]
-}
-
-// change delivers a message of the transaction, unless it was delivered before.
-func (f *changes) change(s *Stream, m *Message, b []byte) error {
-	if f.tx == nil {
-		return unexpected(m.Kind.String())
-	}
-	s.conn.Load().flow.Lag = time.Duration(m.sent-f.committed) * time.Microsecond
-	if f.old {
-		return nil
-	}
-	if f.transactions && !f.begun {
-		if err := f.announce(s, m); err != nil {
-			return err
+// alone delivers a message that is sent by itself. Its LSN is the end of its record.
+func (f *changes) alone(t *turn, ev *txn.Event) (act, error) {
+	m := f.message(ev)
+	if ev.Type == pgoutput.RollbackPrepared { // it has no position of its record, only that of its end
+		m.Kind, m.LSN = RollbackPrepared, LSN(ev.End)
+		m.Tx = f.newTx(ev)
+		m.Tx.CommitLSN = LSN(ev.End)
+	} else {
+		f.logicalMessage(m, ev)
+		if ev.Name == readRowsPrefix {
+			return f.piece(t, m)
 		}
 	}
-	f.at.add(b)
-	return f.pass(s, m)
-}
-
-// announce delivers the Begin, if those are asked for: not at once, for the transaction's origin follows it.
-func (f *changes) announce(s *Stream, m *Message) error {
-	f.begun = true
-	begin := &Message{Kind: Begin, LSN: f.tx.CommitLSN, sent: m.sent}
-	return f.pass(s, begin)
-}
-
-// pass delivers the message at f.at, unless it belongs to what was delivered of the transaction before.
-func (f *changes) pass(s *Stream, m *Message) error {
-	if f.at.ordinal <= f.skip.ordinal {
-		if f.at.ordinal == f.skip.ordinal && f.at.hash != f.skip.hash && !f.point.IsBare() {
-			return f.again(s)
-		}
-		return nil
+	if a, err := f.witness(t, m.LSN, nil, ev); a != nextFrame || err != nil {
+		return a, err
 	}
-	m.Tx, m.Ordinal, m.hash = f.tx, f.at.ordinal, f.at.hash
-	if !f.checkpoints || f.transactions {
-		return f.hand(s, m)
-	}
-	if f.keeping {
-		if err := f.hand(s, f.kept()); err != nil {
-			return err
-		}
-	}
-	if scratch := &f.msgs[f.turn]; m != scratch {
-		*scratch = *m
-	}
-	f.turn, f.keeping = 1-f.turn, true
-	return nil
-}
-
-func (f *changes) kept() *Message { return &f.msgs[1-f.turn] }
-
-// hand delivers a message of the transaction.
-func (f *changes) hand(s *Stream, m *Message) error {
-	if err := s.deliver(m); err != nil {
-		return err
-	}
-	if f.fresh {
-		f.fresh = false
-		f.point = resume.Point{Through: f.tx.before, Commit: f.tx.CommitLSN, XID: f.tx.XID, Time: f.committed, Prepared: f.tx.prepared}
-	}
-	f.point.Ordinal, f.point.Hash = m.Ordinal, m.hash
-	if f.checkpoints && m.ext != nil {
-		if end := m.end(); end != 0 {
-			at := resume.Place{Source: f.origin, Point: f.point}
-			at.Through, at.Message = end, 0
-			s.ledger.MarkAt(at)
-		}
-	}
-	return nil
-}
-
-// handLast delivers the change that was kept, now that it is known to be the transaction's last.
-func (f *changes) handLast(s *Stream, end LSN) error {
-	if !f.keeping {
-		return nil
-	}
-	f.keeping = false
-	m := f.kept()
-	switch x := m.ext.(type) {
-	case nil:
-		if len(f.ends) == cap(f.ends) {
-			f.ends = make([]lastEnd, 0, 64)
-		}
-		f.ends = append(f.ends, lastEnd(end))
-		m.ext = &f.ends[len(f.ends)-1]
-	case *truncation:
-		x.end = end
-	case *logicalMessage:
-		x.end = end
-	}
-	return f.hand(s, m)
-}
-
-// end closes the transaction, with a message that says so if its Begin was delivered; the outcome of a prepared one always is.
-func (f *changes) end(s *Stream, m *Message, ev *pgoutput.Event, kind Kind) error {
 	switch {
-	case f.tx == nil:
-		return unexpected(kind.String())
-	case LSN(ev.LSN) != f.tx.CommitLSN:
-		return unexpected(kind.String() + " of another transaction")
-	case !f.old && f.at.ordinal < f.skip.ordinal && !f.point.IsBare():
-		return f.again(s)
+	case m.LSN <= max(f.ended, f.point.Commit):
+		return nextFrame, nil
+	case m.LSN > f.until:
+		t.received = 0
+		return finish, nil
 	}
-	// Servers before version 15 send transactions without changes, too: they are not delivered.
-	if (f.begun || kind == CommitPrepared) && !f.old {
-		m.Kind, m.ext, m.LSN = kind, LSN(ev.End), LSN(ev.LSN)
-		if err := f.mark(s, m); err != nil {
-			return err
-		}
+	at := f.here()
+	at.Through, at.Message = max(at.Through, m.LSN), m.LSN
+	if l, ok := m.ext.(*logicalMessage); ok {
+		l.at = at
+	} else {
+		m.ext = at
 	}
-	if err := f.handLast(s, LSN(ev.End)); err != nil {
-		return err
+	f.push(m)
+	f.done.end, f.done.single = m.LSN, true
+	if f.checkpoints {
+		f.done.place = at
 	}
-	f.tx = nil
-	f.received(s, LSN(ev.End), false)
-	return nil
-}
-
-// received notes that everything up to a position was received and delivered. single says that it is the end of a message outside of
-// transactions.
-func (f *changes) received(s *Stream, lsn LSN, single bool) {
-	f.ended = max(f.ended, lsn)
-	if lsn > f.point.Through {
-		f.point.Through = lsn
-	}
-	if single {
-		f.point.Message = lsn
-	}
-	s.received(lsn)
+	return nextFrame, nil
 }
 
 // resume sets what was delivered before the stream began.
@@ -350,72 +310,3 @@ func (f *changes) rewind(limit LSN) {
 	}
 	p.Through = min(p.Through, kept)
 }
-
-// mark delivers a message of the transaction that is no change.
-func (f *changes) mark(s *Stream, m *Message) error {
-	f.at.add(nil)
-	return f.pass(s, m)
-}
-
-// single delivers a message that is sent by itself. Its LSN is the end of its record.
-func (f *changes) single(s *Stream, m *Message) error {
-	if err := f.witness(s, m.LSN, nil); err != nil {
-		return err
-	}
-	if m.LSN <= max(f.ended, f.point.Commit) {
-		return nil
-	}
-	if m.LSN > s.until {
-		return errEnded
-	}
-	at := f.here()
-	at.Through, at.Message = max(at.Through, m.LSN), m.LSN
-	if l, ok := m.ext.(*logicalMessage); ok {
-		l.at = at
-	} else {
-		m.ext = at
-	}
-	if err := s.deliver(m); err != nil {
-		return err
-	}
-	if f.checkpoints {
-		s.ledger.MarkAt(*at)
-	}
-	f.received(s, m.LSN, true)
-	return nil
-}
-
-// again has the transaction delivered once more, from its beginning, over a new connection.
-func (f *changes) again(s *Stream) error {
-	s.cfg.log.Warn("the server sends a transaction differently than before (was a publication altered, or is it another list?): it is delivered again as a whole",
-		"slot", s.source.Slot, "xid", f.tx.XID, "commit", f.tx.CommitLSN, "delivered", f.point.Ordinal, "sent", f.at.ordinal)
-	f.anew = f.tx.CommitLSN
-	f.point.Ordinal, f.point.Hash = 0, 0
-	return errAgain
-}
-
-var errAgain = errors.New("walchan: a transaction is delivered again")
-
-func (f *changes) truncation(ev *pgoutput.Event) (*truncation, error) {
-	t := &truncation{cascade: ev.Flags&1 != 0, restart: ev.Flags&2 != 0}
-	for _, oid := range ev.Tables {
-		r, err := f.relation(oid, -1)
-		if err != nil {
-			return nil, err
-		}
-		t.tables = append(t.tables, r)
-	}
-	return t, nil
-}
-
-// malformed is the error of a message of pgoutput that cannot be decoded.
-func malformed(at LSN, err error) error {
-	return &Error{Kind: ErrProtocol, What: fmt.Sprintf("the server's data at %s", at), Err: err, Advice: reportIt}
-}
-
-// unexpected is the error of one that cannot stand where it does.
-func unexpected(what string) error {
-	return &Error{Kind: ErrProtocol, What: "unexpected " + what, Advice: reportIt}
-}
-
-const reportIt = "nothing behind it was delivered or confirmed; report it with the server's version"

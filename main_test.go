@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/walchan/walchan"
 )
 
 // The tests of the contract: the package comment of walchan, sentence by sentence, on real servers. A test is named after
@@ -31,6 +33,16 @@ func TestMain(m *testing.M) {
 	if left := lasting(func() string { return goroutines("") }); left != "" {
 		fmt.Fprintf(os.Stderr, "goroutines left behind by some test:\n%s\n", left)
 		code = 1
+	}
+	if wrong := walchan.TransitionsBesideTheTable(); wrong != nil {
+		fmt.Fprintln(os.Stderr, "changes of state that are not in the table (states.go):", strings.Join(wrong, "; "))
+		code = 1
+	}
+	if run := flag.Lookup("test.run").Value.String(); run == "" {
+		if missing := walchan.TransitionsNotSeen(); missing != nil {
+			fmt.Fprintln(os.Stderr, "changes of state in the table (states.go) that no test makes:", strings.Join(missing, "; "))
+			code = 1
+		}
 	}
 	os.Exit(code)
 }

@@ -18,8 +18,8 @@ import (
 
 // temporarySlot returns the name of the slot from which the stream's own will be made. It is another one for each attempt, because the
 // server may keep the last one until it notices that the connection is lost.
-func (s *Stream) temporarySlot() string {
-	return fmt.Sprintf("%s%x_%d", makingPrefix(s.cfg.slot), s.id, s.snapshots.attempt)
+func (o *owner) temporarySlot() string {
+	return fmt.Sprintf("%s%x_%d", makingPrefix(o.cfg.slot), o.id, o.snapshots.attempt)
 }
 
 func makingPrefix(slot string) string {
@@ -29,43 +29,43 @@ func makingPrefix(slot string) string {
 }
 
 // rivals is a condition for rows of pg_replication_slots: another process is making the stream's slot.
-func (s *Stream) rivals() string {
+func (o *owner) rivals() string {
 	like := strings.NewReplacer("_", `\_`).Replace
-	prefix := makingPrefix(s.cfg.slot)
-	return fmt.Sprintf("temporary AND active AND slot_name LIKE '%s%%' AND slot_name NOT LIKE '%s%%'", like(prefix), like(fmt.Sprintf("%s%x_", prefix, s.id)))
+	prefix := makingPrefix(o.cfg.slot)
+	return fmt.Sprintf("temporary AND active AND slot_name LIKE '%s%%' AND slot_name NOT LIKE '%s%%'", like(prefix), like(fmt.Sprintf("%s%x_", prefix, o.id)))
 }
 
 // checkAlone fails if another process is making the slot, or has made it, or has stored a checkpoint of it, by the time that the temporary one
 // is there.
-func (s *Stream) checkAlone(c *connection) error {
-	if s.cfg.slot == "" {
+func (o *owner) checkAlone(c *connection) error {
+	if o.cfg.slot == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
+	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
 	defer cancel()
 	conn, err := c.dialOrdinary(ctx) // on c the snapshot ends with the next command
 	if err != nil {
 		return pgfail.Failed("look for others that make the slot", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := session.Query(ctx, conn, "SELECT slot_name, coalesce(active_pid, 0) FROM pg_catalog.pg_replication_slots WHERE "+s.rivals()+
-		" OR slot_name = "+pgsql.Literal(s.cfg.slot))
+	rows, err := session.Query(ctx, conn, "SELECT slot_name, coalesce(active_pid, 0) FROM pg_catalog.pg_replication_slots WHERE "+o.rivals()+
+		" OR slot_name = "+pgsql.Literal(o.cfg.slot))
 	if err != nil {
 		return pgfail.Failed("look for others that make the slot", err)
 	}
 	for _, row := range rows {
-		if row[0] != s.cfg.slot {
+		if row[0] != o.cfg.slot {
 			pid, _ := strconv.ParseUint(row[1], 10, 32)
-			return &Error{Kind: ErrSlotActive, What: fmt.Sprintf("slot %q is being made by another process, PID %d", s.cfg.slot, pid), PID: uint32(pid),
+			return &Error{Kind: ErrSlotActive, What: fmt.Sprintf("slot %q is being made by another process, PID %d", o.cfg.slot, pid), PID: uint32(pid),
 				Advice: "wait until it is made (WithWaitForSlot), or end that process"}
 		}
 	}
 	if len(rows) > 0 {
 		return errStoredMore
 	}
-	if s.cfg.checkpoints && s.snapshots.attempt == 0 {
-		cp, err := s.cfg.checkpoint(s.ctx)
-		if err == nil && cp != s.given {
+	if o.cfg.checkpoints && o.snapshots.attempt == 0 {
+		cp, err := o.cfg.checkpoint(o.ctx)
+		if err == nil && cp != o.given {
 			err = errStoredMore
 		}
 		return err

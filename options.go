@@ -12,6 +12,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgsql"
 )
 
@@ -24,12 +25,49 @@ type config struct {
 
 	slot         string
 	createSlot   bool
-	publications []string
-	plugin       string
-	pluginArgs   map[string]string
-	transactions bool
+	waitForSlot  bool
+	terminateOld bool
+	failover     bool
 
-	checkpoint     func(context.Context) (Checkpoint, error) // see checkpoint.go
+	logicalConfig
+	physicalConfig
+	resumeConfig
+	snapshot snapshotConfig
+	timing
+
+	bounds
+
+	connect func(context.Context, *pgconn.Config) error
+	log     *slog.Logger
+	onState func(Stats)
+}
+
+// logicalConfig is what is asked of the output plugin: see protocol.go.
+type logicalConfig struct {
+	publications        []string
+	skippedPublications bool // see pubgap.go
+	plugin              string
+	pluginArgs          map[string]string
+	transactions        bool
+
+	streaming, twoPhase, binary bool
+	origin                      string
+	spoolMemory                 int
+	spoolDir                    string
+	spoolSet                    bool
+}
+
+// physicalConfig is for SubscribePhysical: see physical.go.
+type physicalConfig struct {
+	physical      bool
+	wholeSegments bool
+	walFrom       LSN
+	walTimeline   uint32
+}
+
+// resumeConfig says from where to where a stream goes: see checkpoint.go and span.go.
+type resumeConfig struct {
+	checkpoint     func(context.Context) (Checkpoint, error)
 	checkpoints    bool
 	checkpointRead bool // before Subscribe
 	anew           bool // SubscribeAnew has dropped the slot
@@ -37,59 +75,36 @@ type config struct {
 	upgradedFrom   string
 	upgraded       bool
 
-	from, until LSN // see span.go; 0: not given
+	from, until LSN // 0: not given
 	untilNow    bool
+}
 
-	streaming, twoPhase, binary bool // see protocol.go
-	origin                      string
-	spoolMemory                 int
-	spoolDir                    string
-	spoolSet                    bool
-
-	physical      bool // see physical.go
-	wholeSegments bool
-	walFrom       LSN
-	walTimeline   uint32
-	failover      bool
-
-	snapshot snapshotConfig
-
-	messages, bytes int
+// bounds are how much may wait for the consumer.
+type bounds struct {
+	messages, bytes int // in the buffer
 	maxUnacked      int
+}
 
+// timing is how long what may take.
+type timing struct {
 	statusInterval time.Duration
 	receiveTimeout time.Duration
 	drainTimeout   time.Duration
 	closeTimeout   time.Duration
-
-	retry   func() backoff.BackOff
-	connect func(context.Context, *pgconn.Config) error
-	log     *slog.Logger
-	onState func(Stats)
-
-	waitForSlot  bool
-	terminateOld bool
-
-	skippedPublications bool // see pubgap.go
+	retry          func() backoff.BackOff
 }
 
 const pgoutputPlugin = "pgoutput"
 
 func newConfig(opts []Option) *config {
 	cfg := &config{
-		plugin:       pgoutputPlugin,
-		pluginArgs:   map[string]string{},
-		messages:     64,
-		bytes:        8 << 20,
-		spoolMemory:  64 << 20,
-		maxUnacked:   1 << 20,
-		snapshot:     snapshotConfig{jobs: 2},
-		drainTimeout: 10 * time.Second,
-		closeTimeout: 5 * time.Second,
-		retry:        defaultRetry,
-		connect:      func(context.Context, *pgconn.Config) error { return nil },
-		log:          slog.Default(),
-		onState:      func(Stats) {},
+		logicalConfig: logicalConfig{plugin: pgoutputPlugin, pluginArgs: map[string]string{}, spoolMemory: 64 << 20},
+		snapshot:      snapshotConfig{jobs: 2},
+		timing:        timing{drainTimeout: 10 * time.Second, closeTimeout: 5 * time.Second, retry: defaultRetry},
+		bounds:        bounds{messages: 64, bytes: 8 << 20, maxUnacked: 1 << 20},
+		connect:       func(context.Context, *pgconn.Config) error { return nil },
+		log:           slog.Default(),
+		onState:       func(Stats) {},
 	}
 	for _, o := range opts {
 		o(cfg)
@@ -252,7 +267,7 @@ func (c *config) validate(streaming bool) error {
 	wrong := func(format string, args ...any) {
 		problems = append(problems, fmt.Sprintf(format, args...))
 	}
-	if _, err := parseConnString(c.connString); err != nil {
+	if _, err := dial.Parse(c.connString); err != nil {
 		wrong("%v", err)
 	}
 	if c.slot != "" && !pgsql.IsSlotName(c.slot) {

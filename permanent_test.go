@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
@@ -60,7 +61,7 @@ func TestIsPermanent(t *testing.T) {
 
 // Of several attempts the most telling one is what a connection has failed for.
 func TestConnectErrorOfSeveralAttempts(t *testing.T) {
-	dial := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	dialled := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	reset := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
 	unknown := &net.DNSError{Err: "no such host", Name: "db", IsNotFound: true}
 	noTLS := errors.New("127.0.0.1:5432 (db): tls error: server refused TLS connection")
@@ -71,29 +72,29 @@ func TestConnectErrorOfSeveralAttempts(t *testing.T) {
 		attempts []error
 		kind     error
 	}{
-		{"host=db", []error{dial}, ErrUnreachable},
+		{"host=db", []error{dialled}, ErrUnreachable},
 		{"host=db", []error{alert}, ErrTLS},
 		{"host=db", []error{noTLS}, ErrTLS},
-		{"host=db", []error{dial, alert}, ErrTLS},
-		{"host=db", []error{dial, password}, ErrAuthentication},             // localhost: ::1 and 127.0.0.1
+		{"host=db", []error{dialled, alert}, ErrTLS},
+		{"host=db", []error{dialled, password}, ErrAuthentication},          // localhost: ::1 and 127.0.0.1
 		{"host=db", []error{noTLS, password}, ErrAuthentication},            // sslmode=prefer
-		{"host=db", []error{password, dial}, ErrAuthentication},             //
-		{"host=db", []error{noTLS, dial}, ErrUnreachable},                   //
+		{"host=db", []error{password, dialled}, ErrAuthentication},          //
+		{"host=db", []error{noTLS, dialled}, ErrUnreachable},                //
 		{"host=db", []error{starting, hba}, ErrServerDown},                  // it was up a moment later
 		{"host=db", []error{reset, hba}, ErrUnreachable},                    //
 		{"host=db", []error{hba, starting}, ErrServerDown},                  //
-		{"host=a,b", []error{dial, password}, ErrUnreachable},               // a may come back
+		{"host=a,b", []error{dialled, password}, ErrUnreachable},            // a may come back
 		{"host=a,b", []error{unknown, hba}, ErrUnreachable},                 //
-		{"host=a,b", []error{password, dial}, ErrUnreachable},               //
+		{"host=a,b", []error{password, dialled}, ErrUnreachable},            //
 		{"host=a,b", []error{hba, password}, ErrAuthentication},             //
 		{"host=a,b", []error{alert, noTLS}, ErrTLS},                         //
 		{"host=a,b", []error{hba, serverError("53300")}, ErrTooManyClients}, //
 	} {
-		cfg, err := parseConnString(tt.dsn)
+		cfg, err := dial.Parse(tt.dsn)
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = connectError(errors.Join(tt.attempts...), cfg)
+		err = dial.Error(errors.Join(tt.attempts...), cfg)
 		if e := (*Error)(nil); !errors.As(err, &e) || e.Kind != tt.kind {
 			t.Errorf("%s: %v is %v", tt.dsn, tt.attempts, err)
 		}

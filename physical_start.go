@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
@@ -20,23 +21,23 @@ import (
 // How a physical stream begins and goes on: without SQL, which its connection does not have.
 
 // startPhysical makes the connection stream.
-func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
-	f := *s.feed.(*walFeed) // a copy, until the stream has begun
+func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
+	f := *o.feed.(*walFeed) // a copy, until the stream has begun
 	var cp Checkpoint
 	if lost == nil {
-		f = walFeed{wholeSegments: s.cfg.wholeSegments}
-		if s.cfg.checkpoints {
+		f = walFeed{wholeSegments: o.cfg.wholeSegments}
+		if o.cfg.checkpoints {
 			var err error
-			if cp, err = s.cfg.checkpoint(s.ctx); err != nil {
+			if cp, err = o.cfg.checkpoint(o.ctx); err != nil {
 				return err
 			}
 			var cancel context.CancelFunc // that may have taken its time
-			ctx, cancel = context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
+			ctx, cancel = context.WithTimeout(o.ctx, 2*c.config.ConnectTimeout)
 			defer cancel()
 		}
 	}
 	// First whether it is in recovery, and then how far it is: as in start.
-	if err := s.readSettings(ctx, c, &f); err != nil {
+	if err := o.readSettings(ctx, c, &f); err != nil {
 		return err
 	}
 	system, err := c.Identify(ctx)
@@ -44,26 +45,26 @@ func (s *Stream) startPhysical(ctx context.Context, c, lost *connection) error {
 		return pgfail.Failed("identify the system", err)
 	}
 	if lost == nil {
-		s.source.SystemID = system.ID
+		o.source.SystemID = system.ID
 	}
-	if err := s.checkWALSource(cp); err != nil {
+	if err := o.checkWALSource(cp); err != nil {
 		return err
 	}
-	if s.cfg.slot != "" {
-		if c.status.Told, err = s.preparePhysicalSlot(ctx, c, lost); err != nil {
+	if o.cfg.slot != "" {
+		if c.status.Told, err = o.preparePhysicalSlot(ctx, c, lost); err != nil {
 			return err
 		}
 	}
 	if system, err = flushedUpTo(ctx, c, c.status.Told, system); err != nil {
 		return err
 	}
-	if err := s.startWAL(ctx, c, lost, &f, cp, system); err != nil {
+	if err := o.startWAL(ctx, c, lost, &f, cp, system); err != nil {
 		return err
 	}
-	*s.feed.(*walFeed) = f
-	s.startedWAL(c, lost, &f, system)
-	if lost == nil && s.cfg.checkpoints {
-		return s.askAgain(c, cp)
+	*o.feed.(*walFeed) = f
+	o.startedWAL(c, lost, &f, system)
+	if lost == nil && o.cfg.checkpoints {
+		return o.askAgain(c, cp)
 	}
 	return nil
 }
@@ -87,24 +88,24 @@ func flushedUpTo(ctx context.Context, c *connection, lsn LSN, system session.Sys
 }
 
 // startedWAL notes where the connection stands when its stream has begun.
-func (s *Stream) startedWAL(c, lost *connection, f *walFeed, system session.System) {
+func (o *owner) startedWAL(c, lost *connection, f *walFeed, system session.System) {
 	slot := c.status.Told
 	system.Timeline = f.timeline
 	if f.trial != nil {
 		system.Timeline = f.trial.timeline
 	}
-	s.started(c, lost, system, f.at)
-	c.received = f.next
+	o.started(c, lost, system, f.at)
+	c.received = f.expect
 	if lost == nil {
-		s.ledger.Begin(f.confirmable(f.last))
+		o.ledger.Begin(f.confirmable(f.last))
 	}
 	if f.trial != nil { // until its end no position is told that the server may not have
-		c.limit = cmp.Or(slot, f.next)
-		c.status.Told, s.known = slot, slot
+		c.limit = cmp.Or(slot, f.expect)
+		c.status.Told, o.known = slot, slot
 	}
-	c.status.Confirmed = min(s.ledger.Advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
-	if lost == nil && s.cfg.checkpoints && f.last.IsProvable() {
-		s.ledger.Start(f.last)
+	c.status.Confirmed = min(o.ledger.Advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
+	if lost == nil && o.cfg.checkpoints && f.last.IsProvable() {
+		o.ledger.Start(f.last)
 	}
 }
 
@@ -113,11 +114,11 @@ func (s *Stream) startedWAL(c, lost *connection, f *walFeed, system session.Syst
 var errStoredMore = errors.New("walchan: another checkpoint is stored")
 
 // askAgain asks the consumer for its checkpoint now that the slot is held. The process that had the slot before may have stored more.
-func (s *Stream) askAgain(c *connection, cp Checkpoint) error {
-	if s.cfg.slot == "" || c.made {
+func (o *owner) askAgain(c *connection, cp Checkpoint) error {
+	if o.cfg.slot == "" || c.made {
 		return nil
 	}
-	stored, err := s.askCheckpoint(c)
+	stored, err := o.askCheckpoint(c)
 	if err != nil || stored == cp {
 		return err
 	}
@@ -128,7 +129,7 @@ func (s *Stream) askAgain(c *connection, cp Checkpoint) error {
 }
 
 // checkWALSource fails for a checkpoint of another cluster or slot.
-func (s *Stream) checkWALSource(cp Checkpoint) error {
+func (o *owner) checkWALSource(cp Checkpoint) error {
 	describe := func(src Source) string {
 		if src.Slot == "" {
 			return fmt.Sprintf("a stream without a slot from cluster %s", src.SystemID)
@@ -140,33 +141,33 @@ func (s *Stream) checkWALSource(cp Checkpoint) error {
 		return nil
 	case !cp.c.Physical:
 		return &Error{Kind: ErrCheckpoint, What: "the checkpoint is of a logical stream", Advice: "give it to Subscribe"}
-	case cp.Source() != s.source:
-		return &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", describe(cp.Source()), describe(s.source)),
+	case cp.Source() != o.source:
+		return &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", describe(cp.Source()), describe(o.source)),
 			Advice: "connect to its server and slot, or keep one checkpoint for each source"}
 	}
 	return nil
 }
 
 // startWAL finds out where the stream begins, or goes on, and begins it there.
-func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, cp Checkpoint, system session.System) error {
+func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *walFeed, cp Checkpoint, system session.System) error {
 	history, err := timelineHistory(ctx, c, system.Timeline)
 	if err != nil {
 		return err
 	}
 	switch {
 	case lost != nil:
-		if err := s.checkCluster(lost, system, c.standby, history); err != nil {
+		if err := o.checkCluster(lost, system, c.standby, history); err != nil {
 			return err
 		}
 	case !cp.IsZero():
 		f.goOnAfter(cp)
 	default:
-		f.choose(s.cfg, c.status.Told, system, history)
+		f.choose(o.cfg, c.status.Told, system, history)
 	}
 	if err := f.locate(system, history, c.standby); err != nil {
 		return err
 	}
-	f.arrive(s, c)
+	f.arrive(o, c)
 	if f.timeline != f.historyOf {
 		f.historyOf = f.timeline
 		if f.history, err = timelineHistory(ctx, c, f.timeline); err != nil {
@@ -174,8 +175,8 @@ func (s *Stream) startWAL(ctx context.Context, c, lost *connection, f *walFeed, 
 		}
 	}
 	from, timeline := f.begin(c)
-	if err := c.Start(ctx, startWALCommand(s.cfg.slot, from, timeline)); err != nil {
-		return s.physicalError(ctx, c, err)
+	if err := c.Start(ctx, startWALCommand(o.cfg.slot, from, timeline)); err != nil {
+		return o.physicalError(ctx, c, err)
 	}
 	return nil
 }
@@ -191,8 +192,8 @@ func (f *walFeed) goOnAfter(cp Checkpoint) {
 }
 
 // arrive sets what the messages of the connection come from.
-func (f *walFeed) arrive(s *Stream, c *connection) {
-	c.origin = &resume.Source{Checkpoints: s.cfg.checkpoints, Origin: resume.Origin{SystemID: s.source.SystemID, Slot: s.source.Slot, Timeline: f.timeline}}
+func (f *walFeed) arrive(o *owner, c *connection) {
+	c.origin = &resume.Source{Checkpoints: o.cfg.checkpoints, Origin: resume.Origin{SystemID: o.source.SystemID, Slot: o.source.Slot, Timeline: f.timeline}}
 	begin := resume.Place{Source: c.origin, Point: resume.Point{Through: f.at, From: f.at}}
 	switch {
 	case f.last.Source == nil: // nothing was delivered
@@ -205,16 +206,16 @@ func (f *walFeed) arrive(s *Stream, c *connection) {
 }
 
 // checkCluster compares the cluster with what was delivered over the lost connection.
-func (s *Stream) checkCluster(lost *connection, system session.System, standby bool, history string) error {
-	if system.ID != s.source.SystemID {
-		return otherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID))
+func (o *owner) checkCluster(lost *connection, system session.System, standby bool, history string) error {
+	if system.ID != o.source.SystemID {
+		return otherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
 	}
 	var was resume.Origin
 	if !lost.standby { // it may have been promoted since
 		was.Timeline = lost.timeline
 	}
 	server := resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby}
-	_, err := resume.Check(was, s.feed.delivered(), lost.status.Told, server, func() (string, error) { return history, nil })
+	_, err := resume.Check(was, o.feed.delivered(), lost.status.Told, server, func() (string, error) { return history, nil })
 	if r := (*resume.Refusal)(nil); errors.As(err, &r) && !r.Passing {
 		return otherWAL(r.Text)
 	}
@@ -229,7 +230,7 @@ func startWALCommand(slot string, from LSN, timeline int32) string {
 }
 
 // readSettings asks what is to be known of the server, without SQL.
-func (s *Stream) readSettings(ctx context.Context, c *connection, f *walFeed) error {
+func (o *owner) readSettings(ctx context.Context, c *connection, f *walFeed) error {
 	var timeout, recovery, segment string
 	for name, value := range map[string]*string{"wal_sender_timeout": &timeout, "in_hot_standby": &recovery, "wal_segment_size": &segment} {
 		var err error
@@ -237,7 +238,7 @@ func (s *Stream) readSettings(ctx context.Context, c *connection, f *walFeed) er
 			return err
 		}
 	}
-	s.setTimers(c, parseGUCTime(timeout))
+	o.setTimers(c, parseGUCTime(timeout))
 	c.standby = recovery == "on"
 	var err error
 	f.segment, err = parseSegmentSize(segment)
@@ -250,7 +251,7 @@ func parseSegmentSize(s string) (LSN, error) {
 	n, err := strconv.ParseUint(digits, 10, 32)
 	unit, ok := map[string]uint64{"MB": 1 << 20, "GB": 1 << 30}[s[len(digits):]]
 	if err != nil || !ok || n == 0 {
-		return 0, &Error{Kind: ErrProtocol, What: fmt.Sprintf("wal_segment_size is %q", s), Advice: reportIt}
+		return 0, &Error{Kind: ErrProtocol, What: fmt.Sprintf("wal_segment_size is %q", s), Advice: pgfail.ReportIt}
 	}
 	return LSN(n * unit), nil
 }
@@ -264,25 +265,6 @@ func (f *walFeed) choose(cfg *config, restart LSN, system session.System, histor
 		f.timeline = resume.TimelineAt(f.at, history, system.Timeline)
 	}
 	f.at = f.round(f.at)
-}
-
-// preparePhysicalSlot makes sure of the slot, and returns its position; 0: it has none.
-func (s *Stream) preparePhysicalSlot(ctx context.Context, c, lost *connection) (LSN, error) {
-	name := s.cfg.slot
-	restart, err := readPhysicalSlot(ctx, c, name)
-	switch {
-	case !errors.Is(err, ErrSlotMissing):
-		return restart, err
-	case lost != nil && c.standby && !lost.standby:
-		return 0, slots.InRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
-	case lost != nil || !s.cfg.createSlot:
-		return 0, err
-	}
-	_, err = createSlot(ctx, c, s.cfg, NewSlot{Name: name, Physical: true, ReserveWAL: true})
-	if c.made = err == nil; err != nil && !errors.Is(err, ErrSlotExists) { // another process was faster
-		return 0, err
-	}
-	return readPhysicalSlot(ctx, c, name)
 }
 
 // readPhysicalSlot returns the restart_lsn of a physical slot, 0 if it has none. From PostgreSQL 15 on there is a command for
@@ -339,11 +321,11 @@ func (c *connection) sql(ctx context.Context, query string) ([][]string, error) 
 	if !c.isPhysical() {
 		return c.Query(ctx, query)
 	}
-	ordinary := &connection{config: c.config.Copy(), address: c.address}
+	ordinary := &connection{reached: reached{c.config.Copy(), c.address}}
 	delete(ordinary.config.RuntimeParams, "replication")
 	conn, err := ordinary.dialOrdinary(ctx)
 	if err != nil {
-		return nil, connectError(err, ordinary.config)
+		return nil, dial.Error(err, ordinary.config)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	return session.Query(ctx, conn, query)
@@ -381,28 +363,12 @@ func (f *walFeed) locate(system session.System, history string, standby bool) er
 var errTimelineEnd = errors.New("walchan: the timeline has ended")
 
 // leaveTimeline ends the stream of a timeline properly, so that the slot is free when the function returns.
-func (s *Stream) leaveTimeline(c *connection) {
-	s.cfg.log.Info("the timeline has ended", "slot", s.source.Slot, "timeline", c.timeline, "received", c.received)
-	s.feed.(*walFeed).leave(c)
-	if err := c.farewell(s.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
-		s.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", s.source.Slot, "error", err)
+func (o *owner) leaveTimeline(c *connection) {
+	o.cfg.log.Info("the timeline has ended", "slot", o.source.Slot, "timeline", c.timeline, "received", c.received)
+	o.feed.(*walFeed).leave(c)
+	if err := c.farewell(o.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
+		o.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", o.source.Slot, "error", err)
 	}
-}
-
-// physicalError translates the refusal of START_REPLICATION.
-func (s *Stream) physicalError(ctx context.Context, c *connection, err error) error {
-	name := s.cfg.slot
-	switch state := sqlstate.Of(err); {
-	case state == sqlstate.ObjectInUse:
-		return slots.Active(ctx, c.sql, name, err)
-	case state == sqlstate.UndefinedObject:
-		return missingPhysicalSlot(name, err)
-	case state == sqlstate.NotPrerequisite && name != "": // a lost slot, from PostgreSQL 18 on
-		if slot, lookErr := slots.Read(ctx, c.sql, name); lookErr == nil && slot != nil && slot.WALStatus == "lost" {
-			return walRemoved(err)
-		}
-	}
-	return pgfail.Failed("start physical replication", err)
 }
 
 // walRemoved is the error of a position whose WAL the server does not have (WalSndSegmentOpen in

@@ -19,36 +19,23 @@ const (
 	lookPause     = 10 * time.Second // between two looks at synchronous_standby_names
 )
 
-// keepalive takes in how far the server has come, between two transactions.
-func (f *changes) keepalive(s *Stream, c *connection) error {
-	if f.trial != nil {
-		if err := f.witness(s, c.frame.End, nil); err != nil {
-			return err
-		}
-	}
-	if f.checkpoints && f.tx == nil && f.trial == nil {
-		c.ahead = max(c.ahead, c.frame.End)
-	}
-	return nil
-}
-
 // progress delivers a Progress if one is due, and returns when it is next.
-func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
+func (o *owner) progress(c *connection, now time.Time) (time.Time, error) {
 	later := now.Add(time.Hour)
 	if c.ahead == 0 {
 		return later, nil
 	}
-	last := s.ledger.Last()
+	last := o.ledger.Last()
 	if c.ahead <= last {
 		return later, nil
 	}
-	c.lookAtStandbys(s, now)
+	c.lookAtStandbys(o, now)
 	ahead, next := c.ahead-last, c.progressAt.Add(progressPause)
 	if ahead < progressBytes {
 		next = latest(c.progressAt, c.status.Since).Add(quietPause)
 	}
 	switch {
-	case s.ledger.Outstanding() > 0 && ahead < progressBytes:
+	case o.ledger.Outstanding() > 0 && ahead < progressBytes:
 		return later, nil // an acknowledgement comes first, and wakes the owner
 	case c.shutdown.IsNoticed(), c.synchronous.Load():
 	case ahead < quietBytes:
@@ -57,28 +44,28 @@ func (s *Stream) progress(c *connection, now time.Time) (time.Time, error) {
 		return earliest(next, c.lookedAt.Add(lookPause)), nil
 	}
 	c.progressAt = now
-	return later, s.feed.(*changes).progress(s, c)
+	return later, o.deliverProgress(c, o.feed.(*changes))
 }
 
-func (f *changes) progress(s *Stream, c *connection) error {
+func (o *owner) deliverProgress(c *connection, f *changes) error {
 	at := f.here()
 	at.Through = max(at.Through, c.ahead)
-	if err := s.deliver(&Message{Kind: Progress, LSN: c.ahead, sent: c.frame.SentAt, ext: at}); err != nil {
+	if err := o.deliver(&Message{Kind: Progress, LSN: c.ahead, sent: c.frame.SentAt, ext: at}); err != nil {
 		return err
 	}
 	f.point = at.Point
-	s.ledger.MarkAt(*at)
+	o.ledger.MarkAt(*at)
 	return nil
 }
 
 // reachEnd takes a stream that has come to its end (WithUntil) beyond changes that nobody was sent: the next process begins there.
-func (s *Stream) reachEnd(c *connection) error {
-	f, ok := s.feed.(*changes)
-	if !ok || !f.checkpoints || f.tx != nil || f.trial != nil || s.until == never || s.until <= s.ledger.Last() {
+func (o *owner) reachEnd(c *connection) error {
+	f, ok := o.feed.(*changes)
+	if !ok || !f.checkpoints || f.current.tx != nil || f.trial != nil || o.until == never || o.until <= o.ledger.Last() {
 		return errEnded
 	}
-	c.ahead = s.until
-	if err := f.progress(s, c); err != nil {
+	c.ahead = o.until
+	if err := o.deliverProgress(c, f); err != nil {
 		return err
 	}
 	return errEnded
@@ -119,12 +106,12 @@ func (t *sideTask) end() {
 
 // lookAtStandbys looks from time to time whether the stream is a synchronous standby. pg_stat_replication does not tell an
 // ordinary role.
-func (c *connection) lookAtStandbys(s *Stream, now time.Time) {
+func (c *connection) lookAtStandbys(o *owner, now time.Time) {
 	if now.Sub(c.lookedAt) < lookPause {
 		return
 	}
 	c.lookedAt = now
-	c.looking.begin(s.ctx, awaitTimeout, func(ctx context.Context) {
+	c.looking.begin(o.ctx, awaitTimeout, func(ctx context.Context) {
 		conn, err := c.dialOrdinary(ctx)
 		if err != nil {
 			return
@@ -132,7 +119,7 @@ func (c *connection) lookAtStandbys(s *Stream, now time.Time) {
 		defer conn.Close(ctx)
 		rows, err := session.Query(ctx, conn, "SHOW synchronous_standby_names")
 		if err == nil && len(rows) == 1 && c.synchronous.Swap(namesStandby(rows[0][0], c.config.RuntimeParams["application_name"])) != c.synchronous.Load() {
-			s.interrupt()
+			o.interrupt()
 		}
 	})
 }

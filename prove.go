@@ -9,12 +9,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
-	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
+	"github.com/walchan/walchan/internal/txn"
 	"github.com/walchan/walchan/internal/walrecord"
 )
 
@@ -42,35 +43,45 @@ type trial struct {
 	proven bool // the history is the same, but the last transaction has not come by
 }
 
-// witness looks at what comes by, as long as the last transaction is expected. ev is nil for a message outside of transactions
-// and for a keepalive.
-func (f *changes) witness(s *Stream, lsn LSN, ev *pgoutput.Event) error {
-	t := f.trial
+// witness looks at what comes by, as long as the last transaction is expected. begins is the beginning of a transaction; nil for a
+// message outside of transactions and for a keepalive. ev is to be taken in once more when that is settled.
+func (f *changes) witness(t *turn, lsn LSN, begins, ev *txn.Event) (act, error) {
+	x := f.trial
 	switch {
-	case t == nil || lsn < t.Commit || lsn == t.Commit && ev == nil:
-		return nil
-	case lsn > t.Commit:
-		return f.absent(s, t)
-	case !t.Is(ev.XID, ev.Time):
-		return diverged(fmt.Sprintf("at %s the server has transaction %d of %s, and not %d of %s, which was delivered",
-			lsn, ev.XID, pgtime.Time(ev.Time).Format(timeFormat), t.XID, pgtime.Time(t.Time).Format(timeFormat)))
+	case x == nil || lsn < x.Commit || lsn == x.Commit && begins == nil:
+		return nextFrame, nil
+	case lsn > x.Commit:
+		f.done.asked, f.done.event, t.trial = true, ev, x
+		return askServer, nil
+	case !x.Is(begins.XID, begins.Time):
+		return nextFrame, diverged(fmt.Sprintf("at %s the server has transaction %d of %s, and not %d of %s, which was delivered",
+			lsn, begins.XID, pgtime.Time(begins.Time).Format(timeFormat), x.XID, pgtime.Time(x.Time).Format(timeFormat)))
 	}
 	f.trial = nil
-	if !t.proven {
-		s.accept(s.conn.Load(), "the last transaction came again")
+	if x.proven {
+		return nextFrame, nil
 	}
-	return nil
+	f.done.event, t.received, t.because = ev, 0, "the last transaction came again"
+	return acceptServer, nil
+}
+
+// acquit ends the trial although the last transaction has not come: the stream has asked for it.
+func (f *changes) acquit() {
+	f.trial, f.done.asked = nil, false
+	if !f.point.IsComplete() {
+		f.point.Through = f.point.Commit + 1
+	}
 }
 
 const timeFormat = "2006-01-02 15:04:05.000000"
 
 // absent: the last transaction has not come, although the server must have sent it.
-func (f *changes) absent(s *Stream, t *trial) error {
-	c := s.conn.Load()
+func (o *owner) absent(t *trial) error {
+	c := o.conn.Load()
 	if !t.proven {
 		var answer answer
-		failed, err := s.await(func(ctx context.Context) (err error) {
-			answer, err = s.ask(ctx, c, t.past)
+		failed, err := o.await(func(ctx context.Context) (err error) {
+			answer, err = o.ask(ctx, c, t.past)
 			return err
 		})
 		switch {
@@ -79,33 +90,29 @@ func (f *changes) absent(s *Stream, t *trial) error {
 		case failed != nil:
 			return failed
 		case answer.is == no:
-			return s.differs(t.Point, answer.by)
-		case answer.is == unknown && s.cfg.proof != proofWaived:
+			return o.differs(t.Point, answer.by)
+		case answer.is == unknown && o.cfg.proof != proofWaived:
 			return &Error{Kind: ErrUnproven, What: fmt.Sprintf("transaction %d, which was committed at %s and delivered, should have come again and did not", t.XID, t.Commit),
 				Advice: "either the server has another history, or the transaction is no longer published (see the publications); compare, then use WithProof(false), or begin anew"}
 		case answer.is == unknown:
-			s.doubt(c, "the last transaction did not come again")
+			o.doubt(c, "the last transaction did not come again")
 		default:
-			s.accept(c, answer.by)
+			o.accept(c, answer.by)
 		}
 	}
-	s.cfg.log.Warn("the last transaction that was delivered is no longer sent: is its table still published? The stream goes on after it",
-		"slot", s.source.Slot, "xid", t.XID, "commit", t.Commit)
-	f.trial = nil
-	if !f.point.IsComplete() {
-		f.point.Through = f.point.Commit + 1
-	}
+	o.cfg.log.Warn("the last transaction that was delivered is no longer sent: is its table still published? The stream goes on after it",
+		"slot", o.source.Slot, "xid", t.XID, "commit", t.Commit)
 	return nil
 }
 
 // examine finds out, now that the slot is held, whether the server's history is that of p. start is where the stream was to begin.
-func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) error {
+func (o *owner) examine(ctx context.Context, c *connection, p past, start LSN) error {
 	same := p.Started != 0 && p.Started == c.origin.Started
 	var side *pgconn.PgConn
 	var slot *slots.Row
-	err := s.meanwhile(c, func() (err error) {
+	err := o.meanwhile(c, func() (err error) {
 		if side, err = c.beside(ctx, same); err == nil {
-			slot, err = slots.Read(ctx, querier(side), s.source.Slot)
+			slot, err = slots.Read(ctx, querier(side), o.source.Slot)
 		}
 		return err
 	})
@@ -116,15 +123,15 @@ func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) 
 	case err != nil:
 		return err
 	case slot == nil:
-		return s.missingSlot(nil)
+		return o.missingSlot(nil)
 	}
 	if slot.Confirmed > p.bound {
-		return s.moved(p, slot.Confirmed)
+		return o.moved(p, slot.Confirmed)
 	}
-	c.status.Told, c.limit, s.known, s.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.bound
+	c.status.Told, c.limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.bound
 	c.from = max(start, slot.Confirmed)
 	c.received = max(c.received, c.from)
-	f, _ := s.feed.(*changes)
+	f, _ := o.feed.(*changes)
 	if f != nil {
 		f.trial = nil
 	}
@@ -132,38 +139,38 @@ func (s *Stream) examine(ctx context.Context, c *connection, p past, start LSN) 
 	case resume.Expect:
 		f.trial = &trial{p, same}
 		if same {
-			s.accept(c, sameServer)
+			o.accept(c, sameServer)
 		}
 		return nil
 	case resume.Deliver:
-		s.accept(c, sameServer)
+		o.accept(c, sameServer)
 		return nil
 	}
 	var answer answer
-	err = s.meanwhile(c, func() (err error) {
-		answer, err = s.question(ctx, c, side, p)
+	err = o.meanwhile(c, func() (err error) {
+		answer, err = o.question(ctx, c, side, p)
 		return err
 	})
 	switch {
 	case err != nil:
 		return err
 	case answer.is == no:
-		return s.differs(p.Point, answer.by)
+		return o.differs(p.Point, answer.by)
 	case answer.is == yes:
-		s.accept(c, answer.by)
+		o.accept(c, answer.by)
 	case p.stands(slot.Confirmed):
-		s.accept(c, "the slot stands where this consumer left it")
-	case s.cfg.proof == proofRequired:
+		o.accept(c, "the slot stands where this consumer left it")
+	case o.cfg.proof == proofRequired:
 		what := fmt.Sprintf("nothing proves that the server has transaction %d, which was committed at %s and delivered", p.XID, p.Commit)
 		if !p.HasTransaction() {
 			what = "nothing proves that the server has the history of the checkpoint, because no transaction was delivered yet"
 		}
 		return &Error{Kind: ErrUnproven, What: what,
 			Advice: "compare the target with the server, then Subscribe without WithProof(true); a role with REPLICATION that may open a walsender, or track_commit_timestamp = on, gives the proof"}
-	case p.HasTransaction() || s.cfg.checkpoints:
-		s.doubt(c, answer.by)
+	case p.HasTransaction() || o.cfg.checkpoints:
+		o.doubt(c, answer.by)
 	default:
-		s.accept(c, "nothing was delivered")
+		o.accept(c, "nothing was delivered")
 	}
 	return nil
 }
@@ -182,46 +189,46 @@ func (p past) stands(confirmed LSN) bool {
 
 // accept ends the trial of a connection. From now on the server hears what is confirmed, except positions that only another server
 // has reported.
-func (s *Stream) accept(c *connection, by string) {
+func (o *owner) accept(c *connection, by string) {
 	if by != sameServer {
-		s.rewind(c)
-		s.cfg.log.Info("the server has the history of what was delivered", "slot", s.source.Slot, "from", c.from, "because", by)
+		o.rewind(c)
+		o.cfg.log.Info("the server has the history of what was delivered", "slot", o.source.Slot, "from", c.from, "because", by)
 	}
 	c.limit = never
 }
 
 // doubt goes on without a proof.
-func (s *Stream) doubt(c *connection, why string) {
-	s.rewind(c)
+func (o *owner) doubt(c *connection, why string) {
+	o.rewind(c)
 	c.limit = never
-	s.gauge.unproven.Store(true)
-	s.cfg.log.Warn("nothing proves that the server has the history of what was delivered, and nothing disproves it: going on (see WithProof)",
-		"slot", s.source.Slot, "from", c.from, "why", why)
+	o.gauge.unproven.Store(true)
+	o.cfg.log.Warn("nothing proves that the server has the history of what was delivered, and nothing disproves it: going on (see WithProof)",
+		"slot", o.source.Slot, "from", c.from, "why", why)
 }
 
 // rewind forgets positions that may belong to another history.
-func (s *Stream) rewind(c *connection) {
-	s.publish(c) // first: Stats must not say that more is confirmed than acknowledged
-	s.ledger.Rewind(max(c.limit, s.certain()))
-	if f, ok := s.feed.(*changes); ok {
+func (o *owner) rewind(c *connection) {
+	o.publish(c) // first: Stats must not say that more is confirmed than acknowledged
+	o.ledger.Rewind(max(c.limit, o.certain()))
+	if f, ok := o.feed.(*changes); ok {
 		f.rewind(c.limit)
 	}
 }
 
 // certain is the highest position that lies in the history of what was delivered for certain. A keepalive's position may not.
-func (s *Stream) certain() LSN {
-	if f, ok := s.feed.(*changes); ok {
+func (o *owner) certain() LSN {
+	if f, ok := o.feed.(*changes); ok {
 		return max(f.ended, f.point.Commit)
 	}
-	return s.feed.delivered().Through
+	return o.feed.delivered().Through
 }
 
 // moved is the error of a slot that has confirmed what the consumer does not have.
-func (s *Stream) moved(p past, confirmed LSN) error {
-	e := &Error{Kind: ErrSlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, to which this stream has acknowledged", s.source.Slot, confirmed, p.bound),
+func (o *owner) moved(p past, confirmed LSN) error {
+	e := &Error{Kind: ErrSlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, to which this stream has acknowledged", o.source.Slot, confirmed, p.bound),
 		Advice: "something else has advanced the slot or made it again, and changes may be lost to this stream: compare, then Subscribe again"}
 	if p.told == nil { // it is a checkpoint's
-		e.What = fmt.Sprintf("slot %q is at %s, ahead of the checkpoint, which is at %s", s.source.Slot, confirmed, p.bound)
+		e.What = fmt.Sprintf("slot %q is at %s, ahead of the checkpoint, which is at %s", o.source.Slot, confirmed, p.bound)
 		e.Advice = fmt.Sprintf("either messages were acknowledged whose checkpoint was not stored, or the target is older than the slot, or something else has moved the slot; "+
 			"if another process has stored more since the checkpoint was read, begin again (WithCheckpointFrom reads it in time). "+
 			"Otherwise the changes in between are gone: copy the tables again (SubscribeAnew), or accept the gap with WithFrom(%s) beside WithCheckpoint", confirmed)
@@ -229,7 +236,7 @@ func (s *Stream) moved(p past, confirmed LSN) error {
 	return e
 }
 
-func (s *Stream) differs(p resume.Point, by string) error {
+func (o *owner) differs(p resume.Point, by string) error {
 	return diverged(fmt.Sprintf("the server does not have transaction %d of %s, which was committed at %s and delivered (%s)", p.XID, pgtime.Time(p.Time).Format(timeFormat), p.Commit, by))
 }
 
@@ -254,18 +261,18 @@ const (
 )
 
 // ask is question over a new connection.
-func (s *Stream) ask(ctx context.Context, c *connection, p past) (answer, error) {
+func (o *owner) ask(ctx context.Context, c *connection, p past) (answer, error) {
 	side, err := c.beside(ctx, false)
 	if err != nil {
 		return answer{}, err
 	}
 	defer side.Close(context.WithoutCancel(ctx))
-	return s.question(ctx, c, side, p)
+	return o.question(ctx, c, side, p)
 }
 
 // question asks whether the server has the last transaction. It looks at the commit timestamp, then at the record in the WAL, then at
 // the status of the XID. Afterwards side can only be closed.
-func (s *Stream) question(ctx context.Context, c *connection, side *pgconn.PgConn, p past) (answer, error) {
+func (o *owner) question(ctx context.Context, c *connection, side *pgconn.PgConn, p past) (answer, error) {
 	if !p.HasTransaction() || p.IsBare() {
 		return answer{by: "no transaction is known"}, nil
 	}
@@ -335,12 +342,12 @@ func (c *connection) beside(ctx context.Context, plain bool) (*pgconn.PgConn, er
 			return conn, nil
 		}
 		if ctx.Err() != nil {
-			return nil, connectError(err, walsender)
+			return nil, dial.Error(err, walsender)
 		}
 	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, connectError(err, cfg)
+		return nil, dial.Error(err, cfg)
 	}
 	return conn, nil
 }

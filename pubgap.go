@@ -41,11 +41,11 @@ func isSkippedPublication(n *pgconn.Notice) bool {
 }
 
 // publicationGap is the permanent error of such changes. cause is what the server says of them.
-func (s *Stream) publicationGap(cause error) error {
+func (o *owner) publicationGap(cause error) error {
 	e := &Error{Kind: ErrPublicationMissing, Err: cause}
-	c := s.conn.Load()
+	c := o.conn.Load()
 	version, _ := c.Version()
-	missing, err := s.missingPublications(c)
+	missing, err := o.missingPublications(c)
 	switch {
 	case err != nil:
 		e.What = "a publication of the stream does not exist where the changes go on"
@@ -55,7 +55,7 @@ func (s *Stream) publicationGap(cause error) error {
 		e.Advice = "make it again, then Subscribe, which says how to go on; the changes made meanwhile are missing"
 	default:
 		e.What = fmt.Sprintf("a publication of the stream exists now, but not yet at the changes after %s", c.received)
-		e.Advice = recovery(s.source.Slot, version)
+		e.Advice = recovery(o.source.Slot, version)
 	}
 	return e
 }
@@ -72,8 +72,8 @@ func recovery(slot string, version int) string {
 }
 
 // missingPublications names the publications that do not exist now.
-func (s *Stream) missingPublications(c *connection) (string, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, awaitTimeout)
+func (o *owner) missingPublications(c *connection) (string, error) {
+	ctx, cancel := context.WithTimeout(o.ctx, awaitTimeout)
 	defer cancel()
 	conn, err := c.dialOrdinary(ctx)
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *Stream) missingPublications(c *connection) (string, error) {
 		return "", err
 	}
 	var missing []string
-	for _, name := range s.cfg.publications {
+	for _, name := range o.cfg.publications {
 		if !slices.ContainsFunc(rows, func(r []string) bool { return r[0] == name }) {
 			missing = append(missing, fmt.Sprintf("%q", name))
 		}

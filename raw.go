@@ -16,8 +16,12 @@ import (
 // the acknowledged prefix is confirmed, which is safe (transactions are sent in commit order, and a change lies before its
 // own commit), and what was not confirmed is delivered again after a reconnect.
 type raw struct {
-	ends func([]byte) place // nil: not known
-	msg  Message            // scratch
+	ends  func([]byte) place // nil: not known
+	until LSN
+
+	msg      Message // scratch
+	pending  bool    // it is being delivered
+	settling bool    // and was the last of its transaction
 
 	sent  []entry // delivered behind the last confirmed end, the last one perhaps not complete
 	again int     // how many of these the server has sent again, wholly: the index of the one it is sending
@@ -27,7 +31,7 @@ type raw struct {
 
 func (f *raw) disconnected() {}
 
-func (f *raw) keepalive(*Stream, *connection) error { return nil }
+func (f *raw) takeBack() { f.pending = false }
 
 func (f *raw) delivered() resume.Point { return resume.Point{Through: f.high, Message: f.high} }
 
@@ -85,7 +89,8 @@ func transactionEnds(plugin string, args map[string]string) func([]byte) place {
 func hasPrefix(b []byte, s string) bool { return len(b) >= len(s) && string(b[:len(s)]) == s }
 
 // connected: the server resumes behind from, and nowhere else.
-func (f *raw) connected(c *connection) {
+func (f *raw) connected(c *connection, until LSN) {
+	f.until, f.pending, f.settling = until, false, false
 	f.again, f.now = len(f.sent), entry{}
 	f.forget(c.from)
 	f.again = 0
@@ -102,52 +107,66 @@ func (f *raw) forget(confirmed LSN) {
 	f.again -= n
 }
 
-func (f *raw) data(s *Stream, frame *session.Frame) error {
-	if frame.Start > s.until {
-		return errEnded
+func (f *raw) next(frame *session.Frame, t *turn) (act, error) {
+	switch {
+	case frame == nil && f.pending:
+		f.pending = false
+		return f.noteDelivered(t)
+	case frame == nil && f.settling:
+		f.settling = false
+		f.forget(t.confirmed)
+		return nextFrame, nil
+	case frame == nil || frame.Keepalive:
+		return nextFrame, nil
+	case frame.Start > f.until:
+		t.received = 0
+		return finish, nil
 	}
 	m := &f.msg
 	*m = Message{Kind: Raw, LSN: frame.Start, sent: frame.SentAt, data: string(frame.Data)}
+	if f.ends != nil {
+		f.now.messages++
+		f.now.hash = resume.Hash(f.now.hash, frame.Data)
+		if f.ends(frame.Data) == last {
+			f.now.end = m.LSN
+		}
+		if f.again == len(f.sent) {
+			f.sent = append(f.sent, entry{})
+		}
+		was := &f.sent[f.again]
+		switch {
+		case was.messages == f.now.messages && was.hash != f.now.hash,
+			was.end != 0 && was.messages < f.now.messages,
+			f.now.end != 0 && was.messages > f.now.messages:
+			t.details = []any{"lsn", m.LSN, "delivered", was.messages}
+			f.sent = f.sent[:f.again]
+			return repeat, nil
+		case was.messages >= f.now.messages:
+			return f.close(t)
+		}
+	}
+	f.pending, t.message = true, m
+	return deliver, nil
+}
+
+func (f *raw) noteDelivered(t *turn) (act, error) {
+	f.high = max(f.high, f.msg.LSN)
 	if f.ends == nil {
-		if err := s.deliver(m); err != nil {
-			return err
-		}
-		f.high = max(f.high, frame.Start)
-		s.received(f.high)
-		return nil
+		return t.settled(f.high, f.high, nil)
 	}
-	f.now.messages++
-	f.now.hash = resume.Hash(f.now.hash, frame.Data)
-	place := f.ends(frame.Data)
-	if place == last {
-		f.now.end = frame.Start
-	}
-	if f.again == len(f.sent) {
-		f.sent = append(f.sent, entry{})
-	}
-	was := &f.sent[f.again]
+	f.sent[f.again] = f.now
+	return f.close(t)
+}
+
+// close ends the transaction if the message was its last.
+func (f *raw) close(t *turn) (act, error) {
 	switch {
-	case was.messages == f.now.messages && was.hash != f.now.hash,
-		was.end != 0 && was.messages < f.now.messages,
-		f.now.end != 0 && was.messages > f.now.messages:
-		s.cfg.log.Warn("the server sends a transaction differently than before the reconnect: it and those behind it are delivered again",
-			"slot", s.source.Slot, "lsn", frame.Start, "delivered", was.messages)
-		f.sent = f.sent[:f.again]
-		return errAgain
-	case was.messages < f.now.messages:
-		if err := s.deliver(m); err != nil {
-			return err
-		}
-		*was = f.now
-		f.high = max(f.high, frame.Start)
+	case f.now.end != 0:
+		f.again, f.now, f.settling = f.again+1, entry{}, true
+		return t.settled(f.msg.LSN, f.msg.LSN, nil)
+	case f.msg.LSN == f.until:
+		t.received = 0
+		return finish, nil
 	}
-	if place == last {
-		f.again, f.now = f.again+1, entry{}
-		s.received(frame.Start)
-		f.forget(s.ledger.Confirmed)
-	}
-	if frame.Start == s.until {
-		return errEnded
-	}
-	return nil
+	return nextFrame, nil
 }

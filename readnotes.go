@@ -1,6 +1,10 @@
 package walchan
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/walchan/walchan/internal/resume"
+)
 
 // The owner's part of ReadRows: it notes the changes of the table, and where it comes to a piece's mark it delivers the piece
 // without the rows that were changed since.
@@ -50,9 +54,9 @@ func (x *tableReading) note(m *Message, xid uint32) {
 	}
 }
 
-// mark delivers the piece whose mark the stream has come to. The owner calls it; again, if the connection breaks meanwhile and the
-// mark comes again.
-func (x *tableReading) mark(s *Stream, m *Message) error {
+// deliver delivers the piece whose mark m the stream has come to. The owner calls it; again, if the connection breaks meanwhile and
+// the mark comes again.
+func (x *tableReading) deliver(o *owner, m *Message, at *resume.Place) error {
 	p := x.piece.Load()
 	if p == nil || p.mark != m.data {
 		return nil
@@ -65,11 +69,10 @@ func (x *tableReading) mark(s *Stream, m *Message) error {
 		x.weed(p)
 	}
 	out := Message{LSN: m.LSN, sent: m.sent}
-	at := s.feed.(*changes).here()
 	info := &Snapshot{Tables: []*Relation{p.src.rel}, Attempt: 1, Among: true, at: at}
 	if p.first && !p.begun {
 		out.Kind, out.ext = SnapshotBegin, info
-		if err := s.deliver(&out); err != nil {
+		if err := o.deliver(&out); err != nil {
 			return err
 		}
 		p.begun = true
@@ -79,13 +82,13 @@ func (x *tableReading) mark(s *Stream, m *Message) error {
 		if out.data = p.rows[p.next]; out.data == "" {
 			continue
 		}
-		if err := s.deliver(&out); err != nil {
+		if err := o.deliver(&out); err != nil {
 			return err
 		}
 		p.src.rows.Add(1)
 	}
 	if p.exhausted && len(p.again) == 0 {
-		if err := s.deliver(&Message{Kind: SnapshotEnd, LSN: m.LSN, sent: m.sent, ext: info}); err != nil {
+		if err := o.deliver(&Message{Kind: SnapshotEnd, LSN: m.LSN, sent: m.sent, ext: info}); err != nil {
 			return err
 		}
 		p.src.left.Store(0)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgsql"
 )
@@ -50,7 +51,7 @@ func (x *tableReading) readPiece(ctx context.Context) (*piece, error) {
 		}
 		block, err := rows.Line(line)
 		if err != nil {
-			return malformed(0, err)
+			return pgfail.Malformed(0, err)
 		}
 		p.bytes += int64(len(line))
 		p.index[keyOf(Row{x.src.rel, block}, x.columns)] = len(p.rows)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
@@ -287,7 +288,7 @@ func (x *tableReading) connect(ctx context.Context) error {
 	cfg := x.base.ordinaryConfig()
 	conn, err := session.DialOrdinary(ctx, cfg)
 	if err != nil {
-		return connectError(err, cfg)
+		return dial.Error(err, cfg)
 	}
 	x.conn = conn
 	conn.KeepAlive()

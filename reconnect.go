@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
@@ -67,27 +64,27 @@ func (o *outage) next(retry func() backoff.BackOff) (time.Duration, bool) {
 
 // reconnect dials until there is a stream again. c is the connection that was lost and why its end. The error is permanent,
 // or errStopped.
-func (s *Stream) reconnect(c *connection, why error) (*connection, error) {
-	if s.cfg.slot == "" && !s.cfg.physical {
-		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", s.source.Slot), Err: why,
+func (o *owner) reconnect(c *connection, why error) (*connection, error) {
+	if o.cfg.slot == "" && !o.cfg.physical {
+		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", o.source.Slot), Err: why,
 			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
 	}
-	s.outage.lost(c)
+	o.outage.lost(c)
 	for {
 		if why != errTimelineEnd && why != errUnprovable {
-			if err := s.pause(why); err != nil {
+			if err := o.pause(why); err != nil {
 				return nil, err
 			}
 		}
-		next, err := s.open(c)
+		next, err := o.open(c)
 		switch {
 		case err == nil:
-			s.gauge.mu.Lock()
-			s.gauge.reconnects++
-			s.gauge.mu.Unlock()
-			s.cfg.log.Info("connected again", "slot", s.source.Slot, "attempt", s.outage.attempt, "resumed_at", next.from)
+			o.gauge.mu.Lock()
+			o.gauge.reconnects++
+			o.gauge.mu.Unlock()
+			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.attempt, "resumed_at", next.from)
 			return next, nil
-		case s.ctx.Err() != nil:
+		case o.ctx.Err() != nil:
 			return nil, errStopped
 		case pgfail.IsPermanent(err):
 			return nil, err
@@ -97,50 +94,47 @@ func (s *Stream) reconnect(c *connection, why error) (*connection, error) {
 }
 
 // pause waits before the next attempt.
-func (s *Stream) pause(why error) error {
-	o := &s.outage
-	delay, ok := o.next(s.cfg.retry)
+func (o *owner) pause(why error) error {
+	x := &o.outage
+	delay, ok := x.next(o.cfg.retry)
 	if !ok {
-		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", o.attempt-1, why)
+		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", x.attempt-1, why)
 	}
-	s.gauge.mu.Lock()
-	s.gauge.attempt, s.gauge.delay = o.attempt, delay
-	s.gauge.mu.Unlock()
-	s.setState(StateRetrying, why)
+	o.gauge.mu.Lock()
+	o.gauge.attempt, o.gauge.delay = x.attempt, delay
+	o.gauge.mu.Unlock()
+	o.setState(StateRetrying, why)
 	level := slog.LevelWarn
-	if o.attempt == stuckAfter {
+	if x.attempt == stuckAfter {
 		level = slog.LevelError
 	}
-	s.cfg.log.Log(s.ctx, level, "disconnected, trying again", "slot", s.source.Slot, "attempt", o.attempt,
-		"delay", delay.Round(time.Millisecond), "received", o.at, "error", why)
-	s.timer.Reset(delay)
-	select {
-	case <-s.timer.C:
-		return nil
-	case <-s.ctx.Done():
+	o.cfg.log.Log(o.ctx, level, "disconnected, trying again", "slot", o.source.Slot, "attempt", x.attempt,
+		"delay", delay.Round(time.Millisecond), "received", x.at, "error", why)
+	if !o.pauseFor(delay) {
 		return errStopped
 	}
+	return nil
 }
 
 // begin makes the first connection, and the slot if that is asked for.
-func (s *Stream) begin() (*connection, error) {
-	s.source.Slot = s.cfg.slot
-	if s.source.Slot == "" && !s.cfg.physical {
-		s.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
+func (o *owner) begin() (*connection, error) {
+	o.source.Slot = o.cfg.slot
+	if o.source.Slot == "" && !o.cfg.physical {
+		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
 	var wait slotWait
 	for {
-		c, err := s.open(nil)
+		c, err := o.open(nil)
 		if err == errStoredMore {
 			continue
 		}
 		switch {
 		case err == nil, !errors.Is(err, ErrSlotActive):
 			return c, err
-		case s.cfg.waitForSlot:
-			err = s.untilFree(&wait, err)
+		case o.cfg.waitForSlot:
+			err = o.untilFree(&wait, err)
 		default:
-			err = s.ifLeaving(&wait, err)
+			err = o.ifLeaving(&wait, err)
 		}
 		if err != nil {
 			return nil, err
@@ -148,82 +142,21 @@ func (s *Stream) begin() (*connection, error) {
 	}
 }
 
-// open makes a connection that streams: the first one, or one that goes on where lost has ended.
-func (s *Stream) open(lost *connection) (*connection, error) {
-	c, err := s.cfg.dial(s.ctx, s.source.Slot)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.start(c, lost); err != nil {
-		if c.made {
-			c.clearAway(s.cfg, s.source.Slot, madeByUs)
-		}
-		c.hangUp()
-		return nil, err
-	}
-	return c, nil
-}
-
-// dial connects, with a configuration that is read anew (pgpass, certificates) and that the user may change. slot is for the
-// log.
-func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
-	conn, err := parseConnString(cfg.connString)
-	if err != nil {
-		return nil, fmt.Errorf("walchan: %w", err) // it was right once: a file is missing, which may come back
-	}
-	if err := cfg.connect(ctx, conn); err != nil {
-		return nil, fmt.Errorf("walchan: prepare the connection: %w", err)
-	}
-	c := &connection{succession: newSuccession()}
-	notice := conn.OnNotice
-	if notice == nil {
-		notice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-			level := slog.LevelInfo
-			if n.SeverityUnlocalized == "WARNING" {
-				level = slog.LevelWarn
-			}
-			cfg.log.Log(ctx, level, "notice from the server", "slot", slot, "severity", n.Severity, "code", n.Code, "message", n.Message)
-		}
-	}
-	conn.OnNotice = func(pg *pgconn.PgConn, n *pgconn.Notice) {
-		c.noticed(cfg, n)
-		notice(pg, n)
-	}
-	if cfg.physical {
-		conn.RuntimeParams["replication"] = "true" // for its probes, too: pg_hba.conf may let them in for nothing else
-	}
-	c.config = conn.Copy()
-	var reached atomic.Pointer[string] // pgx dials to cancel a statement, too, at any time
-	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		reached.Store(&address) // the last one is the one that was reached
-		return c.config.DialFunc(ctx, network, address)
-	}
-	dial := session.Dial
-	if cfg.physical {
-		dial = session.DialPhysical
-	}
-	if c.Conn, err = dial(ctx, conn); err != nil {
-		return nil, connectError(err, conn)
-	}
-	c.address = *reached.Load()
-	return c, nil
-}
-
 // start makes the connection stream.
-func (s *Stream) start(c, lost *connection) error {
+func (o *owner) start(c, lost *connection) error {
 	// A server may stop answering here as everywhere; only the making of a slot may take its time. A few questions and
 	// another connection are no more than connecting twice.
-	ctx, cancel := context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(o.ctx, 2*c.config.ConnectTimeout)
 	defer cancel()
-	if err := s.cfg.checkVersion(c.Version()); err != nil {
+	if err := o.cfg.checkVersion(c.Version()); err != nil {
 		return err
 	}
-	if s.cfg.physical {
-		return s.startPhysical(ctx, c, lost)
+	if o.cfg.physical {
+		return o.startPhysical(ctx, c, lost)
 	}
 	// First whether it is in recovery, and then how far it is: a standby that is promoted between the two must not be taken
 	// for a primary that lacks WAL.
-	if err := s.readSession(ctx, c); err != nil {
+	if err := o.readSession(ctx, c); err != nil {
 		return err
 	}
 	system, err := c.Identify(ctx)
@@ -231,108 +164,108 @@ func (s *Stream) start(c, lost *connection) error {
 		return pgfail.Failed("identify the system", err)
 	}
 	if lost == nil {
-		s.source.SystemID, s.source.Database = system.ID, system.Database
-	} else if system.ID != s.source.SystemID {
-		return diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, s.source.SystemID))
+		o.source.SystemID, o.source.Database = system.ID, system.Database
+	} else if system.ID != o.source.SystemID {
+		return diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
 	}
-	c.setOrigin(s, lost, system)
-	if err := tables.CheckPublications(ctx, c.Conn, s.cfg.publications); err != nil {
+	c.setOrigin(o, lost, system)
+	if err := tables.CheckPublications(ctx, c.Conn, o.cfg.publications); err != nil {
 		return err
 	}
-	if lost == nil && s.cfg.checkpoints {
-		if err := s.beginAnew(ctx, c); err != nil {
+	if lost == nil && o.cfg.checkpoints {
+		if err := o.beginAnew(ctx, c); err != nil {
 			return err
 		}
 		cancel()
-		ctx, cancel = context.WithTimeout(s.ctx, 2*c.config.ConnectTimeout) // the consumer may have taken its time
+		ctx, cancel = context.WithTimeout(o.ctx, 2*c.config.ConnectTimeout) // the consumer may have taken its time
 		defer cancel()
 	}
-	if s.snapshots.due {
-		if begun, err := s.openSnapshot(ctx, c, system); begun || err != nil {
+	if o.snapshots.due {
+		if begun, err := o.openSnapshot(ctx, c, system); begun || err != nil {
 			return err
 		}
 	}
-	slot, err := s.prepareSlot(ctx, c, lost, system.Database)
+	slot, err := o.prepareSlot(ctx, c, lost, system.Database)
 	if err != nil {
 		return err
 	}
-	if lost == nil && !s.cfg.checkpoints {
-		from, err := s.cfg.beginning(slot, system.Flushed)
+	if lost == nil && !o.cfg.checkpoints {
+		from, err := o.cfg.beginning(slot, system.Flushed)
 		if err != nil {
 			return err
 		}
-		return s.launch(ctx, c, lost, system, from)
+		return o.launch(ctx, c, lost, system, from)
 	}
 	if c.history, err = timelineHistory(ctx, c, system.Timeline); err != nil {
 		return err
 	}
 	if lost == nil {
-		return s.continueCheckpoint(ctx, c, system, slot)
+		return o.continueCheckpoint(ctx, c, system, slot)
 	}
-	return s.continueStream(ctx, c, lost, system)
+	return o.continueStream(ctx, c, lost, system)
 }
 
 // continueStream goes on where lost has ended.
-func (s *Stream) continueStream(ctx context.Context, c, lost *connection, system session.System) error {
-	p := past{Origin: lost.origin.Origin, Point: s.feed.delivered(), bound: s.told, told: []LSN{s.told}}
+func (o *owner) continueStream(ctx context.Context, c, lost *connection, system session.System) error {
+	p := past{Origin: lost.origin.Origin, Point: o.feed.delivered(), bound: o.told, told: []LSN{o.told}}
 	bound, err := c.check(p, system)
 	if err != nil {
 		return err
 	}
 	if bound < p.bound || system.Timeline != lost.timeline {
-		s.cfg.log.Info("the server is on a new timeline, or lacks WAL that was confirmed; what was delivered it may have", "slot", s.source.Slot,
-			"timeline", system.Timeline, "was", lost.timeline, "same_until", bound, "delivered", s.certain())
+		o.cfg.log.Info("the server is on a new timeline, or lacks WAL that was confirmed; what was delivered it may have", "slot", o.source.Slot,
+			"timeline", system.Timeline, "was", lost.timeline, "same_until", bound, "delivered", o.certain())
 	}
 	p.bound = bound
 	// Not the position that was acknowledged last: a keepalive's may belong to another history, which has something else there.
-	from := min(s.ledger.Advance(), max(s.certain(), p.Commit))
+	from := min(o.ledger.Advance(), max(o.certain(), p.Commit))
 	if p.HasTransaction() {
 		from = min(from, p.Commit)
 	}
-	if err := s.launch(ctx, c, lost, system, from); err != nil {
+	if err := o.launch(ctx, c, lost, system, from); err != nil {
 		return err
 	}
-	return s.examine(ctx, c, p, from)
+	return o.examine(ctx, c, p, from)
 }
 
 // launch has the server stream from a position.
-func (s *Stream) launch(ctx context.Context, c, lost *connection, system session.System, from LSN) error {
-	if err := c.Start(ctx, s.cfg.startCommand(s.source.Slot, from)); err != nil {
-		return s.startError(ctx, c, err)
+func (o *owner) launch(ctx context.Context, c, lost *connection, system session.System, from LSN) error {
+	if err := c.Start(ctx, o.cfg.startCommand(o.source.Slot, from)); err != nil {
+		return o.startError(ctx, c, err)
 	}
-	s.started(c, lost, system, from)
+	o.started(c, lost, system, from)
 	return nil
 }
 
 // started notes where the connection stands when its stream has begun.
-func (s *Stream) started(c, lost *connection, system session.System, from LSN) {
+func (o *owner) started(c, lost *connection, system session.System, from LSN) {
 	now := time.Now()
 	if lost == nil {
 		c.status.Told = from
 	}
 	c.limit = never
-	c.timeline, s.known = system.Timeline, c.status.Told
+	c.timeline, o.known = system.Timeline, c.status.Told
 	c.from, c.status.Confirmed, c.received = from, from, from
 	c.status.Since, c.lookedAt = now, now
 	c.status.At = time.Time{}
 	c.shutdown.Begin(now)
 	c.listen(now)
-	s.gauge.walEnd.Store(uint64(system.Flushed))
+	o.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
-		s.ledger.Begin(from)
-		s.until = s.cfg.ending(system.Flushed)
-		s.told = max(s.told, from)
+		o.ledger.Begin(from)
+		o.until = o.cfg.ending(system.Flushed)
+		o.told = max(o.told, from)
 	}
 }
 
 // setOrigin notes which server this is. The timeline of a standby is not kept, because it may be promoted under the connection.
-func (c *connection) setOrigin(s *Stream, lost *connection, system session.System) {
-	o := resume.Source{Checkpoints: s.cfg.checkpoints, Origin: resume.Origin{
-		SystemID: s.source.SystemID, Database: s.source.Database, Slot: s.source.Slot, Started: c.serverStarted}}
+func (c *connection) setOrigin(o *owner, lost *connection, system session.System) {
+	origin := resume.Source{Checkpoints: o.cfg.checkpoints, Origin: resume.Origin{
+		SystemID: o.source.SystemID, Database: o.source.Database, Slot: o.source.Slot, Started: c.serverStarted}}
 	if !c.standby {
-		o.Timeline = system.Timeline
+		origin.Timeline = system.Timeline
 	}
-	if c.origin = &o; lost != nil && lost.origin != nil && *lost.origin == o {
+	if c.origin = &origin; lost != nil && lost.origin != nil && *lost.origin == origin {
 		c.origin = lost.origin // messages of one transaction then have equal ones
 	}
 }
@@ -348,7 +281,7 @@ func (c *connection) check(p past, system session.System) (LSN, error) {
 }
 
 // readSession asks what is to be known of the connection.
-func (s *Stream) readSession(ctx context.Context, c *connection) error {
+func (o *owner) readSession(ctx context.Context, c *connection) error {
 	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start, "+
 		"pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('synchronous_standby_names') "+
 		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
@@ -369,7 +302,7 @@ func (s *Stream) readSession(ctx context.Context, c *connection) error {
 		return pgfail.Failed("read when the server was started", err)
 	}
 	c.synchronous.Store(namesStandby(rows[0][4], c.config.RuntimeParams["application_name"]))
-	s.setTimers(c, parseGUCTime(rows[0][0]))
+	o.setTimers(c, parseGUCTime(rows[0][0]))
 	return nil
 }
 
@@ -385,16 +318,16 @@ func parseTimestamp(s string) (µs int64, err error) {
 }
 
 // setTimers derives the connection's timers from the server's wal_sender_timeout.
-func (s *Stream) setTimers(c *connection, senderTimeout time.Duration) {
+func (o *owner) setTimers(c *connection, senderTimeout time.Duration) {
 	c.shutdown.SenderTimeout = senderTimeout
-	c.status.Interval, c.liveness.Timeout = s.cfg.statusInterval, s.cfg.receiveTimeout
+	c.status.Interval, c.liveness.Timeout = o.cfg.statusInterval, o.cfg.receiveTimeout
 	if c.status.Interval == 0 {
 		c.status.Interval = 10 * time.Second
 		if c.shutdown.SenderTimeout > 0 {
 			c.status.Interval = min(max(c.shutdown.SenderTimeout/6, 100*time.Millisecond), c.status.Interval)
 		}
 	} else if c.shutdown.SenderTimeout > 0 && c.status.Interval > c.shutdown.SenderTimeout/2 {
-		s.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.status.Interval, "wal_sender_timeout", c.shutdown.SenderTimeout)
+		o.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.status.Interval, "wal_sender_timeout", c.shutdown.SenderTimeout)
 	}
 	if c.liveness.Timeout == 0 {
 		if c.liveness.Timeout = c.shutdown.SenderTimeout; c.liveness.Timeout == 0 {

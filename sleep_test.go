@@ -26,7 +26,7 @@ func TestLedgerLosesNoWakeUp(t *testing.T) {
 	for name, want := range map[string]ledger.Interest{"next mark": ledger.NextMark, "oldest": ledger.Oldest, "all": ledger.All} {
 		for _, cumulative := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, cumulative %t", name, cumulative), func(t *testing.T) {
-				s := &Stream{wakeup: make(chan struct{}, 1)}
+				s := &owner{Stream: &Stream{bell: bell{wakeup: make(chan struct{}, 1)}}}
 				s.ledger = ledger.New(0, s.wake)
 				sleepAndWake(t, s, want, cumulative)
 			})
@@ -34,7 +34,7 @@ func TestLedgerLosesNoWakeUp(t *testing.T) {
 	}
 }
 
-func sleepAndWake(t *testing.T, s *Stream, want ledger.Interest, cumulative bool) {
+func sleepAndWake(t *testing.T, s *owner, want ledger.Interest, cumulative bool) {
 	const rounds = 20_000
 	r := rand.New(rand.NewPCG(uint64(want), 0))
 	var work atomic.Pointer[[]ledger.Receipt]
@@ -64,7 +64,7 @@ func sleepAndWake(t *testing.T, s *Stream, want ledger.Interest, cumulative bool
 		work.Store(&some)
 		dawdle(r)
 		for s.ledger.Advance() < wal.LSN(round+1) {
-			if !s.sleep(waiting, want) {
+			if !s.sleep(waiting, &wait{interest: want}) {
 				continue
 			}
 			hung.Reset(10 * time.Second)
@@ -81,14 +81,14 @@ func sleepAndWake(t *testing.T, s *Stream, want ledger.Interest, cumulative bool
 // The owner must announce its sleep before it looks whether there is a reason to stay awake: whoever comes between would find
 // nobody asleep. That is a matter of single nanoseconds; so here the look is held up.
 func TestSleepIsAnnouncedBeforeTheLook(t *testing.T) {
-	s := &Stream{wakeup: make(chan struct{}, 1)}
+	s := &owner{Stream: &Stream{bell: bell{wakeup: make(chan struct{}, 1)}}}
 	s.ledger = ledger.New(0, s.wake)
 	r := s.ledger.Next()
 	s.ledger.Delivered()
 	s.ledger.Mark(1)
 	release := s.ledger.Hold()
 	asleep := make(chan bool)
-	go func() { asleep <- s.sleep(waiting, ledger.NextMark) }()
+	go func() { asleep <- s.sleep(waiting, &wait{interest: ledger.NextMark}) }()
 	for deadline := time.Now().Add(10 * time.Second); s.asleep.Load() != waiting; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Error("it looks, and has not said that it is about to sleep")

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
@@ -186,4 +188,18 @@ func manage(ctx context.Context, connString, name string, opts ...Option) (*conn
 func createLogical(ctx context.Context, c *connection, name string, cfg *config, temporary bool) (LSN, error) {
 	slot, err := createSlot(ctx, c, cfg, NewSlot{Name: name, Plugin: cfg.plugin, Temporary: temporary, TwoPhase: cfg.isTwoPhase(), Failover: cfg.failover})
 	return slot.Start, err
+}
+
+// connectOrdinary makes a connection that is not for replication: it takes no walsender, and the role needs no attribute.
+func connectOrdinary(ctx context.Context, connString string) (*pgconn.PgConn, error) {
+	cfg, err := dial.Parse(connString)
+	if err != nil {
+		return nil, invalid(err.Error())
+	}
+	delete(cfg.RuntimeParams, "replication") // in a connection string that serves both
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, dial.Error(err, cfg)
+	}
+	return conn, nil
 }

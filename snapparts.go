@@ -18,7 +18,7 @@ const (
 )
 
 // cut finds what rows the tables have, themselves or in partitions, makes sure that it can be read, and cuts it into parts.
-func (p *snapshot) cut(ctx context.Context, s *Stream, tables []*tables.Published) error {
+func (p *snapshot) cut(ctx context.Context, o *owner, tables []*tables.Published) error {
 	if len(tables) == 0 {
 		return nil
 	}
@@ -44,8 +44,8 @@ func (p *snapshot) cut(ctx context.Context, s *Stream, tables []*tables.Publishe
 			return pgfail.Failed("look up the partitions", err)
 		}
 		if r[3] != "r" || r[4] != "p" {
-			s.cfg.log.Warn("a partition is left out of the snapshot, for its changes cannot be streamed: it is a foreign table or unlogged",
-				"slot", s.source.Slot, "partition", r[2], "table", tables[nr-1].Table.String())
+			o.cfg.log.Warn("a partition is left out of the snapshot, for its changes cannot be streamed: it is a foreign table or unlogged",
+				"slot", o.source.Slot, "partition", r[2], "table", tables[nr-1].Table.String())
 			continue
 		}
 		leaves = append(leaves, &leaf{source: p.tables[nr-1], oid: r[1], name: r[2]})
@@ -53,7 +53,7 @@ func (p *snapshot) cut(ctx context.Context, s *Stream, tables []*tables.Publishe
 	if err := p.lock(ctx, leaves); err != nil {
 		return err
 	}
-	return p.measure(ctx, leaves, s.cfg)
+	return p.measure(ctx, leaves, o.cfg)
 }
 
 // leaf is a table that has rows itself.

@@ -14,40 +14,40 @@ import (
 // stream begins. Where PostgreSQL answers from its caches, with what is now, it is made sure that this is the same.
 
 // plan finds the tables and cuts them into parts, locks them, and makes sure that they can be read.
-func (p *snapshot) plan(ctx context.Context, c *connection, s *Stream) (err error) {
+func (p *snapshot) plan(ctx context.Context, c *connection, o *owner) (err error) {
 	if p.keeper, err = c.share(ctx, p.name); err != nil {
 		return err
 	}
 	version, _ := c.Version()
-	published, err := tables.OfPublications(ctx, p.keeper, version, s.cfg.publications)
+	published, err := tables.OfPublications(ctx, p.keeper, version, o.cfg.publications)
 	if err != nil {
 		return err
 	}
-	if err := p.checkPublications(ctx, version, s.cfg.publications); err != nil {
+	if err := p.checkPublications(ctx, version, o.cfg.publications); err != nil {
 		return err
 	}
-	chosen, err := tables.Choose(ctx, p.keeper, published, choicesOf(s.cfg.snapshot.choices))
+	chosen, err := tables.Choose(ctx, p.keeper, published, choicesOf(o.cfg.snapshot.choices))
 	if err != nil {
 		return err
 	}
 	if err := tables.Describe(ctx, p.keeper, version, chosen); err != nil {
 		return err
 	}
-	if err := tables.CheckKeys(chosen, s.cfg.snapshot.keys); err != nil {
+	if err := tables.CheckKeys(chosen, o.cfg.snapshot.keys); err != nil {
 		return err
 	}
-	if oids := s.types.Unknown(tables.ColumnTypes(chosen)); len(oids) > 0 {
-		if err := s.types.Lookup(ctx, p.keeper.PG(), oids); err != nil {
+	if oids := o.types.Unknown(tables.ColumnTypes(chosen)); len(oids) > 0 {
+		if err := o.types.Lookup(ctx, p.keeper.PG(), oids); err != nil {
 			return pgfail.Failed("look up types", err)
 		}
 	}
 	p.info = &Snapshot{}
 	for _, t := range chosen {
-		rel := relationOf(t.Table, s.types)
+		rel := relationOf(t.Table, o.types)
 		p.info.Tables = append(p.info.Tables, rel)
-		p.tables = append(p.tables, newSource(rel, t, s.cfg.binary))
+		p.tables = append(p.tables, newSource(rel, t, o.cfg.binary))
 	}
-	return p.cut(ctx, s, chosen)
+	return p.cut(ctx, o, chosen)
 }
 
 // relationOf returns the relation of a table that no stream has described.

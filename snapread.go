@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -66,6 +67,7 @@ func (r *copiers) work(ctx context.Context) {
 			if ctx.Err() == nil {
 				select {
 				case r.failed <- err:
+					r.stream.wake()
 				default:
 				}
 			}
@@ -136,6 +138,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		b.readAt = time.Now()
 		select {
 		case w.batches <- b:
+			w.stream.wake()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -162,7 +165,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		b.bytes += int64(len(line))
 		row, err := rows.Line(line)
 		if err != nil {
-			return malformed(w.snapshot.from, err)
+			return pgfail.Malformed(w.snapshot.from, err)
 		}
 		return add(row)
 	}
@@ -171,7 +174,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 			b.bytes += int64(len(block))
 			err := rows.Binary(block, add)
 			if err != nil && ctx.Err() == nil && !causes.IsOurs(err) {
-				return malformed(w.snapshot.from, err)
+				return pgfail.Malformed(w.snapshot.from, err)
 			}
 			return err
 		}
@@ -232,7 +235,7 @@ func (c *connection) share(ctx context.Context, name string) (*session.Conn, err
 	cfg := c.ordinaryConfig()
 	conn, err := session.DialOrdinary(ctx, cfg)
 	if err != nil {
-		return nil, connectError(err, cfg)
+		return nil, dial.Error(err, cfg)
 	}
 	conn.KeepAlive()
 	version, _ := conn.Version()

@@ -9,14 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
-	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
-	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // Existing rows first.
@@ -153,44 +150,44 @@ type snapshot struct {
 const checkEvery = time.Second
 
 // openSnapshot begins an attempt, unless the slot exists: then it returns false, and the stream goes on from that.
-func (s *Stream) openSnapshot(ctx context.Context, c *connection, system session.System) (bool, error) {
-	if s.cfg.slot != "" {
-		slot, err := slots.Read(ctx, c.Query, s.cfg.slot)
+func (o *owner) openSnapshot(ctx context.Context, c *connection, system session.System) (bool, error) {
+	if o.cfg.slot != "" {
+		slot, err := slots.Read(ctx, c.Query, o.cfg.slot)
 		switch {
 		case err != nil:
 			return false, err
-		case slot != nil && s.snapshots.attempt == 0 && s.cfg.createSlot,
-			slot != nil && s.snapshots.kept != 0 && slot.Confirmed == s.snapshots.kept: // it was kept, and the answer was lost
-			s.snapshots.due = false
-			return false, s.setFailover(ctx, c)
+		case slot != nil && o.snapshots.attempt == 0 && o.cfg.createSlot,
+			slot != nil && o.snapshots.kept != 0 && slot.Confirmed == o.snapshots.kept: // it was kept, and the answer was lost
+			o.snapshots.due = false
+			return false, o.setFailover(ctx, c)
 		case slot != nil:
-			return false, &Error{Kind: ErrSlotExists, What: fmt.Sprintf("slot %q exists already: what is in the tables now is not what is before its changes", s.cfg.slot),
+			return false, &Error{Kind: ErrSlotExists, What: fmt.Sprintf("slot %q exists already: what is in the tables now is not what is before its changes", o.cfg.slot),
 				Advice: "stream from it without WithSnapshot, or with WithCreateSlot beside it; or DropSlot for a snapshot"}
 		}
-		if err := checkRoom(ctx, c, s.cfg.slot); err != nil {
+		if err := checkRoom(ctx, c, o.cfg.slot); err != nil {
 			return false, err
 		}
 	}
-	p := &snapshot{system: system, slot: s.source.Slot}
-	if s.cfg.slot != "" {
-		p.slot = s.temporarySlot()
+	p := &snapshot{system: system, slot: o.source.Slot}
+	if o.cfg.slot != "" {
+		p.slot = o.temporarySlot()
 	}
 	c.snapshot = p
-	if err := p.export(s.ctx, c, s.cfg); err != nil {
+	if err := p.export(o.ctx, c, o.cfg); err != nil {
 		return false, err
 	}
-	if err := s.checkAlone(c); err != nil {
+	if err := o.checkAlone(c); err != nil {
 		return false, err
 	}
-	if s.snapshots.bare {
+	if o.snapshots.bare {
 		p.info = &Snapshot{}
-	} else if err := p.plan(s.ctx, c, s); err != nil {
+	} else if err := p.plan(o.ctx, c, o); err != nil {
 		return false, err
 	}
-	s.snapshots.attempt++
-	p.info.Attempt = s.snapshots.attempt
+	o.snapshots.attempt++
+	p.info.Attempt = o.snapshots.attempt
 	c.timeline, c.status.Since = system.Timeline, time.Now()
-	s.gauge.snapshot.Store(p)
+	o.gauge.snapshot.Store(p)
 	return true, nil
 }
 
@@ -227,294 +224,6 @@ func noTimeouts(version int) string {
 		sql += "; SET transaction_timeout = 0"
 	}
 	return sql
-}
-
-// takeSnapshot is a connection's life before its stream: it delivers the rows, waits for their acknowledgement, keeps the slot,
-// and starts the stream.
-func (s *Stream) takeSnapshot(c *connection) error {
-	p := c.snapshot
-	defer p.close()
-	s.flowing = StateSnapshot
-	defer func() { s.flowing = StateStreaming }()
-	if err := s.deliverSnapshot(c, p); err != nil {
-		return err
-	}
-	if err := s.settle(c, p); err != nil {
-		return err
-	}
-	if err := s.keepSlot(c); err != nil {
-		return err
-	}
-	s.cfg.log.Info("the slot is made", "slot", s.source.Slot, "from", p.from)
-	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
-	defer cancel()
-	return s.launch(ctx, c, nil, p.system, p.from)
-}
-
-// settle waits until the snapshot is acknowledged and, with checkpoints, stored.
-func (s *Stream) settle(c *connection, p *snapshot) error {
-	var skipped time.Time // since when everything is acknowledged and nothing stored
-	for {
-		now := time.Now()
-		next, err := s.attend(c, now)
-		if err != nil || s.isSettled(p) {
-			return err
-		}
-		switch {
-		case s.ledger.Outstanding() > 0:
-		case skipped.IsZero():
-			skipped = now
-		case now.Sub(skipped) >= forgottenAfter:
-			skipped = now
-			s.cfg.log.Warn("every message is skipped and no checkpoint is stored: the slot is not made before (Ack the last message, or call Stored)", "slot", s.source.Slot)
-		}
-		s.wait(now, next, ledger.All, nil, &Message{}, nil)
-	}
-}
-
-// patience is how long a server that is asked something short may take: one over a connection that nobody else has closed would
-// be waited for without end.
-func (c *connection) patience() time.Duration { return max(c.liveness.Timeout, awaitTimeout) }
-
-// isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
-func (s *Stream) isSettled(p *snapshot) bool {
-	return s.ledger.Outstanding() == 0 && (!s.ledger.Storing || s.ledger.Advance() >= p.from)
-}
-
-func (s *Stream) deliverSnapshot(c *connection, p *snapshot) error {
-	now := time.Now()
-	info := *p.info
-	mark := func(kind Kind) error {
-		return s.deliver(&Message{Kind: kind, LSN: p.from, sent: pgtime.Micros(now), ext: &info})
-	}
-	s.setState(StateSnapshot, nil)
-	end := &resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
-	s.ledger.Forget()
-	if s.snapshots.bare {
-		if err := s.deliver(&Message{Kind: Progress, LSN: p.from, sent: pgtime.Micros(now), ext: end}); err != nil {
-			return err
-		}
-		p.end(s, end)
-		return nil
-	}
-	if err := mark(SnapshotBegin); err != nil {
-		return err
-	}
-	if err := s.deliverRows(c, p); err != nil {
-		return err
-	}
-	// If the keeper's connection is alive, so were its locks all the time. It is kept until the slot is: a server that is stopping in smart
-	// mode waits for it, and would end the connection that holds the temporary slot when no ordinary session is left.
-	ctx, cancel := context.WithTimeout(s.ctx, c.patience())
-	defer cancel()
-	if _, err := p.keeper.Query(ctx, "COMMIT"); err != nil {
-		return pgfail.Failed("read the tables", err)
-	}
-	p.unlocked = true
-	now = time.Now()
-	info.at = end
-	if err := mark(SnapshotEnd); err != nil {
-		return err
-	}
-	p.end(s, end)
-	return nil
-}
-
-// end notes that everything was delivered. at is what the last message's checkpoint says.
-func (p *snapshot) end(s *Stream, at *resume.Place) {
-	p.ended = true
-	if s.ledger.Storing {
-		s.ledger.MarkAt(*at)
-	}
-}
-
-// deliverRows delivers what the workers read.
-func (s *Stream) deliverRows(c *connection, p *snapshot) error {
-	ctx, cancel := context.WithCancel(s.ctx)
-	r := &copiers{stream: s, conn: c, snapshot: p, batches: make(chan batch, 2*s.cfg.snapshot.jobs), failed: make(chan error, 1)}
-	var workers sync.WaitGroup
-	for range min(s.cfg.snapshot.jobs, len(p.parts)) {
-		workers.Go(func() { r.work(ctx) })
-	}
-	done := make(chan struct{})
-	go func() {
-		workers.Wait()
-		close(done)
-	}()
-	defer func() {
-		cancel()
-		<-done
-	}()
-	m := &Message{}
-	for {
-		b, ok, err := s.nextBatch(c, r, done)
-		if !ok || err != nil {
-			return err
-		}
-		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: pgtime.Micros(b.readAt), ext: c.origin}
-		for _, row := range b.rows {
-			m.data = row
-			if err := s.deliver(m); err != nil {
-				return err
-			}
-		}
-		b.part.table.count(b)
-	}
-}
-
-// nextBatch waits for rows; false: there are no more.
-func (s *Stream) nextBatch(c *connection, r *copiers, done <-chan struct{}) (b batch, ok bool, err error) {
-	for {
-		now := time.Now()
-		next, err := s.attend(c, now)
-		if err != nil {
-			return b, false, err
-		}
-		select {
-		case b = <-r.batches:
-			return b, true, nil
-		default:
-		}
-		if !s.sleep(waiting, ledger.Nothing) {
-			continue
-		}
-		s.timer.Reset(next.Sub(now))
-		select {
-		case b = <-r.batches:
-			ok = true
-		case err = <-r.failed:
-		case <-done:
-			done = nil
-		case <-s.timer.C:
-		case <-s.wakeup:
-		}
-		s.asleep.Store(awake)
-		if ok || err != nil {
-			return b, ok, err
-		}
-		if done == nil && len(r.batches) == 0 { // nobody sends any more
-			select {
-			case err = <-r.failed:
-			default:
-			}
-			return b, false, err
-		}
-	}
-}
-
-// attend is Stream.attend while a snapshot is taken: there is nothing to tell the server yet.
-func (p *snapshot) attend(s *Stream, c *connection, now time.Time) (time.Time, error) {
-	s.ledger.Tick(now)
-	flushes := s.flushes.pending()
-	s.ledger.Advance()
-	s.publish(c)
-	s.flushes.release(flushes)
-	next := s.watchdog(now)
-	if now.Before(p.checkAt) {
-		return earliest(next, p.checkAt), nil
-	}
-	if err := c.Check(); err != nil {
-		return now, pgfail.Failed("hold the snapshot", err)
-	}
-	if p.keeper != nil && !p.unlocked && p.keeping.TryLock() {
-		err := p.keeper.Check()
-		p.keeping.Unlock()
-		if err != nil {
-			return now, pgfail.Failed("hold the tables' locks", err)
-		}
-	}
-	p.checkAt = now.Add(checkEvery)
-	return earliest(next, p.checkAt), nil
-}
-
-// keepSlot makes the permanent slot, now that all rows are acknowledged: a copy of the temporary one, with its position. The copy has
-// two-phase and failover off (create_logical_replication_slot in src/backend/replication/slotfuncs.c); START_REPLICATION switches
-// the former on.
-//
-// A stop that comes now must not undo it: it may take until the farewell's timeout.
-func (s *Stream) keepSlot(c *connection) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), c.patience())
-	defer cancel()
-	stopped := context.AfterFunc(s.ctx, func() { time.AfterFunc(s.cfg.closeTimeout, cancel) })
-	defer stopped()
-	p := c.snapshot
-	begun := resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
-	s.feed.(*changes).point = begun.Point
-	s.snapshots.kept, s.known, s.told = p.from, p.from, p.from // should the answer be lost
-	s.ledger.Begin(p.from)
-	s.ledger.Start(begun)
-	if s.cfg.slot != "" {
-		_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", pgsql.Literal(p.slot), pgsql.Literal(s.cfg.slot)))
-		if err != nil {
-			return p.copyError(ctx, c, s.cfg.slot, err)
-		}
-		if err := s.setFailover(ctx, c); err != nil {
-			return err
-		}
-		if _, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+pgsql.Quoted(p.slot)); err != nil {
-			return pgfail.Failed("drop the temporary slot", err)
-		}
-	}
-	s.snapshots.due, c.snapshot = false, nil
-	return nil
-}
-
-func (s *Stream) setFailover(ctx context.Context, c *connection) error {
-	if !s.cfg.failover || s.snapshots.kept == 0 {
-		return nil
-	}
-	if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+pgsql.Quoted(s.cfg.slot)+" (FAILOVER true)"); err != nil {
-		return pgfail.Failed("set the slot's failover", err)
-	}
-	return nil
-}
-
-func (p *snapshot) copyError(ctx context.Context, c *connection, name string, err error) error {
-	if ctx.Err() != nil {
-		return pgfail.Failed("make the slot", err)
-	}
-	if sqlstate.Of(err) == sqlstate.NotPrerequisite {
-		if slot, lookErr := slots.Read(ctx, c.Query, p.slot); lookErr == nil && slot != nil && slot.WALStatus == "lost" {
-			return slots.Invalidated(p.slot, "", err)
-		}
-	}
-	return slots.CreateError(ctx, c.Conn, name, pgoutputPlugin, err)
-}
-
-// drain waits, at a stop, for the acknowledgement of a snapshot that was delivered as a whole, to keep the slot. Of any other
-// nothing can be kept, so that there is nothing to wait for.
-func (p *snapshot) drain(s *Stream, c *connection) error {
-	s.setState(StateDraining, nil)
-	end := time.Now().Add(s.cfg.drainTimeout)
-	for p.ended {
-		now := time.Now()
-		s.attention.Store(false)
-		next, err := p.attend(s, c, now)
-		if err != nil {
-			return err
-		}
-		if s.isSettled(p) {
-			if err := s.keepSlot(c); err != nil {
-				return err
-			}
-			break
-		}
-		if s.closing.Load() || !now.Before(end) {
-			break
-		}
-		s.wait(now, earliest(next, end), ledger.All, nil, &Message{}, nil)
-	}
-	if c.snapshot != nil {
-		s.cfg.log.Info("stopped before the snapshot was acknowledged: nothing is left of it", "slot", s.source.Slot)
-	}
-	return errStopped // a farewell is for a stream
-}
-
-func (p *snapshot) close() {
-	if p.keeper != nil {
-		p.keeper.Close()
-		p.keeper = nil
-	}
 }
 
 // snapshots is what a stream knows of its snapshot over all attempts. It belongs to the owner.

@@ -269,6 +269,15 @@ func TestSnapshotHeedsMaxUnacked(t *testing.T) {
 	take(t, s, 10)
 }
 
+// A snapshot waits for a consumer that takes nothing, and says so.
+func TestSnapshotWaitsForTheConsumer(t *testing.T) {
+	db := newTables(t, 100)
+	s := subscribe(t, db, walchan.WithSnapshot(), walchan.WithBuffer(1, 1))
+	awaitState(t, s, walchan.StateBlocked)
+	take(t, s, 102)
+	awaitState(t, s, walchan.StateSnapshot)
+}
+
 // Whoever has acknowledged all and closes at once keeps the slot; so does a drain.
 func TestSnapshotIsKeptByAStop(t *testing.T) {
 	db := newTables(t, 10)

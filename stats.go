@@ -6,26 +6,6 @@ import (
 	"time"
 )
 
-// StreamState says what a stream is doing.
-type StreamState uint8
-
-// The states of a stream.
-const (
-	StateConnecting StreamState = iota // for the first time
-	StateStreaming                     // messages are coming
-	StateIdle                          // connected, and for a second nothing but signs of life has come
-	StateBlocked                       // the consumer has not taken a message for a second
-	StateUnacked                       // WithMaxUnacked messages are outstanding, for a second
-	StateRetrying                      // disconnected: Stats.Err says why, Stats.Attempt how often it was tried
-	StateDraining                      // stopped: waiting for acknowledgements
-	StateClosed                        // ended: Stats.Err is the permanent error, nil after a stop
-	StateSnapshot                      // the rows of a snapshot are coming, or waiting for their acknowledgement
-)
-
-func (s StreamState) String() string {
-	return [...]string{"connecting", "streaming", "idle", "blocked", "unacked", "retrying", "draining", "closed", "snapshot"}[s]
-}
-
 // Stats is what a stream knows of itself. A position is 0 until it is known.
 type Stats struct {
 	State   StreamState
@@ -84,25 +64,6 @@ type gauge struct {
 	ended chan struct{} // closed once Stream.err is set
 }
 
-// setState publishes what the owner is doing, and tells the hook.
-func (s *Stream) setState(state StreamState, err error) {
-	if state == StateStreaming {
-		state = s.flowing
-	}
-	if s.state == state && state != StateRetrying {
-		return
-	}
-	s.state = state
-	g := &s.gauge
-	g.mu.Lock()
-	g.err = err
-	if g.state != state {
-		g.state, g.since = state, time.Now()
-	}
-	g.mu.Unlock()
-	s.cfg.onState(s.Stats())
-}
-
 // Stats returns what the stream knows of itself at this moment, from any goroutine, without asking the server.
 func (s *Stream) Stats() Stats {
 	g := &s.gauge
@@ -136,26 +97,26 @@ func (s *Stream) Stats() Stats {
 }
 
 // publish tells Stats how far the connection has come.
-func (s *Stream) publish(c *connection) {
-	s.gauge.received.Store(uint64(c.received))
-	s.gauge.confirmed.Store(uint64(c.status.Told))
-	s.gauge.sendLag.Store(int64(c.flow.Lag))
-	s.gauge.spooled.Store(s.feed.held())
+func (o *owner) publish(c *connection) {
+	o.gauge.received.Store(uint64(c.received))
+	o.gauge.confirmed.Store(uint64(c.status.Told))
+	o.gauge.sendLag.Store(int64(c.flow.Lag))
+	o.gauge.spooled.Store(o.feed.held())
 }
 
 // watchdog logs, once, that a message stays unacknowledged while later ones are: it makes the server keep WAL for ever. It
 // returns when it wants to look again.
-func (s *Stream) watchdog(now time.Time) time.Time {
-	w := &s.forgotten
+func (o *owner) watchdog(now time.Time) time.Time {
+	w := &o.forgotten
 	if now.Before(w.next) {
 		return w.next
 	}
 	w.next = now.Add(forgottenAfter / 2)
-	b := s.ledger.Look(now)
+	b := o.ledger.Look(now)
 	if b.Overtaken && b.Age >= forgottenAfter && w.logged != b.OldestNumber+1 {
 		w.logged = b.OldestNumber + 1
-		s.cfg.log.Warn("a message stays unacknowledged while later ones are acknowledged: nothing behind it is confirmed, and the server keeps its WAL",
-			"slot", s.source.Slot, "age", b.Age.Round(time.Second), "unacknowledged", b.Unacked, "acknowledged", b.Confirmed, "transaction_end", b.Oldest)
+		o.cfg.log.Warn("a message stays unacknowledged while later ones are acknowledged: nothing behind it is confirmed, and the server keeps its WAL",
+			"slot", o.source.Slot, "age", b.Age.Round(time.Second), "unacknowledged", b.Unacked, "acknowledged", b.Confirmed, "transaction_end", b.Oldest)
 	}
 	return w.next
 }

@@ -67,6 +67,19 @@ func TestStatsOldestAge(t *testing.T) {
 	})
 }
 
+// What comes together with the server's answer is delivered before the stream has waited for anything.
+func TestStatsAgeOfWhatComesAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, srv *fakewal.Server) {
+		time.Sleep(time.Hour)
+		s := subscribeTo(t, srv)
+		<-s.C()
+		if age := s.Stats().OldestAge; age != 0 {
+			t.Errorf("a message that was delivered just now is %v old", age)
+		}
+		finish(t, s)
+	}, func(c *fakewal.Conn) error { return c.Play(tx(1, 0x200, "1").Frames()...) })
+}
+
 // A message that stays unacknowledged while later ones are not: Stats shows it.
 func TestStatsOfAForgottenMessage(t *testing.T) {
 	db := newSource(t)

@@ -23,8 +23,8 @@ func newSuccession() succession {
 }
 
 // succeed makes c the stream's connection.
-func (s *Stream) succeed(c *connection) {
-	if last := s.conn.Swap(c); last != nil && last != c {
+func (o *owner) succeed(c *connection) {
+	if last := o.conn.Swap(c); last != nil && last != c {
 		close(last.next)
 	}
 }

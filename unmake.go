@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
@@ -141,15 +142,15 @@ func (c *connection) serves(ctx context.Context, other *connection) bool {
 
 // dialAgain makes a connection of the same kind to the same server.
 func (c *connection) dialAgain(ctx context.Context) (*connection, error) {
-	dial := session.Dial
+	again := session.Dial
 	if c.isPhysical() {
-		dial = session.DialPhysical
+		again = session.DialPhysical
 	}
-	conn, err := dial(ctx, c.ordinaryConfig())
+	conn, err := again(ctx, c.ordinaryConfig())
 	if err != nil {
-		return nil, connectError(err, c.config)
+		return nil, dial.Error(err, c.config)
 	}
-	return &connection{Conn: conn, config: c.config, address: c.address}, nil
+	return &connection{Conn: conn, reached: c.reached}, nil
 }
 
 // isPhysical says whether the connection is for physical replication, and has no SQL.

@@ -33,11 +33,11 @@ type slotHolder struct {
 
 // untilFree returns when the slot is free, or when it cannot be asked any more: then the next attempt says why. It returns the error
 // of Subscribe if the stream's context ends. active is why the slot could not be used.
-func (s *Stream) untilFree(w *slotWait, active error) error {
+func (o *owner) untilFree(w *slotWait, active error) error {
 	if w.since.IsZero() {
 		w.since = time.Now()
 	}
-	w.waiting(s, active)
+	w.waiting(o, active)
 	var conn *connection
 	defer func() {
 		if conn != nil {
@@ -49,23 +49,20 @@ func (s *Stream) untilFree(w *slotWait, active error) error {
 		if time.Since(w.since) < time.Second {
 			pause = firstPoll
 		}
-		s.timer.Reset(pause)
-		select {
-		case <-s.timer.C:
-		case <-s.ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(s.ctx), waitingError(active))
+		if !o.pauseFor(pause) {
+			return fmt.Errorf("%w: %w", context.Cause(o.ctx), waitingError(active))
 		}
 		var err error
 		if conn == nil {
-			if conn, err = s.dialToLook(); err != nil {
-				return s.lookAgain(w, active)
+			if conn, err = o.dialToLook(); err != nil {
+				return o.lookAgain(w, active)
 			}
 		}
-		holder, err := s.lookForHolder(conn)
+		holder, err := o.lookForHolder(conn)
 		if err != nil || holder.pid == "" {
 			return nil
 		}
-		w.report(s, holder, active)
+		w.report(o, holder, active)
 	}
 }
 
@@ -76,51 +73,45 @@ const (
 )
 
 // ifLeaving returns nil if the slot is worth another attempt, because its holder may be about to leave.
-func (s *Stream) ifLeaving(w *slotWait, active error) error {
+func (o *owner) ifLeaving(w *slotWait, active error) error {
 	if w.since.IsZero() {
 		w.since = time.Now()
 	}
 	if time.Since(w.since) >= leavingTime {
 		return active
 	}
-	s.timer.Reset(leavingPause)
-	select {
-	case <-s.timer.C:
-		return nil
-	case <-s.ctx.Done():
-		return fmt.Errorf("%w: %w", context.Cause(s.ctx), active)
+	if !o.pauseFor(leavingPause) {
+		return fmt.Errorf("%w: %w", context.Cause(o.ctx), active)
 	}
+	return nil
 }
 
 // lookAgain is for a client that is not let into the database, as a physical one may not be: the next attempt shows whether the slot is free.
-func (s *Stream) lookAgain(w *slotWait, active error) error {
+func (o *owner) lookAgain(w *slotWait, active error) error {
 	if e := (*Error)(nil); errors.As(active, &e) && e.PID != 0 {
-		w.report(s, slotHolder{pid: fmt.Sprint(e.PID)}, active)
+		w.report(o, slotHolder{pid: fmt.Sprint(e.PID)}, active)
 	} else {
-		w.report(s, slotHolder{}, active)
+		w.report(o, slotHolder{}, active)
 	}
-	s.timer.Reset(slotPoll)
-	select {
-	case <-s.timer.C:
-		return nil
-	case <-s.ctx.Done():
-		return fmt.Errorf("%w: %w", context.Cause(s.ctx), waitingError(active))
+	if !o.pauseFor(slotPoll) {
+		return fmt.Errorf("%w: %w", context.Cause(o.ctx), waitingError(active))
 	}
+	return nil
 }
 
 // dialToLook makes the connection over which the slot is looked at.
-func (s *Stream) dialToLook() (*connection, error) {
-	cfg := *s.cfg
+func (o *owner) dialToLook() (*connection, error) {
+	cfg := *o.cfg
 	cfg.physical = false // that has no SQL
-	return cfg.dial(s.ctx, s.source.Slot)
+	return cfg.dial(o.ctx, o.source.Slot)
 }
 
-func (s *Stream) lookForHolder(c *connection) (h slotHolder, err error) {
-	ctx, cancel := context.WithTimeout(s.ctx, awaitTimeout)
+func (o *owner) lookForHolder(c *connection) (h slotHolder, err error) {
+	ctx, cancel := context.WithTimeout(o.ctx, awaitTimeout)
 	defer cancel()
 	rows, err := c.Query(ctx, "SELECT coalesce(s.active_pid::text, ''), coalesce(a.application_name, ''), coalesce(a.client_addr::text, '') "+
-		"FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = "+pgsql.Literal(s.source.Slot)+
-		" OR "+s.rivals()+" ORDER BY s.active_pid LIMIT 1") // the one in use first
+		"FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = "+pgsql.Literal(o.source.Slot)+
+		" OR "+o.rivals()+" ORDER BY s.active_pid LIMIT 1") // the one in use first
 	if err != nil || len(rows) == 0 { // it was dropped
 		return h, err
 	}
@@ -128,7 +119,7 @@ func (s *Stream) lookForHolder(c *connection) (h slotHolder, err error) {
 }
 
 // report logs who holds the slot: at first, when that changes, and now and then.
-func (w *slotWait) report(s *Stream, h slotHolder, active error) {
+func (w *slotWait) report(o *owner, h slotHolder, active error) {
 	now := time.Now()
 	if w.logged > 0 && h == w.holder && now.Before(w.logAt) {
 		return
@@ -138,9 +129,9 @@ func (w *slotWait) report(s *Stream, h slotHolder, active error) {
 	}
 	w.holder, w.logAt = h, now.Add(reportPause(w.logged))
 	w.logged++
-	s.cfg.log.Info("waiting for the slot, from which another client streams", "slot", s.source.Slot, "pid", h.pid, "application_name", h.application,
+	o.cfg.log.Info("waiting for the slot, from which another client streams", "slot", o.source.Slot, "pid", h.pid, "application_name", h.application,
 		"client_addr", h.address, "waited", now.Sub(w.since).Round(time.Second))
-	w.waiting(s, active)
+	w.waiting(o, active)
 }
 
 // reportPause lies behind the n-th report.
@@ -150,12 +141,12 @@ func reportPause(n int) time.Duration {
 }
 
 // waiting publishes the state.
-func (w *slotWait) waiting(s *Stream, active error) {
+func (w *slotWait) waiting(o *owner, active error) {
 	w.looks++
-	s.gauge.mu.Lock()
-	s.gauge.attempt, s.gauge.delay = w.looks, slotPoll
-	s.gauge.mu.Unlock()
-	s.setState(StateRetrying, waitingError(active))
+	o.gauge.mu.Lock()
+	o.gauge.attempt, o.gauge.delay = w.looks, slotPoll
+	o.gauge.mu.Unlock()
+	o.setState(StateRetrying, waitingError(active))
 }
 
 // waitingError is the error without the advice to end the client that holds the slot.

@@ -13,7 +13,7 @@ import (
 func TestReportsOfAWaitForASlotBecomeRare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		s := newStream(t.Context(), newConfig([]Option{WithLogger(slog.New(slog.NewTextHandler(&log, nil)))}))
+		s := newOwner(newStream(t.Context(), newConfig([]Option{WithLogger(slog.New(slog.NewTextHandler(&log, nil)))})))
 		w := slotWait{since: time.Now()}
 		watch := func(pid string, minutes int) int {
 			log.Reset()

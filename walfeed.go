@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
@@ -16,13 +17,17 @@ type walFeed struct {
 
 	timeline int32
 	at       LSN // where the WAL that is delivered next begins
-	next     LSN // where the next WAL of the connection begins; it may lie before at while the connection is on trial
+	expect   LSN // where the next WAL of the connection begins; it may lie before at while the connection is on trial
 
 	now  resume.Place // of what was delivered
 	last resume.Place // the furthest of these; it lies beyond now while the beginning of a segment is repeated
 
 	trial *walTrial // nil: the server has the WAL before last
 	left  departure
+
+	wal    []byte   // has come, and is not delivered
+	sentAt int64    // when
+	out    *Message // is being delivered; nil: none
 
 	history   string // to be delivered before the WAL; "": was, or there is none
 	historyOf int32  // timeline
@@ -34,10 +39,10 @@ type walMessage struct {
 	at       resume.Place
 }
 
-func (f *walFeed) connected(*connection) {}
-func (f *walFeed) disconnected()         {}
+func (f *walFeed) connected(*connection, LSN) { f.wal, f.out = nil, nil }
+func (f *walFeed) disconnected()              { f.wal, f.out = nil, nil }
 
-func (f *walFeed) keepalive(*Stream, *connection) error { return nil }
+func (f *walFeed) takeBack() { f.out = nil }
 
 func (f *walFeed) held() int64 { return 0 }
 
@@ -45,61 +50,60 @@ func (f *walFeed) delivered() resume.Point {
 	return resume.Point{Through: f.last.Through, Message: f.last.Through}
 }
 
-func (f *walFeed) data(s *Stream, frame *session.Frame) error {
-	if frame.Start != f.next {
-		return unexpected(fmt.Sprintf("WAL at %s: at %s it was left", frame.Start, f.next))
-	}
-	s.gauge.walEnd.Store(uint64(frame.End))
-	wal := frame.Data
-	if f.trial != nil {
-		var err error
-		if wal, err = f.compare(s, wal); err != nil || len(wal) == 0 {
-			return err
+func (f *walFeed) next(frame *session.Frame, t *turn) (act, error) {
+	switch {
+	case frame == nil && f.out != nil:
+		return f.noteDelivered(t)
+	case frame == nil || frame.Keepalive:
+	case frame.Start != f.expect:
+		return nextFrame, pgfail.Unexpected(fmt.Sprintf("WAL at %s: at %s it was left", frame.Start, f.expect))
+	default:
+		f.wal, f.sentAt = frame.Data, frame.SentAt
+		if f.trial != nil {
+			return f.compare(t)
 		}
 	}
-	if f.next != f.at {
-		return unexpected(fmt.Sprintf("WAL at %s: the timeline ends there", f.next))
-	}
-	if err := f.deliverHistory(s, frame); err != nil {
-		return err
-	}
-	m := Message{Kind: WAL, LSN: f.at, sent: frame.SentAt, data: string(wal), ext: &walMessage{f.timeline, f.now.With(wal, f.segment)}}
-	if err := s.deliver(&m); err != nil {
-		return err
-	}
-	f.advance(s, m.ext.(*walMessage).at)
-	return nil
+	return f.hand(t)
 }
 
-// deliverHistory delivers the history of a timeline before its first WAL. Its checkpoint is the place before it.
-func (f *walFeed) deliverHistory(s *Stream, frame *session.Frame) error {
-	if f.history == "" {
-		return nil
+// hand has the stream deliver what is there: the history of a timeline before its first WAL, with the place before it in its checkpoint.
+func (f *walFeed) hand(t *turn) (act, error) {
+	if len(f.wal) == 0 {
+		f.wal = nil // or it would keep a large buffer that is let go
+		return nextFrame, nil
 	}
-	m := Message{Kind: TimelineHistory, LSN: f.at, sent: frame.SentAt, data: f.history, ext: &walMessage{f.timeline, f.last}}
-	err := s.deliver(&m)
-	if err == nil {
+	if f.expect != f.at {
+		return nextFrame, pgfail.Unexpected(fmt.Sprintf("WAL at %s: the timeline ends there", f.expect))
+	}
+	if f.history != "" {
+		f.out = &Message{Kind: TimelineHistory, LSN: f.at, sent: f.sentAt, data: f.history, ext: &walMessage{f.timeline, f.last}}
+	} else {
+		f.out = &Message{Kind: WAL, LSN: f.at, sent: f.sentAt, data: string(f.wal), ext: &walMessage{f.timeline, f.now.With(f.wal, f.segment)}}
+	}
+	t.message = f.out
+	return deliver, nil
+}
+
+func (f *walFeed) noteDelivered(t *turn) (act, error) {
+	m := f.out
+	if f.out = nil; m.Kind == TimelineHistory {
 		f.history = ""
+		return f.hand(t)
 	}
-	return err
-}
-
-// advance notes that the WAL up to p was delivered.
-func (f *walFeed) advance(s *Stream, p resume.Place) {
-	f.at, f.next, f.now = p.Through, p.Through, p
+	p := m.ext.(*walMessage).at
+	f.wal, f.at, f.expect, f.now = nil, p.Through, p.Through, p
 	if p.Through > f.last.Through {
 		f.last = p
 	}
-	f.mark(s, p)
-	s.received(f.at)
+	return t.settled(p.Through, f.confirmable(p), &f.now)
 }
 
 // mark has the ledger confirm p once everything delivered so far is acknowledged.
-func (f *walFeed) mark(s *Stream, p resume.Place) {
-	if lsn := f.confirmable(p); s.ledger.Storing {
-		s.ledger.MarkBefore(lsn, p)
+func (f *walFeed) mark(o *owner, p resume.Place) {
+	if lsn := f.confirmable(p); o.ledger.Storing {
+		o.ledger.MarkBefore(lsn, p)
 	} else {
-		s.ledger.Mark(lsn)
+		o.ledger.Mark(lsn)
 	}
 }
 

@@ -22,7 +22,7 @@ type walTrial struct {
 
 // begin decides where the connection begins to send, and whether that is a trial.
 func (f *walFeed) begin(c *connection) (from LSN, timeline int32) {
-	f.trial, f.next = nil, f.at
+	f.trial, f.expect = nil, f.at
 	trusted := f.left.leadsTo(c)
 	f.left = departure{place: f.left.place}
 	if trusted || !f.last.IsProvable() {
@@ -30,26 +30,25 @@ func (f *walFeed) begin(c *connection) (from LSN, timeline int32) {
 	}
 	// The timeline of what was delivered, and not a later one with which the stream may continue. The file of that one has the WAL before
 	// the fork only if the fork lies in the middle of a segment.
-	f.trial, f.next = &walTrial{timeline: f.last.Timeline}, f.last.From
-	return f.next, f.last.Timeline
+	f.trial, f.expect = &walTrial{timeline: f.last.Timeline}, f.last.From
+	return f.expect, f.last.Timeline
 }
 
-// compare takes in what is compared, and returns what is left of wal. At the end it ends the trial.
-func (f *walFeed) compare(s *Stream, wal []byte) ([]byte, error) {
-	n := min(LSN(len(wal)), f.last.Through-f.next)
-	f.trial.hash = resume.HashBytes(f.trial.hash, wal[:n])
-	f.next += n
-	c := s.conn.Load()
-	c.received = f.next
+// compare takes in what is compared. At the end it ends the trial, and leaves the rest.
+func (f *walFeed) compare(t *turn) (act, error) {
+	n := min(LSN(len(f.wal)), f.last.Through-f.expect)
+	f.trial.hash = resume.HashBytes(f.trial.hash, f.wal[:n])
+	f.expect += n
+	f.wal = f.wal[n:]
 	switch {
-	case f.next < f.last.Through:
-		return nil, nil
+	case f.expect < f.last.Through:
+		return t.settled(f.expect, 0, nil)
 	case f.trial.hash != f.last.Hash:
-		return nil, otherWAL(fmt.Sprintf("on timeline %d the server has other WAL between %s and %s than what was delivered", f.trial.timeline, f.last.From, f.last.Through))
+		return nextFrame, otherWAL(fmt.Sprintf("on timeline %d the server has other WAL between %s and %s than what was delivered", f.trial.timeline, f.last.From, f.last.Through))
 	}
 	f.trial = nil
-	s.accept(c, fmt.Sprintf("its WAL from %s to %s is the same", f.last.From, f.last.Through))
-	return wal[n:], nil
+	t.received, t.because = f.expect, fmt.Sprintf("its WAL from %s to %s is the same", f.last.From, f.last.Through)
+	return acceptServer, nil
 }
 
 // otherWAL is the error of a server with another history.
@@ -61,7 +60,7 @@ func otherWAL(what string) error {
 // timelineEnd is what the end of a timeline means.
 func (f *walFeed) timelineEnd() error {
 	if f.trial != nil {
-		return otherWAL(fmt.Sprintf("on the server timeline %d ends at %s, before %s, to which it was delivered", f.trial.timeline, f.next, f.last.Through))
+		return otherWAL(fmt.Sprintf("on the server timeline %d ends at %s, before %s, to which it was delivered", f.trial.timeline, f.expect, f.last.Through))
 	}
 	return errTimelineEnd
 }
@@ -70,21 +69,21 @@ func (f *walFeed) timelineEnd() error {
 var errUnprovable = errors.New("walchan: the WAL that was delivered last is removed")
 
 // removed is what it means that the server has removed the WAL that is asked for.
-func (s *Stream) removed(err error) error {
-	f := s.feed.(*walFeed)
+func (o *owner) removed(err error) error {
+	f := o.feed.(*walFeed)
 	if f.trial == nil {
 		return walRemoved(err)
 	}
-	if s.cfg.proof == proofRequired {
+	if o.cfg.proof == proofRequired {
 		return &Error{Kind: ErrUnproven, What: fmt.Sprintf("the server has removed the WAL from %s to %s, which was delivered, so that nothing proves its history", f.last.From, f.last.Through), Err: err,
 			Advice: "compare the archive with the server, then go on without WithProof(true); a slot keeps the WAL (WithSlot)"}
 	}
-	s.doubt(s.conn.Load(), causes.Line(walRemoved(err)))
+	o.doubt(o.conn.Load(), causes.Line(walRemoved(err)))
 	f.trial = nil
 	f.last = f.last.AsBeginning()
 	if f.now.Through >= f.last.Through {
 		f.now = f.now.AsBeginning()
 	}
-	f.mark(s, f.last)
+	f.mark(o, f.last)
 	return errUnprovable
 }

@@ -3,11 +3,11 @@ package main
 func init() {
 	mutants = append(mutants, []mutant{
 		{"a worker that finds no snapshot ends the stream", "e.Kind, e.Advice = ErrUnreachable, ", "e.Advice = ", "TestSnapshotThatIsGone"},
-		{"a permanent slot before the rows are acknowledged", "		if err != nil || s.isSettled(p) {", "		if true {", "TestSnapshotComesBeforeTheChanges"},
+		{"a permanent slot before the rows are acknowledged", "		if o.isSettled(p) {\n			return w, true, nil", "		if true {\n			return w, true, nil", "TestSnapshotComesBeforeTheChanges"},
 		{"a lost snapshot goes unnoticed", "	if err := c.Check(); err != nil {", "	if err := error(nil); err != nil {", "TestSnapshotStartsOver"},
 		{"the locks are lost unnoticed", "if _, err := p.keeper.Query(ctx, \"COMMIT\"); err != nil {", "if _, err := p.keeper.Query(ctx, \"COMMIT\"); err == errStopped {", "TestSnapshotLosesItsLocks"},
-		{"the slot is kept without the last row", "	s.snapshots.kept, s.known, s.told = p.from, p.from, p.from // should the answer be lost\n", "	s.snapshots.kept, s.known, s.told = 0, 0, 0\n", "TestSnapshotIsKeptByAStop"},
-		{"a stop does not keep the slot", "			if err := s.keepSlot(c); err != nil {\n", "			if err := s.ctx.Err(); err != nil {\n", "TestSnapshotIsKeptByAStop"},
+		{"the slot is kept without the last row", "	o.snapshots.kept, o.known, o.told = p.from, p.from, p.from // should the answer be lost\n", "	o.snapshots.kept, o.known, o.told = 0, 0, 0\n", "TestSnapshotIsKeptByAStop"},
+		{"a stop does not keep the slot", "			err = o.keepSlot(c)\n", "			err = o.ctx.Err()\n", "TestSnapshotIsKeptByAStop"},
 		{"the time-outs hold", "SET idle_in_transaction_session_timeout = 0; ", "", "TestSnapshotOutlivesTimeouts"},
 		{"an existing slot gets a snapshot", "		case slot != nil:\n			return false, &Error{Kind: ErrSlotExists", "		case false:\n			return false, &Error{Kind: ErrSlotExists", "TestSnapshotRefuses"},
 		{"a worker begins its part anew", "	skip, hash := p.rows, uint64(0)\n", "	skip, hash := int64(0), uint64(0)\n", "TestSnapshotWorkersGoOn"},

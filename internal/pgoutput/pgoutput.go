@@ -8,6 +8,7 @@ package pgoutput
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -97,6 +98,7 @@ type Decoder struct {
 	Parallel bool
 
 	ev      Event
+	wide    bool   // it may have fields that rows do not set
 	table   []byte // scratch: offset tables
 	b       []byte
 	at      int
@@ -109,11 +111,14 @@ type Decoder struct {
 func (d *Decoder) Decode(b []byte) (*Event, error) {
 	d.b, d.at, d.problem = b, 0, ""
 	ev := &d.ev
-	*ev = Event{}
-	ev.Type = d.byte()
-	switch ev.Type {
+	kind := d.byte()
+	if isRow := kind == Insert || kind == Update || kind == Delete; !isRow || d.wide {
+		*ev, d.wide = Event{}, !isRow // from row to row the same fields are set
+	}
+	ev.Type = kind
+	switch kind {
 	case Insert, Update, Delete:
-		ev.OID = d.uint32()
+		ev.OID, ev.Split = d.uint32(), 0
 		d.row(ev)
 	case Begin:
 		ev.LSN, ev.Time, ev.XID = d.uint64(), int64(d.uint64()), d.uint32()
@@ -249,7 +254,9 @@ func (d *Decoder) row(ev *Event) {
 	sb.Grow(len(d.b) - start + len(d.table))
 	sb.Write(d.b[start:])
 	sb.Write(d.table[ev.Split:])
-	sb.Write(d.table[:ev.Split]) // the old row's table was read first and stands last
+	if ev.Split > 0 {
+		sb.Write(d.table[:ev.Split]) // the old row's table was read first and stands last
+	}
 	ev.Block = sb.String()
 }
 
@@ -261,14 +268,17 @@ func (d *Decoder) tuple(start int) int {
 		return 0
 	}
 	n := int(b[at])<<8 | int(b[at+1])
-	t := binary.LittleEndian.AppendUint32(d.table, uint32(at-1-start))
+	size := TableSize(n)
+	d.table = slices.Grow(d.table, size)
+	t := d.table[len(d.table) : len(d.table)+size]
+	binary.LittleEndian.PutUint32(t, uint32(at-1-start))
 	at += 2
-	for range n {
+	for t = t[entry:]; len(t) >= entry; t = t[entry:] {
 		if at >= len(b) {
 			d.fail(at, "truncated")
 			return 0
 		}
-		t = binary.LittleEndian.AppendUint32(t, uint32(at-start))
+		binary.LittleEndian.PutUint32(t, uint32(at-start))
 		kind := b[at]
 		at++
 		switch kind {
@@ -289,7 +299,7 @@ func (d *Decoder) tuple(start int) int {
 			return 0
 		}
 	}
-	d.table, d.at = t, at
+	d.table, d.at = d.table[:len(d.table)+size], at
 	return n
 }
 

@@ -111,46 +111,51 @@ func TryDir(dir string) error {
 	return p.create(dir)
 }
 
-// records reads what was written, through a buffer of its own.
-func (p *spool) records(yield func(*Record, error) bool) {
+// player reads the records of a transaction, from the first to the last, through a buffer of its own. Nothing may be added meanwhile.
+type player struct {
+	of   *Transaction
+	in   *bufio.Reader
+	rec  Record
+	long []byte // for what does not fit into the buffer
+}
+
+func (t *Transaction) play() *player {
+	p := &t.spool
 	parts := []io.Reader{io.NewSectionReader(p.file, 0, p.onDisk)}
 	for _, c := range p.chunks {
 		parts = append(parts, bytes.NewReader(c))
 	}
-	in := bufio.NewReaderSize(io.MultiReader(parts...), readBuffer)
-	var rec Record
-	var long []byte // for what does not fit into the buffer
-	for {
-		head, err := in.Peek(headerSize)
-		if err == io.EOF && len(head) == 0 {
-			return
-		}
-		if err == nil {
-			size := rec.parse(head)
-			if size <= readBuffer {
-				var b []byte
-				if b, err = in.Peek(size); err == nil {
-					rec.Data = b[headerSize:]
-				}
-				// Discard moves nothing: the bytes stay until the next Peek.
-				in.Discard(len(b))
-			} else {
-				long = slices.Grow(long[:0], size)[:size]
-				_, err = io.ReadFull(in, long)
-				rec.Data = long[headerSize:]
+	return &player{of: t, in: bufio.NewReaderSize(io.MultiReader(parts...), readBuffer)}
+}
+
+// next returns the next record, which is valid until the next call; nil: there is none. An error is that of the temporary file.
+func (p *player) next() (*Record, error) {
+	head, err := p.in.Peek(headerSize)
+	if err == io.EOF && len(head) == 0 {
+		return nil, nil
+	}
+	if err == nil {
+		size := p.rec.parse(head)
+		if size <= readBuffer {
+			var b []byte
+			if b, err = p.in.Peek(size); err == nil {
+				p.rec.Data = b[headerSize:]
 			}
-		}
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		if !yield(&rec, nil) {
-			return
+			// Discard moves nothing: the bytes stay until the next Peek.
+			p.in.Discard(len(b))
+		} else {
+			p.long = slices.Grow(p.long[:0], size)[:size]
+			_, err = io.ReadFull(p.in, p.long)
+			p.rec.Data = p.long[headerSize:]
 		}
 	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &p.rec, nil
 }
 
 func (p *spool) close(s *Store) {

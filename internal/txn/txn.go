@@ -5,10 +5,7 @@
 // goroutine.
 package txn
 
-import (
-	"encoding/binary"
-	"iter"
-)
+import "encoding/binary"
 
 // Record is a message of a transaction.
 type Record struct {
@@ -106,10 +103,6 @@ func after(a, b uint32) bool { return int32(a-b) > 0 }
 
 // Size returns the number of bytes kept.
 func (t *Transaction) Size() int64 { return t.spool.size }
-
-// Records goes through the records, from the first to the last. An error is that of the temporary file, and the last. Nothing
-// may be added meanwhile.
-func (t *Transaction) Records() iter.Seq2[*Record, error] { return t.spool.records }
 
 // Close drops the transaction, and its temporary file.
 func (t *Transaction) Close() { t.spool.close(t.store) }

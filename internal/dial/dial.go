@@ -1,4 +1,5 @@
-package walchan
+// Package dial reads connection strings, and says why a server cannot be reached.
+package dial
 
 import (
 	"context"
@@ -18,14 +19,15 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/sqlstate"
+	"github.com/walchan/walchan/walerr"
 )
 
-// connectTimeout is for a connection attempt, unless the connection string has a connect_timeout.
-const connectTimeout = 30 * time.Second
+// timeout is for a connection attempt, unless the connection string has a connect_timeout.
+const timeout = 30 * time.Second
 
-// parseConnString is pgconn.ParseConfig with errors that cannot show a password, which pgconn does not promise for a string
+// Parse is pgconn.ParseConfig with errors that cannot show a password, which pgconn does not promise for a string
 // that is malformed: it quotes what it takes for the harmless parts.
-func parseConnString(connString string) (*pgconn.Config, error) {
+func Parse(connString string) (*pgconn.Config, error) {
 	cfg, err := pgconn.ParseConfig(connString)
 	if err != nil {
 		return nil, errors.New("connection string: " + parseProblem(err))
@@ -41,7 +43,7 @@ func parseConnString(connString string) (*pgconn.Config, error) {
 		return nil, errors.New("connection string: @ in the host or database name; percent-encode the password's special characters (@ is %40, / is %2F)")
 	}
 	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = connectTimeout
+		cfg.ConnectTimeout = timeout
 	}
 	// Names are compared with ours, also on ordinary connections, whatever the database's encoding is.
 	maps.DeleteFunc(cfg.RuntimeParams, func(name, _ string) bool { return strings.EqualFold(name, "client_encoding") })
@@ -66,20 +68,6 @@ func parseProblem(err error) string {
 	return "it cannot be parsed; see \"Connection Strings\" in the PostgreSQL documentation"
 }
 
-// connectOrdinary makes a connection that is not for replication: it takes no walsender, and the role needs no attribute.
-func connectOrdinary(ctx context.Context, connString string) (*pgconn.PgConn, error) {
-	cfg, err := parseConnString(connString)
-	if err != nil {
-		return nil, invalid(err.Error())
-	}
-	delete(cfg.RuntimeParams, "replication") // in a connection string that serves both
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, connectError(err, cfg)
-	}
-	return conn, nil
-}
-
 // target names a server and the user, without a password.
 func target(cfg *pgconn.Config) string {
 	hosts := []string{fmt.Sprintf("%s:%d", cfg.Host, cfg.Port)}
@@ -95,9 +83,9 @@ func target(cfg *pgconn.Config) string {
 	return what + fmt.Sprintf(", user %q", cfg.User)
 }
 
-// connectError translates the failure to connect. pgx tries all addresses of all hosts, and some of them with and without TLS
+// Error translates the failure to connect. pgx tries all addresses of all hosts, and some of them with and without TLS
 // (sslmode=prefer): the most telling of these failures is what the error is.
-func connectError(err error, cfg *pgconn.Config) error {
+func Error(err error, cfg *pgconn.Config) error {
 	what := "connect to " + target(cfg)
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("walchan: %s: %w", what, context.Canceled)
@@ -106,7 +94,7 @@ func connectError(err error, cfg *pgconn.Config) error {
 	if errors.As(err, &outer) {
 		err = outer.Unwrap() // it holds the configuration with the password
 	}
-	var chosen *Error
+	var chosen *walerr.Error
 	telling := -1
 	for _, attempt := range causes.Split(err) {
 		e, t := attemptError(what, attempt, cfg)
@@ -119,17 +107,17 @@ func connectError(err error, cfg *pgconn.Config) error {
 }
 
 // attemptError translates the failure of one attempt, and says how telling it is.
-func attemptError(what string, err error, cfg *pgconn.Config) (e *Error, telling int) {
+func attemptError(what string, err error, cfg *pgconn.Config) (e *walerr.Error, telling int) {
 	e = pgfail.Failed(what, err)
 	state := sqlstate.Of(err)
 	switch {
 	case state != "":
 		refusedByServer(e, sqlstate.Error(err), cfg)
 	case isTLSError(err):
-		e.Kind, e.Advice = ErrTLS, "check sslmode and sslrootcert, and the server's certificate"
+		e.Kind, e.Advice = walerr.TLS, "check sslmode and sslrootcert, and the server's certificate"
 	case isRefusedTLS(err):
 		// With sslmode=prefer the next attempt, without, has more to say.
-		e.Kind, e.Advice = ErrTLS, "set ssl = on and a certificate on the server, or connect with sslmode=disable"
+		e.Kind, e.Advice = walerr.TLS, "set ssl = on and a certificate on the server, or connect with sslmode=disable"
 		return e, 0
 	default:
 		e.Advice = unreachableAdvice(err)
@@ -145,14 +133,14 @@ func attemptError(what string, err error, cfg *pgconn.Config) (e *Error, telling
 }
 
 // refusedByServer gives an error of the server during start-up the right kind and advice.
-func refusedByServer(e *Error, pg *pgconn.PgError, cfg *pgconn.Config) {
+func refusedByServer(e *walerr.Error, pg *pgconn.PgError, cfg *pgconn.Config) {
 	replication := cfg.RuntimeParams["replication"] != ""
 	switch state := pg.Code; {
 	case state == sqlstate.InvalidPassword:
 		e.Advice = "check user and password"
-	case e.Kind == ErrAuthentication && pg.Routine == "InitializeSessionUserId":
+	case e.Kind == walerr.Authentication && pg.Routine == "InitializeSessionUserId":
 		e.Advice = fmt.Sprintf("check the user, or CREATE ROLE %s LOGIN REPLICATION", pgsql.Quoted(cfg.User))
-	case e.Kind == ErrAuthentication:
+	case e.Kind == walerr.Authentication:
 		e.Advice = fmt.Sprintf("let the user in with a line of pg_hba.conf like: host %s %s <client's address> scram-sha-256", pgsql.Quoted(cfg.Database), pgsql.Quoted(cfg.User))
 		if cfg.TLSConfig == nil {
 			e.Advice += ", or connect with sslmode=require if the server demands TLS"
@@ -168,7 +156,7 @@ func refusedByServer(e *Error, pg *pgconn.PgError, cfg *pgconn.Config) {
 	case state == sqlstate.ProtocolViolation:
 		e.Advice = "connect to PostgreSQL itself: a pooler between may not do replication"
 	case state == sqlstate.UndefinedObject, state == sqlstate.InvalidParameter, state == sqlstate.CantChangeParameter:
-		e.Kind, e.Advice = ErrOptions, "check the settings in the connection string"
+		e.Kind, e.Advice = walerr.Options, "check the settings in the connection string"
 	}
 }
 

@@ -1,0 +1,280 @@
+package walchan
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/walchan/walchan/internal/ledger"
+	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/pgtime"
+	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/internal/slots"
+	"github.com/walchan/walchan/internal/sqlstate"
+)
+
+// takeSnapshot is a connection's life before its stream: it delivers the rows, waits for their acknowledgement, keeps the slot,
+// and starts the stream.
+func (o *owner) takeSnapshot(c *connection) error {
+	p := c.snapshot
+	defer p.close()
+	o.flowing = StateSnapshot
+	defer func() { o.flowing = StateStreaming }()
+	if err := o.deliverSnapshot(c, p); err != nil {
+		return err
+	}
+	if err := o.settle(c, p); err != nil {
+		return err
+	}
+	if err := o.keepSlot(c); err != nil {
+		return err
+	}
+	o.cfg.log.Info("the slot is made", "slot", o.source.Slot, "from", p.from)
+	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
+	defer cancel()
+	return o.launch(ctx, c, nil, p.system, p.from)
+}
+
+// settle waits until the snapshot is acknowledged and, with checkpoints, stored.
+func (o *owner) settle(c *connection, p *snapshot) error {
+	var skipped time.Time // since when everything is acknowledged and nothing stored
+	return o.hold(c, wait{}, func(now time.Time, w wait) (wait, bool, error) {
+		if o.isSettled(p) {
+			return w, true, nil
+		}
+		switch {
+		case o.ledger.Outstanding() > 0:
+		case skipped.IsZero():
+			skipped = now
+		case now.Sub(skipped) >= forgottenAfter:
+			skipped = now
+			o.cfg.log.Warn("every message is skipped and no checkpoint is stored: the slot is not made before (Ack the last message, or call Stored)", "slot", o.source.Slot)
+		}
+		w.interest = ledger.All
+		return w, false, nil
+	})
+}
+
+// patience is how long a server that is asked something short may take: one over a connection that nobody else has closed would
+// be waited for without end.
+func (c *connection) patience() time.Duration { return max(c.liveness.Timeout, awaitTimeout) }
+
+// isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
+func (o *owner) isSettled(p *snapshot) bool {
+	return o.ledger.Outstanding() == 0 && (!o.ledger.Storing || o.ledger.Advance() >= p.from)
+}
+
+func (o *owner) deliverSnapshot(c *connection, p *snapshot) error {
+	now := time.Now()
+	info := *p.info
+	mark := func(kind Kind) error {
+		return o.deliver(&Message{Kind: kind, LSN: p.from, sent: pgtime.Micros(now), ext: &info})
+	}
+	o.setState(StateSnapshot, nil)
+	end := &resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
+	o.ledger.Forget()
+	if o.snapshots.bare {
+		if err := o.deliver(&Message{Kind: Progress, LSN: p.from, sent: pgtime.Micros(now), ext: end}); err != nil {
+			return err
+		}
+		p.end(o, end)
+		return nil
+	}
+	if err := mark(SnapshotBegin); err != nil {
+		return err
+	}
+	if err := o.deliverRows(c, p); err != nil {
+		return err
+	}
+	// If the keeper's connection is alive, so were its locks all the time. It is kept until the slot is: a server that is stopping in smart
+	// mode waits for it, and would end the connection that holds the temporary slot when no ordinary session is left.
+	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
+	defer cancel()
+	if _, err := p.keeper.Query(ctx, "COMMIT"); err != nil {
+		return pgfail.Failed("read the tables", err)
+	}
+	p.unlocked = true
+	now = time.Now()
+	info.at = end
+	if err := mark(SnapshotEnd); err != nil {
+		return err
+	}
+	p.end(o, end)
+	return nil
+}
+
+// end notes that everything was delivered. at is what the last message's checkpoint says.
+func (p *snapshot) end(o *owner, at *resume.Place) {
+	p.ended = true
+	if o.ledger.Storing {
+		o.ledger.MarkAt(*at)
+	}
+}
+
+// deliverRows delivers what the workers read.
+func (o *owner) deliverRows(c *connection, p *snapshot) error {
+	ctx, cancel := context.WithCancel(o.ctx)
+	r := &copiers{stream: o.Stream, conn: c, snapshot: p, batches: make(chan batch, 2*o.cfg.snapshot.jobs), failed: make(chan error, 1)}
+	var workers sync.WaitGroup
+	for range min(o.cfg.snapshot.jobs, len(p.parts)) {
+		workers.Go(func() { r.work(ctx) })
+	}
+	done := make(chan struct{})
+	go func() {
+		workers.Wait()
+		close(done)
+		o.wake()
+	}()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	m := &Message{}
+	for {
+		b, ok, err := o.nextBatch(c, r, done)
+		if !ok || err != nil {
+			return err
+		}
+		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: pgtime.Micros(b.readAt), ext: c.origin}
+		for _, row := range b.rows {
+			m.data = row
+			if err := o.deliver(m); err != nil {
+				return err
+			}
+		}
+		b.part.table.count(b)
+	}
+}
+
+// nextBatch waits for rows; false: there are no more.
+func (o *owner) nextBatch(c *connection, r *copiers, done <-chan struct{}) (b batch, ok bool, err error) {
+	isThere := func() bool { return len(r.batches) > 0 || len(r.failed) > 0 || isClosed(done) }
+	err = o.hold(c, wait{ready: isThere}, func(_ time.Time, w wait) (wait, bool, error) {
+		w.interest = ledger.Nothing
+		return w, isThere(), nil
+	})
+	if err != nil {
+		return b, false, err
+	}
+	select {
+	case b = <-r.batches:
+		return b, true, nil
+	default:
+	}
+	select {
+	case err = <-r.failed:
+	default:
+	}
+	return b, false, err
+}
+
+// attend is Stream.attend while a snapshot is taken: there is nothing to tell the server yet.
+func (p *snapshot) attend(o *owner, c *connection, now time.Time) (time.Time, error) {
+	o.ledger.Tick(now)
+	flushes := o.flushes.pending()
+	o.ledger.Advance()
+	o.publish(c)
+	o.flushes.release(flushes)
+	next := o.watchdog(now)
+	if now.Before(p.checkAt) {
+		return earliest(next, p.checkAt), nil
+	}
+	if err := c.Check(); err != nil {
+		return now, pgfail.Failed("hold the snapshot", err)
+	}
+	if p.keeper != nil && !p.unlocked && p.keeping.TryLock() {
+		err := p.keeper.Check()
+		p.keeping.Unlock()
+		if err != nil {
+			return now, pgfail.Failed("hold the tables' locks", err)
+		}
+	}
+	p.checkAt = now.Add(checkEvery)
+	return earliest(next, p.checkAt), nil
+}
+
+// keepSlot makes the permanent slot, now that all rows are acknowledged: a copy of the temporary one, with its position. The copy has
+// two-phase and failover off (create_logical_replication_slot in src/backend/replication/slotfuncs.c); START_REPLICATION switches
+// the former on.
+//
+// A stop that comes now must not undo it: it may take until the farewell's timeout.
+func (o *owner) keepSlot(c *connection) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), c.patience())
+	defer cancel()
+	stopped := context.AfterFunc(o.ctx, func() { time.AfterFunc(o.cfg.closeTimeout, cancel) })
+	defer stopped()
+	p := c.snapshot
+	begun := resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
+	o.feed.(*changes).point = begun.Point
+	o.snapshots.kept, o.known, o.told = p.from, p.from, p.from // should the answer be lost
+	o.ledger.Begin(p.from)
+	o.ledger.Start(begun)
+	if o.cfg.slot != "" {
+		_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", pgsql.Literal(p.slot), pgsql.Literal(o.cfg.slot)))
+		if err != nil {
+			return p.copyError(ctx, c, o.cfg.slot, err)
+		}
+		if err := o.setFailover(ctx, c); err != nil {
+			return err
+		}
+		if _, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+pgsql.Quoted(p.slot)); err != nil {
+			return pgfail.Failed("drop the temporary slot", err)
+		}
+	}
+	o.snapshots.due, c.snapshot = false, nil
+	return nil
+}
+
+func (o *owner) setFailover(ctx context.Context, c *connection) error {
+	if !o.cfg.failover || o.snapshots.kept == 0 {
+		return nil
+	}
+	if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+pgsql.Quoted(o.cfg.slot)+" (FAILOVER true)"); err != nil {
+		return pgfail.Failed("set the slot's failover", err)
+	}
+	return nil
+}
+
+func (p *snapshot) copyError(ctx context.Context, c *connection, name string, err error) error {
+	if ctx.Err() != nil {
+		return pgfail.Failed("make the slot", err)
+	}
+	if sqlstate.Of(err) == sqlstate.NotPrerequisite {
+		if slot, lookErr := slots.Read(ctx, c.Query, p.slot); lookErr == nil && slot != nil && slot.WALStatus == "lost" {
+			return slots.Invalidated(p.slot, "", err)
+		}
+	}
+	return slots.CreateError(ctx, c.Conn, name, pgoutputPlugin, err)
+}
+
+// drain waits, at a stop, for the acknowledgement of a snapshot that was delivered as a whole, to keep the slot. Of any other
+// nothing can be kept, so that there is nothing to wait for.
+func (p *snapshot) drain(o *owner, c *connection) error {
+	o.setState(StateDraining, nil)
+	end := time.Now().Add(o.cfg.drainTimeout)
+	if p.ended {
+		err := o.hold(c, wait{}, func(now time.Time, w wait) (wait, bool, error) {
+			w.interest, w.until = ledger.All, earliest(w.until, end)
+			return w, o.isSettled(p) || o.closing.Load() || !now.Before(end), nil
+		})
+		if err == nil && o.isSettled(p) {
+			err = o.keepSlot(c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if c.snapshot != nil {
+		o.cfg.log.Info("stopped before the snapshot was acknowledged: nothing is left of it", "slot", o.source.Slot)
+	}
+	return errStopped // a farewell is for a stream
+}
+
+func (p *snapshot) close() {
+	if p.keeper != nil {
+		p.keeper.Close()
+		p.keeper = nil
+	}
+}
