@@ -99,27 +99,25 @@ func (f *changes) pass(t *turn, m *Message) (act, error) {
 		return nextFrame, nil
 	}
 	m.Tx, m.Ordinal, m.hash = x.tx, x.at.ordinal, x.at.hash
-	switch {
-	case f.checkpoints && !f.transactions:
-		f.keep(m)
-	case f.done.count > 0:
-		f.push(m)
-	default:
-		return f.give(t, m)
+	if f.checkpoints && !f.transactions {
+		if m = f.made.keep(); m == nil {
+			return nextFrame, nil
+		}
 	}
-	return nextFrame, nil
+	if f.done.count > 0 {
+		f.push(m)
+		return nextFrame, nil
+	}
+	return f.give(t, m)
 }
 
-// keep keeps a message until the next one comes, or the end, and has the one delivered that was kept.
-func (f *changes) keep(m *Message) {
-	w := &f.made
+// keep keeps the message that is taken in until the next one comes, or the end. It returns the one that was kept; nil: there was none.
+func (w *made) keep() (was *Message) {
 	if w.keeping {
-		f.push(w.kept())
-	}
-	if scratch := &w.msgs[w.turn]; m != scratch {
-		*scratch = *m
+		was = w.kept()
 	}
 	w.turn, w.keeping = 1-w.turn, true
+	return was
 }
 
 func (w *made) kept() *Message { return &w.msgs[1-w.turn] }
