@@ -210,30 +210,46 @@ func (f *changes) message(ev *txn.Event) *Message {
 	return m
 }
 
+// row is message for a row. The scratch mostly has a row of the same table already: what is the same is not written again.
+func (f *changes) row(ev *txn.Event) *Message {
+	w := &f.made
+	if ev.Table != w.table {
+		w.table, w.relation = ev.Table, ev.Table.Owner.(*Relation)
+	}
+	m := &w.msgs[w.turn]
+	m.Kind = Insert + Kind(btoi(ev.Type == pgoutput.Update)+2*btoi(ev.Type == pgoutput.Delete))
+	m.LSN, m.sent, m.data, m.split = ev.At, ev.SentAt, ev.Block, ev.Split
+	if m.Relation != w.relation {
+		m.Relation = w.relation
+	}
+	if m.ext != nil {
+		m.ext = nil
+	}
+	return m
+}
+
 func (f *changes) within(t *turn, ev *txn.Event, data []byte) (act, error) {
-	m := f.message(ev)
+	var m *Message
 	switch ev.Type {
+	case pgoutput.Insert, pgoutput.Update, pgoutput.Delete:
+		m = f.row(ev)
 	case pgoutput.Truncate:
+		m = f.message(ev)
 		x := &truncation{cascade: ev.Flags&1 != 0, restart: ev.Flags&2 != 0}
 		for _, table := range ev.Tables {
 			x.tables = append(x.tables, table.Owner.(*Relation))
 		}
 		m.Kind, m.ext = Truncate, x
 	case pgoutput.Message:
+		m = f.message(ev)
 		f.logicalMessage(m, ev)
 		if ev.Name == readRowsPrefix {
 			return f.piece(t, m)
 		}
 		return f.change(t, m, data)
-	case pgoutput.Origin:
+	default: // pgoutput.Origin
 		f.current.tx.Origin = ev.Name
 		return nextFrame, nil
-	default:
-		m.Kind = Insert + Kind(btoi(ev.Type == pgoutput.Update)+2*btoi(ev.Type == pgoutput.Delete))
-		if ev.Table != f.made.table {
-			f.made.table, f.made.relation = ev.Table, ev.Table.Owner.(*Relation)
-		}
-		m.Relation, m.data, m.split = f.made.relation, ev.Block, ev.Split
 	}
 	if x := f.reading.Load(); x != nil {
 		x.note(m, f.current.tx.XID)
