@@ -11,7 +11,7 @@ import (
 )
 
 // Exec runs each of sql on one connection, by the simple query protocol: one string may hold several statements, which are
-// one transaction. An error ends the test.
+// one transaction. A slot that is in use is waited for. An error ends the test.
 func Exec(t testing.TB, dsn string, sql ...string) {
 	t.Helper()
 	if err := execSQL(context.WithoutCancel(t.Context()), dsn, sql...); err != nil {
@@ -58,12 +58,22 @@ func Wait(t testing.TB, dsn, sql string) {
 func execSQL(ctx context.Context, dsn string, sql ...string) error {
 	return connected(ctx, dsn, func(conn *pgconn.PgConn) error {
 		for _, s := range sql {
-			if err := conn.Exec(ctx, s).Close(); err != nil {
+			err := conn.Exec(ctx, s).Close()
+			for end := time.Now().Add(time.Minute); isInUse(err) && time.Now().Before(end); err = conn.Exec(ctx, s).Close() {
+				time.Sleep(5 * time.Millisecond)
+			}
+			if err != nil {
 				return fmt.Errorf("pgtest: %s: %w", s, err)
 			}
 		}
 		return nil
 	})
+}
+
+// isInUse says whether a slot or a database is in use. Whoever has used it may be about to leave: a walsender needs a moment.
+func isInUse(err error) bool {
+	pg := (*pgconn.PgError)(nil)
+	return errors.As(err, &pg) && pg.Code == "55006"
 }
 
 var errNotOneRow = errors.New("not one row")
