@@ -61,8 +61,8 @@ type ready struct {
 	table    *txn.Table // its types are looked up; nil: none
 	alive    LSN        // of a keepalive; 0: none
 	messages [2]*Message
-	count    int  // of them
-	next     int  // the one that is delivered next
+	count    int // of them
+	next     int // the one that is delivered next
 
 	// Behind them:
 	end    LSN           // what has ended there; 0: nothing

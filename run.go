@@ -188,8 +188,11 @@ func (o *owner) takeIn(c *connection, t *turn) {
 			if frame = &c.frame; frame.Keepalive {
 				o.received(c.frame.End)
 			}
-		case settle, isBetween:
+		case settle, isBetween, acceptServer:
 			_ = o.perform(c, a, t)
+		case finish:
+			_ = o.perform(c, a, t)
+			return
 		case deliver, deliverLast:
 			o.feed.takeBack()
 			return

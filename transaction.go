@@ -232,6 +232,7 @@ func (f *changes) close(t *turn) (act, error) {
 		f.point.Message = lsn
 	}
 	d.end, d.place, d.single, f.current.tx = 0, nil, false, nil
+	f.made.msgs = [2]Message{} // or a large row would be kept for as long as the stream is quiet
 	confirm := lsn
 	if place != nil {
 		confirm = place.Through

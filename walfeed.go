@@ -86,6 +86,7 @@ func (f *walFeed) hand(t *turn) (act, error) {
 
 func (f *walFeed) noteDelivered(t *turn) (act, error) {
 	m := f.out
+	t.message = nil
 	if f.out = nil; m.Kind == TimelineHistory {
 		f.history = ""
 		return f.hand(t)

@@ -123,6 +123,8 @@ var mutants = append([]mutant{
 	{"a drain holds a stopping server up", "	leave, err := c.letGo(o, now)\n", "	leave, err := now.Add(time.Hour), error(nil)\n	if o.state != StateDraining {\n		leave, err = c.letGo(o, now)\n	}\n", "TestShutdownIsNotHeldUpByADrain"},
 	{"Err after a stop that was asked for", "	if o.ctx.Err() == nil && !stopped {\n		o.err = err", "	if true {\n		o.err = err", "TestStop"},
 	{"Flush returns before the status", "	next, err := c.report(min(o.ledger.Advance(), c.limit), now, flushes > 0)\n", "	o.flushes.release(flushes)\n	flushes = 0\n	next, err := c.report(min(o.ledger.Advance(), c.limit), now, false)\n", "TestFlushReturnsWhenTheStatusIsWritten"},
+	{"a large row is kept", "	f.made.msgs = [2]Message{} // or a large row would be kept for as long as the stream is quiet\n", "", "TestLargeRowIsLetGo"},
+	{"a stop does not take in the proof", "		case settle, isBetween, acceptServer:\n", "		case settle, isBetween:\n", "TestStopTakesInTheProof"},
 	{"a message that comes at once is as old as the clock", "	o.ledger.Tick(time.Now()) // what comes first is delivered before any wait\n", "", "TestStatsAge"},
 	{"the age of a message counts from before the read", "	o.ledger.Tick(c.liveness.HeardAt) // the read may have lasted\n", "", "TestStatsOldestAge"},
 	{"a stop leaves the commit unread", "			o.takeIn(c, t)\n", "", "TestStopTakesIn"},

@@ -168,7 +168,11 @@ func (a *Assembler) take(message []byte, seq uint64) (*Event, error) {
 			return nil, err
 		}
 	case pgoutput.Message:
-		if ev.Flags&1 == 0 {
+		switch {
+		case ev.Flags&1 != 0:
+		case a.open:
+			return nil, pgfail.Unexpected("message outside of transactions inside of one")
+		default:
 			return a.step(Alone, ev), nil
 		}
 	case pgoutput.Origin:
