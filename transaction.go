@@ -50,12 +50,15 @@ func (f *changes) begin(t *turn, ev *txn.Event) (act, error) {
 	tx := f.newTx(ev)
 	tx.Redelivered = lsn == f.anew
 	tx.prepared = ev.AtPrepare
-	f.current = current{tx: tx, committed: ev.Time, at: progress{ordinal: 1}, old: f.point.Covers(lsn), fresh: lsn != f.point.Commit || f.point.IsBare()}
+	x := &f.current
+	x.tx, x.committed = tx, ev.Time
+	x.begun, x.old, x.fresh = false, f.point.Covers(lsn), lsn != f.point.Commit || f.point.IsBare()
+	x.at, x.skip = progress{ordinal: 1}, progress{}
 	if ev.Bare {
-		f.current.at.ordinal = 0
+		x.at.ordinal = 0
 	}
 	if lsn == f.point.Commit {
-		f.current.skip = progress{f.point.Ordinal, f.point.Hash}
+		x.skip = progress{f.point.Ordinal, f.point.Hash}
 	}
 	return nextFrame, nil
 }
@@ -118,6 +121,15 @@ func (w *made) keep() (was *Message) {
 	}
 	w.turn, w.keeping = 1-w.turn, true
 	return was
+}
+
+// letGo lets large rows go, which the scratch would keep for as long as the stream is quiet.
+func (w *made) letGo() {
+	for i := range w.msgs {
+		if len(w.msgs[i].data) > 64<<10 {
+			w.msgs[i] = Message{}
+		}
+	}
 }
 
 func (w *made) kept() *Message { return &w.msgs[1-w.turn] }
@@ -232,7 +244,7 @@ func (f *changes) close(t *turn) (act, error) {
 		f.point.Message = lsn
 	}
 	d.end, d.place, d.single, f.current.tx = 0, nil, false, nil
-	f.made.msgs = [2]Message{} // or a large row would be kept for as long as the stream is quiet
+	f.made.letGo()
 	confirm := lsn
 	if place != nil {
 		confirm = place.Through
