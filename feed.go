@@ -1,6 +1,7 @@
 package walchan
 
 import (
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
@@ -9,16 +10,24 @@ import (
 // next, and the stream does that. It survives reconnects, and knows what it has delivered.
 type feed interface {
 	// connected begins with a connection.
-	connected(c *connection, until LSN)
+	connected(b beginning)
 
 	// next takes in a frame, and returns what is to be done. The stream calls it again, without a frame, once that is done, until it
-	// is asked for the next frame. If something fails the feed is told so by disconnected alone.
+	// is asked for the next frame. If something else than a delivery fails, the feed hears of disconnected only.
 	next(frame *session.Frame, t *turn) (act, error)
 
-	takeBack() // the message that it had delivered last was not
+	takeBack() // the message that it gave last was not delivered
 	disconnected()
 	delivered() resume.Point // a server that does not have it cannot continue the stream
 	held() int64             // bytes kept of transactions that are not complete
+}
+
+// beginning is what a feed has to know of a connection.
+type beginning struct {
+	from   LSN            // where its stream begins
+	until  LSN            // where the stream ends
+	origin *resume.Source // of its messages
+	flow   *link.Flow     // is told how late the changes are
 }
 
 // act is what a feed asks for.
@@ -51,7 +60,7 @@ type turn struct {
 	because  string
 	details  []any // for the log
 
-	confirmed LSN // what the stream has confirmed, behind settle
+	confirmed LSN // what the stream has confirmed, after settle
 }
 
 // settled fills in the turn for settle.

@@ -47,9 +47,9 @@ type made struct {
 	ends     []lastEnd  // likewise
 
 	// The newest change of a transaction is kept until it is known whether it is the last one, because its checkpoint says so. With
-	// Commit messages none is kept, because they carry the end.
-	msgs    [2]Message // scratch: the one that is taken in, and the one that is kept
-	turn    int        // the place of the one that is taken in
+	// WithTransactions no change is kept, because the Commit carries the end.
+	msgs    [2]Message // scratch for two messages: msgs[turn] is taken in, the other one is kept
+	turn    int
 	keeping bool
 	begin   Message // scratch
 }
@@ -64,19 +64,18 @@ type ready struct {
 	count    int // of them
 	next     int // the one that is delivered next
 
-	// Behind them:
+	// After them:
 	end    LSN           // what has ended there; 0: nothing
 	single bool          // that was a message outside of transactions
 	place  *resume.Place // its checkpoint says that; nil: it has none
 }
 
-func newChanges(o *owner) *changes {
-	cfg := o.cfg
+func newChanges(cfg *config, types *value.Types, reading *atomic.Pointer[tableReading]) *changes {
 	return &changes{
 		transactions: cfg.transactions,
 		checkpoints:  cfg.checkpoints,
-		types:        o.types,
-		reading:      &o.reading,
+		types:        types,
+		reading:      reading,
 		in: txn.Assembler{
 			Decoder: pgoutput.Decoder{Parallel: isParallel(cfg.pgoutputArgs())},
 			Store:   txn.Store{Limit: cfg.spoolMemory, Dir: cfg.spoolDir},
@@ -85,9 +84,9 @@ func newChanges(o *owner) *changes {
 }
 
 // connected: the server describes tables anew on each connection, and begins with a transaction.
-func (f *changes) connected(c *connection, until LSN) {
-	f.in.Begin(c.from)
-	f.origin, f.flow, f.until = c.origin, &c.flow, until
+func (f *changes) connected(b beginning) {
+	f.in.Begin(b.from)
+	f.origin, f.flow, f.until = b.origin, b.flow, b.until
 	f.current, f.done = current{}, ready{}
 	f.made.keeping, f.made.table, f.made.tables = false, nil, 0
 }
@@ -210,7 +209,7 @@ func (f *changes) message(ev *txn.Event) *Message {
 	return m
 }
 
-// row is message for a row. The scratch mostly has a row of the same table already: what is the same is not written again.
+// row is message for a row. It does not clear the scratch, which mostly has a row of the same table: pass sets the rest.
 func (f *changes) row(ev *txn.Event) *Message {
 	w := &f.made
 	if ev.Table != w.table {

@@ -38,13 +38,23 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "changes of state that are not in the table (states.go):", strings.Join(wrong, "; "))
 		code = 1
 	}
-	if run := flag.Lookup("test.run").Value.String(); run == "" {
+	if isWhole() {
 		if missing := walchan.TransitionsNotSeen(); missing != nil {
 			fmt.Fprintln(os.Stderr, "changes of state in the table (states.go) that no test makes:", strings.Join(missing, "; "))
 			code = 1
 		}
 	}
 	os.Exit(code)
+}
+
+// isWhole says whether all tests were asked for.
+func isWhole() bool {
+	for _, name := range []string{"test.run", "test.skip", "test.list"} {
+		if flag.Lookup(name).Value.String() != "" {
+			return false
+		}
+	}
+	return !testing.Short()
 }
 
 // beMoreParallel: most tests wait for a server, not for a processor.

@@ -10,7 +10,7 @@ import (
 
 // raw is the feed of output plugins whose messages are handed over as they come.
 //
-// Where the ends of transactions are recognised they alone are confirmed, and the server resumes exactly behind the last one:
+// Where the ends of transactions are recognised they alone are confirmed, and the server resumes exactly after the last one:
 // then it sends the same transactions in the same order as before, and what was delivered of each can be counted off. The
 // position of a message is of no use for that, for it is not even monotonic. For other plugins the highest position of
 // the acknowledged prefix is confirmed, which is safe (transactions are sent in commit order, and a change lies before its
@@ -89,10 +89,10 @@ func transactionEnds(plugin string, args map[string]string) func([]byte) place {
 func hasPrefix(b []byte, s string) bool { return len(b) >= len(s) && string(b[:len(s)]) == s }
 
 // connected: the server resumes behind from, and nowhere else.
-func (f *raw) connected(c *connection, until LSN) {
-	f.until, f.pending, f.settling = until, false, false
+func (f *raw) connected(b beginning) {
+	f.until, f.pending, f.settling = b.until, false, false
 	f.again, f.now = len(f.sent), entry{}
-	f.forget(c.from)
+	f.forget(b.from)
 	f.again = 0
 }
 

@@ -38,7 +38,7 @@ func (o *owner) stream(c *connection) error {
 			return err
 		}
 	}
-	o.feed.connected(c, o.until)
+	o.feed.connected(beginning{c.from, o.until, c.origin, &c.flow})
 	defer func() {
 		o.feed.disconnected()
 		o.publish(c)
@@ -191,7 +191,7 @@ func (o *owner) takeIn(c *connection, t *turn) {
 		case settle, isBetween, acceptServer:
 			_ = o.perform(c, a, t)
 		case finish:
-			_ = o.perform(c, a, t)
+			_ = o.perform(c, a, t) // it says that the stream has ended, which it does anyway
 			return
 		case deliver, deliverLast:
 			o.feed.takeBack()

@@ -25,7 +25,7 @@ func (o *owner) takeSnapshot(c *connection) error {
 	if err := o.deliverSnapshot(c, p); err != nil {
 		return err
 	}
-	if err := o.settle(c, p); err != nil {
+	if err := o.awaitSettled(c, p); err != nil {
 		return err
 	}
 	if err := o.keepSlot(c); err != nil {
@@ -37,8 +37,8 @@ func (o *owner) takeSnapshot(c *connection) error {
 	return o.launch(ctx, c, nil, p.system, p.from)
 }
 
-// settle waits until the snapshot is acknowledged and, with checkpoints, stored.
-func (o *owner) settle(c *connection, p *snapshot) error {
+// awaitSettled waits until the snapshot is acknowledged and, with checkpoints, stored.
+func (o *owner) awaitSettled(c *connection, p *snapshot) error {
 	var skipped time.Time // since when everything is acknowledged and nothing stored
 	return o.hold(c, wait{}, func(now time.Time, w wait) (wait, bool, error) {
 		if o.isSettled(p) {

@@ -26,14 +26,7 @@ func TestStopTakesInTheProof(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		close(stop)
 		cancel()
-		for range s.C() {
-		}
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != first.End {
-			t.Errorf("the slot is at %s", slot.ConfirmedFlush)
-		}
+		endsAt(t, s, srv, first.End)
 	}, whole([]fakewal.Tx{first}), func(c *fakewal.Conn) error {
 		<-stop
 		time.Sleep(100 * time.Microsecond)
@@ -53,14 +46,7 @@ func TestStopTakesInTheEnd(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		close(stop)
 		cancel()
-		for range s.C() {
-		}
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x300 {
-			t.Errorf("the slot is at %s", slot.ConfirmedFlush)
-		}
+		endsAt(t, s, srv, 0x300)
 	}, func(c *fakewal.Conn) error {
 		if err := c.Play(tx(1, 0x200, "a").Frames()...); err != nil {
 			return err
@@ -69,4 +55,17 @@ func TestStopTakesInTheEnd(t *testing.T) {
 		time.Sleep(100 * time.Microsecond)
 		return c.Play(tx(2, 0x400, "b").Frames()...)
 	})
+}
+
+// endsAt waits for the end of a stream, and wants the slot to be at lsn then.
+func endsAt(t *testing.T, s *walchan.Stream, srv *fakewal.Server, lsn walchan.LSN) {
+	t.Helper()
+	for range s.C() {
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != lsn {
+		t.Errorf("the slot is at %s, want %s", slot.ConfirmedFlush, lsn)
+	}
 }

@@ -199,7 +199,7 @@ func newOwner(s *Stream) *owner {
 	case cfg.physical:
 		o.feed = &walFeed{wholeSegments: cfg.wholeSegments}
 	case cfg.plugin == pgoutputPlugin:
-		o.feed = newChanges(o)
+		o.feed = newChanges(cfg, s.types, &s.reading)
 	default:
 		o.feed = &raw{ends: transactionEnds(cfg.plugin, cfg.pluginArgs)}
 	}

@@ -27,7 +27,7 @@ type wait struct {
 }
 
 // hold attends to the connection until what it waits for has happened, or look says that it is over. look is called before each
-// wait. It is given the wait as far as the connection needs it, and returns it as it is to be. (By value, or it were allocated.)
+// wait. It is given the wait as far as the connection needs it, and returns it as it is to be. A pointer would cost an allocation.
 func (o *owner) hold(c *connection, w wait, look func(now time.Time, w wait) (_ wait, isOver bool, err error)) error {
 	for {
 		now := time.Now()

@@ -39,8 +39,8 @@ type walMessage struct {
 	at       resume.Place
 }
 
-func (f *walFeed) connected(*connection, LSN) { f.wal, f.out = nil, nil }
-func (f *walFeed) disconnected()              { f.wal, f.out = nil, nil }
+func (f *walFeed) connected(beginning) { f.wal, f.out = nil, nil }
+func (f *walFeed) disconnected()       { f.wal, f.out = nil, nil }
 
 func (f *walFeed) takeBack() { f.out = nil }
 

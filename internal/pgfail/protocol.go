@@ -15,7 +15,7 @@ func Malformed(at wal.LSN, err error) *walerr.Error {
 	return &walerr.Error{Kind: walerr.Protocol, What: fmt.Sprintf("the server's data at %s", at), Err: err, Advice: ReportIt}
 }
 
-// Unexpected is the error of one that cannot stand where it does.
+// Unexpected is the error of a message that cannot stand where it does.
 func Unexpected(what string) *walerr.Error {
 	return &walerr.Error{Kind: walerr.Protocol, What: "unexpected " + what, Advice: ReportIt}
 }

@@ -12,15 +12,16 @@ import (
 //
 // The server sends a large transaction while it goes on (protocol version 2), in blocks between which others come. Its messages are
 // kept in the Store until its end is known. Then they come like those of a transaction that is sent at its commit. After a reconnect
-// the server may send it in other blocks, or in none: what comes out is the same. A position
-// that the server tells between the blocks may be confirmed without regard to what is kept. It lies before the commits of these
-// transactions, and the server sends them again, from their beginning.
+// the server may send it in other blocks, or in none: what comes out is the same. A position that the server tells between the blocks
+// may be confirmed without regard to what is kept. It lies before the commits of these transactions, and the server sends them again,
+// from their beginning.
 //
 // A prepared transaction is sent at its PREPARE (protocol version 3), and later only whether it was committed. It is confirmed at
-// its PREPARE, and then not sent again, whatever becomes of it. In the order of transactions it stands there, too. One that was prepared before the slot knew of two-phase comes late: it is sent when it is
-// committed, with the position of the PREPARE, which may lie before what was delivered. It is told by lying before From. It is kept,
-// too, until the COMMIT PREPARED that follows it says where in the order it stands (ReorderBufferFinishPrepared in
-// src/backend/replication/logical/reorderbuffer.c).
+// its PREPARE, and then not sent again, whatever becomes of it. In the order of transactions it stands there, too.
+//
+// A transaction that was prepared before the slot knew of two-phase comes late. It is sent when it is committed, with the position of
+// the PREPARE, which may lie before what was delivered. It is known by lying before From. It is kept, too, until the COMMIT PREPARED
+// that follows it says where in the order it stands (ReorderBufferFinishPrepared in src/backend/replication/logical/reorderbuffer.c).
 type Assembler struct {
 	Store   Store
 	Decoder pgoutput.Decoder
@@ -114,9 +115,6 @@ func (a *Assembler) Drop() {
 	a.Store.Reset()
 	a.keeping, a.rest, a.open = nil, nothing, false
 }
-
-// IsWithin says whether a transaction has begun that has not ended.
-func (a *Assembler) IsWithin() bool { return a.open }
 
 // Take takes in a message of the server, and returns what comes next: nil if there is nothing until the next message. data are the
 // bytes of what is returned. It is valid until the next call.

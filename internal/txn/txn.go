@@ -101,8 +101,5 @@ func (t *Transaction) rollBack(subxid uint32) error {
 // after compares XIDs, which wrap around (TransactionIdFollows in src/backend/access/transam/transam.c).
 func after(a, b uint32) bool { return int32(a-b) > 0 }
 
-// Size returns the number of bytes kept.
-func (t *Transaction) Size() int64 { return t.spool.size }
-
 // Close drops the transaction, and its temporary file.
 func (t *Transaction) Close() { t.spool.close(t.store) }
