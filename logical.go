@@ -51,7 +51,8 @@ type made struct {
 	msgs    [2]Message // scratch for two messages: msgs[turn] is taken in, the other one is kept
 	turn    int
 	keeping bool
-	begin   Message // scratch
+	begin   Message      // scratch
+	place   resume.Place // likewise
 }
 
 // ready is what the stream is still to do before more is taken in.

@@ -54,7 +54,7 @@ func (o *owner) deliverProgress(c *connection, f *changes) error {
 		return err
 	}
 	f.point = at.Point
-	o.ledger.MarkAt(*at)
+	o.ledger.MarkAt(at)
 	return nil
 }
 

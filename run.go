@@ -165,7 +165,7 @@ func (o *owner) markSettled(c *connection, t *turn) {
 	case !o.ledger.Storing:
 		o.ledger.Mark(t.confirm)
 	case t.place != nil:
-		o.ledger.MarkBefore(t.confirm, *t.place)
+		o.ledger.MarkBefore(t.confirm, t.place)
 	}
 	c.received = max(c.received, t.received)
 	t.confirmed = o.ledger.Confirmed

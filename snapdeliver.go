@@ -109,7 +109,7 @@ func (o *owner) deliverSnapshot(c *connection, p *snapshot) error {
 func (p *snapshot) end(o *owner, at *resume.Place) {
 	p.ended = true
 	if o.ledger.Storing {
-		o.ledger.MarkAt(*at)
+		o.ledger.MarkAt(at)
 	}
 }
 

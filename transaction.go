@@ -40,8 +40,10 @@ func (p *progress) add(b []byte) {
 
 func (f *changes) begin(t *turn, ev *txn.Event) (act, error) {
 	lsn := LSN(ev.LSN)
-	if a, err := f.witness(t, lsn, ev, ev); a != nextFrame || err != nil {
-		return a, err
+	if f.trial != nil {
+		if a, err := f.witness(t, lsn, ev, ev); a != nextFrame || err != nil {
+			return a, err
+		}
 	}
 	if lsn >= f.until {
 		t.received = f.until // the slot is to come there, too, beyond changes that nobody was sent
@@ -68,8 +70,11 @@ func (f *changes) newTx(ev *txn.Event) *Tx {
 	if len(w.txs) == cap(w.txs) {
 		w.txs = make([]Tx, 0, 64)
 	}
-	w.txs = append(w.txs, Tx{XID: ev.XID, GID: ev.Name, CommitLSN: LSN(ev.LSN), CommitTime: pgtime.Time(ev.Time), origin: f.origin, before: min(f.point.Through, LSN(ev.LSN))})
-	return &w.txs[len(w.txs)-1]
+	w.txs = w.txs[:len(w.txs)+1]
+	tx := &w.txs[len(w.txs)-1] // zero
+	tx.XID, tx.GID, tx.CommitLSN, tx.CommitTime = ev.XID, ev.Name, LSN(ev.LSN), pgtime.Time(ev.Time)
+	tx.origin, tx.before = f.origin, min(f.point.Through, tx.CommitLSN)
+	return tx
 }
 
 // change delivers a message of the transaction, unless it was delivered before.
@@ -144,12 +149,15 @@ func (f *changes) give(t *turn, m *Message) (act, error) {
 	x.was = progress{f.point.Ordinal, f.point.Hash}
 	if x.first = x.fresh; x.first {
 		x.before, x.fresh = f.point, false
-		f.point = resume.Point{Through: x.tx.before, Commit: x.tx.CommitLSN, XID: x.tx.XID, Time: x.committed, Prepared: x.tx.prepared}
+		p := &f.point
+		p.Through, p.Message = x.tx.before, 0
+		p.Commit, p.XID, p.Time, p.Prepared = x.tx.CommitLSN, x.tx.XID, x.committed, x.tx.prepared
 	}
 	f.point.Ordinal, f.point.Hash = m.Ordinal, m.hash
 	if f.checkpoints && m.ext != nil {
 		if end := m.end(); end != 0 {
-			f.done.place = &resume.Place{Source: f.origin, Point: f.point}
+			f.done.place = &f.made.place
+			*f.done.place = resume.Place{Source: f.origin, Point: f.point}
 			f.done.place.Through, f.done.place.Message = end, 0
 		}
 	}

@@ -102,7 +102,7 @@ func (f *walFeed) noteDelivered(t *turn) (act, error) {
 // mark has the ledger confirm p once everything delivered so far is acknowledged.
 func (f *walFeed) mark(o *owner, p resume.Place) {
 	if lsn := f.confirmable(p); o.ledger.Storing {
-		o.ledger.MarkBefore(lsn, p)
+		o.ledger.MarkBefore(lsn, &p)
 	} else {
 		o.ledger.Mark(lsn)
 	}

@@ -22,7 +22,7 @@ import (
 func client(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	var e entry
 	e.flags(flags)
-	columns := flags.String("columns", "4,10,30", "widths of the rows, comma-separated")
+	columns := flags.String("columns", "4,10,30", "widths of the rows, comma-separated; mix is the work of that name")
 	messages := flags.Int("messages", 2_000_000, "how many messages")
 	flags.Parse(args)
 	srv, err := startServer(ctx)
@@ -34,14 +34,23 @@ func client(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	rep.say("The server is a fake one that sends recorded messages over TCP as fast as they are read.")
 	racing := e.racing(rep)
 	for field := range strings.SplitSeq(*columns, ",") {
-		n, err := strconv.Atoi(field)
-		if err != nil {
-			return err
-		}
 		rec := usual
-		rec.columns, rec.messages = n, *messages
-		c := &contest{title: fmt.Sprintf("%d columns", n), transport: tcp,
-			what: fmt.Sprintf("transactions of %d rows of %d columns", rec.rows, n)}
+		rec.messages = *messages
+		c := &contest{title: field, transport: tcp}
+		if field == "mix" {
+			rec.columns, rec.width = 5, 12
+			rec.rows = max(1, rec.messages*5/8/most) * most // a single row has Begin and Commit, too
+			rec.singles = rec.rows / 5
+			c.what = fmt.Sprintf("one transaction of %d rows of %d columns, then %d transactions of one row", rec.rows, rec.columns, rec.singles)
+		} else {
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				return err
+			}
+			rec.columns = n
+			c.title += " columns"
+			c.what = fmt.Sprintf("transactions of %d rows of %d columns", rec.rows, n)
+		}
 		if err := c.holdReplay(ctx, srv, rec, racing, &e); err != nil {
 			return err
 		}
@@ -57,6 +66,7 @@ type recording struct {
 	rows     int // of a transaction
 	tables   int // that the rows of a transaction take in turn
 	messages int // altogether, roughly
+	singles  int // transactions of one row that follow a large one
 	streams  int // that are sent it at the same time
 }
 
@@ -115,7 +125,7 @@ func (rec recording) make() (*prepared, io.Reader) {
 	p := &prepared{}
 	var parts []io.Reader
 	frames, end := transaction(0, slices.Concat(tables, inserts)...), fakewal.LSN(1)
-	if rec.rows > most {
+	if rec.rows >= most {
 		rows, commit := 1+len(tables), len(frames)-1
 		parts = append(parts, p.record(frames[:rows], 1, 0), p.record(frames[rows:commit], rec.rows/most, 0), p.record(frames[commit:], 1, 0))
 	} else {
@@ -131,6 +141,15 @@ func (rec recording) make() (*prepared, io.Reader) {
 		end *= fakewal.LSN(repeats)
 	}
 	p.changes = int(end)*rec.rows + 1
+	if repeats := rec.singles / singlesRecorded; repeats > 0 {
+		var singles []fakewal.Frame
+		for i := range fakewal.LSN(singlesRecorded) {
+			singles = append(singles, transaction(end+i, inserts[0])...)
+		}
+		parts = append(parts, p.record(singles, repeats, singlesRecorded*replayStep))
+		p.changes += repeats * singlesRecorded
+		end += fakewal.LSN(repeats) * singlesRecorded
+	}
 	parts = append(parts, p.record(transaction(end, inserts[0]), 1, 0))
 	p.filled = replayStart + end*replayStep
 	p.end = p.filled + replayStep
@@ -143,6 +162,9 @@ func (rec recording) make() (*prepared, io.Reader) {
 
 // most is how many rows are recorded one by one.
 const most = 100_000
+
+// singlesRecorded is how many transactions of one row are.
+const singlesRecorded = 4096
 
 // record counts frames that are sent n times, each time a step further on in the log.
 func (p *prepared) record(frames []fakewal.Frame, n int, step fakewal.LSN) io.Reader {

@@ -98,6 +98,16 @@ var contenders = []*contender{
 		command: self("walchan-checkpoints"),
 	},
 	{
+		name: "walchan before", what: "another build of this program, which WALCHAN_BENCH_BEFORE names", rows: true,
+		missing: func() error {
+			if before() == "" {
+				return errors.New("WALCHAN_BENCH_BEFORE is not set")
+			}
+			return nil
+		},
+		command: program("walchan", before),
+	},
+	{
 		name: "pglogrepl+values", what: "each row also decoded to a map of Go values, as in pglogrepl's example", typed: true,
 		command: self("pglogrepl-values"),
 	},
@@ -118,17 +128,27 @@ var python = sync.OnceValue(func() string {
 
 // self is a contender that is this program.
 func self(name string) func(context.Context, *run) *exec.Cmd {
-	return func(ctx context.Context, r *run) *exec.Cmd {
+	return program(name, func() string {
 		exe, err := os.Executable()
 		if err != nil {
 			panic(err) // never on the systems this runs on
 		}
+		return exe
+	})
+}
+
+// before is another build of this program, to compare with.
+func before() string { return os.Getenv("WALCHAN_BENCH_BEFORE") }
+
+// program is a contender that is a build of this program.
+func program(name string, exe func() string) func(context.Context, *run) *exec.Cmd {
+	return func(ctx context.Context, r *run) *exec.Cmd {
 		args := []string{"contend", "-dsn", r.dsn, "-slot", r.slot, "-commit", r.work.commit.String(), "-end", r.work.end.String()}
 		if r.profile != "" {
 			args = append(args, "-profile", r.profile)
 		}
 		args = append(args, r.extra...)
-		return exec.CommandContext(ctx, exe, append(args, name)...)
+		return exec.CommandContext(ctx, exe(), append(args, name)...)
 	}
 }
 

@@ -62,12 +62,12 @@ type Ledger struct {
 	head      uint64     // the oldest message that is not acknowledged; all below are
 	first     *chunk     // the chunk of head
 	published uint64     // seq as of the last advance
-	marks     []mark     // not yet reached, or not yet stored, ascending
+	marks     fifo[mark] // not yet reached, or not yet stored, ascending
 	Confirmed wal.LSN    // the highest reached mark
 
 	// With checkpoints: what those of the marks say, the one of the highest mark that is reached, stored or not, and up to where
 	// the consumer says that it has stored one.
-	points  []resume.Place
+	points  fifo[resume.Place]
 	reached resume.Place
 	behind  uint64 // number of the newest message below head that was not skipped, plus 1
 	saved   wal.LSN
@@ -99,15 +99,19 @@ func (l *Ledger) Next() Receipt {
 func (l *Ledger) Delivered() { l.seq++ }
 
 // MarkAt is Mark for a checkpoint.
-func (l *Ledger) MarkAt(p resume.Place) { l.MarkBefore(p.Through, p) }
+func (l *Ledger) MarkAt(p *resume.Place) { l.MarkBefore(p.Through, p) }
 
-// MarkBefore is markAt, but what may be confirmed is lsn, which lies before the end of what p contains.
-func (l *Ledger) MarkBefore(lsn wal.LSN, p resume.Place) {
-	l.Mark(lsn)
+// MarkBefore is MarkAt, but what may be confirmed is lsn, which lies before the end of what p contains.
+func (l *Ledger) MarkBefore(lsn wal.LSN, p *resume.Place) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.marks); n > 0 && l.marks[n-1] == (mark{l.seq, lsn}) {
-		l.points = append(l.points[:n-1], p)
+	if !l.mark(lsn) {
+		return
+	}
+	if l.points.len() == l.marks.len() {
+		*l.points.last() = *p
+	} else {
+		l.points.push(*p)
 	}
 }
 
@@ -115,17 +119,24 @@ func (l *Ledger) MarkBefore(lsn wal.LSN, p resume.Place) {
 func (l *Ledger) Mark(lsn wal.LSN) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.marks); n > 0 {
-		if last := &l.marks[n-1]; lsn <= last.lsn {
-			return // positions never go back
+	l.mark(lsn)
+}
+
+// mark makes a mark, or moves the last one on. Positions never go back: then it returns false.
+func (l *Ledger) mark(lsn wal.LSN) bool {
+	if l.marks.len() > 0 {
+		if last := l.marks.last(); lsn <= last.lsn {
+			return false
 		} else if last.seq == l.seq {
 			last.lsn = lsn
-			return
+			return true
 		}
 	}
-	if lsn > l.Confirmed {
-		l.marks = append(l.marks, mark{l.seq, lsn})
+	if lsn <= l.Confirmed {
+		return false
 	}
+	l.marks.push(mark{l.seq, lsn})
+	return true
 }
 
 // Advance takes in the acknowledgements and returns what may be confirmed.
@@ -149,35 +160,30 @@ func (l *Ledger) Advance() wal.LSN {
 		l.head += n
 	}
 	i := 0
-	for i < len(l.marks) && l.marks[i].seq <= l.head && l.isStored(l.marks[i]) {
-		l.Confirmed = l.marks[i].lsn
-		i++
+	for marks := l.marks.all(); i < len(marks) && marks[i].seq <= l.head && l.isStored(marks[i]); i++ {
+		l.Confirmed = marks[i].lsn
 	}
 	if l.Storing {
 		i = l.reach(i)
 	}
-	if i == len(l.marks) {
-		l.marks = l.marks[:0]
-	} else if l.marks = l.marks[i:]; cap(l.marks) > 64 && len(l.marks) < cap(l.marks)/4 {
-		l.marks = append(make([]mark, 0, 2*len(l.marks)), l.marks...) // let the memory of a long backlog go
-	}
+	l.marks.drop(i)
 	return l.Confirmed
 }
 
 // reach notes the highest mark that is reached. The first i are confirmed. It returns how many marks are of no more use: of those
 // that are reached and not stored the last one will do.
 func (l *Ledger) reach(i int) int {
-	n := i
-	for n < len(l.marks) && l.marks[n].seq <= l.head {
+	n, marks := i, l.marks.all()
+	for n < len(marks) && marks[n].seq <= l.head {
 		n++
 	}
 	if n > 0 {
-		l.reached = l.points[n-1]
+		l.reached = l.points.all()[n-1]
 	}
 	if n > i {
 		i = n - 1
 	}
-	l.points = append(l.points[:0], l.points[i:]...)
+	l.points.drop(i)
 	return i
 }
 
@@ -192,7 +198,8 @@ func (l *Ledger) Checkpoint() resume.Place {
 func (l *Ledger) Forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.marks, l.points, l.reached, l.saved, l.Confirmed = nil, nil, resume.Place{}, 0, 0
+	l.marks, l.points = fifo[mark]{}, fifo[resume.Place]{}
+	l.reached, l.saved, l.Confirmed = resume.Place{}, 0, 0
 }
 
 // Start sets what Checkpoint returns before anything is acknowledged.
@@ -246,8 +253,8 @@ func (c *chunk) newestStored(seq, end uint64) uint64 {
 func (l *Ledger) Last() wal.LSN {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.marks); n > 0 {
-		return l.marks[n-1].lsn
+	if l.marks.len() > 0 {
+		return l.marks.last().lsn
 	}
 	return l.Confirmed
 }
@@ -264,8 +271,8 @@ func (l *Ledger) Rewind(lsn wal.LSN) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.Confirmed, l.saved = min(l.Confirmed, lsn), min(l.saved, lsn)
-	for i := range l.marks {
-		l.marks[i].lsn = min(l.marks[i].lsn, lsn)
+	for i, marks := 0, l.marks.all(); i < len(marks); i++ {
+		marks[i].lsn = min(marks[i].lsn, lsn)
 	}
 }
 
@@ -313,10 +320,10 @@ func (l *Ledger) WatchFor(what Interest) bool {
 	switch {
 	case what == Oldest:
 		end = min(end, l.head+1)
-	case what == NextMark && len(l.marks) == 0:
+	case what == NextMark && l.marks.len() == 0:
 		end = 0
-	case what == NextMark && l.marks[0].seq > l.head: // else it waits for a message that is stored
-		end = min(end, l.marks[0].seq)
+	case what == NextMark && l.marks.all()[0].seq > l.head: // else it waits for a message that is stored
+		end = min(end, l.marks.all()[0].seq)
 	}
 	head, c := l.head, l.first
 	l.mu.Unlock()

@@ -118,7 +118,7 @@ func (l *Ledger) Look(now time.Time) Backlog {
 				first = false
 				b.OldestNumber = n
 				b.Age = time.Duration(uint32(now.UnixMilli())-c.at[i]) * time.Millisecond
-				for _, m := range l.marks {
+				for _, m := range l.marks.all() {
 					if m.seq > n {
 						b.Oldest = m.lsn
 						break

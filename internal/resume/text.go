@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pglogrepl"
 )
@@ -52,7 +53,9 @@ func (c Checkpoint) String() string {
 	if c == (Checkpoint{}) {
 		return none
 	}
-	b := make([]byte, 0, 224)
+	scratch := texts.Get().(*[256]byte) // crc32 would have it allocated each time
+	defer texts.Put(scratch)
+	b := scratch[:0]
 	if c.Physical {
 		b = c.appendPhysical(append(b, "wp1:"...))
 	} else {
@@ -60,6 +63,8 @@ func (c Checkpoint) String() string {
 	}
 	return string(appendHash(b, crc32.Checksum(b, castagnoli)))
 }
+
+var texts = sync.Pool{New: func() any { return new([256]byte) }}
 
 func (c *Checkpoint) appendLogical(b []byte) []byte {
 	b = append(append(b, escape(c.SystemID)...), ':')

@@ -41,12 +41,12 @@ func (c *Conn) Refuse(err error) { c.refusal = err }
 func (f *Frame) parse(b []byte) error {
 	switch {
 	case len(b) >= 25 && b[0] == 'w':
-		*f = Frame{
-			Start:  LSN(binary.BigEndian.Uint64(b[1:])),
-			End:    LSN(binary.BigEndian.Uint64(b[9:])),
-			SentAt: int64(binary.BigEndian.Uint64(b[17:])),
-			Data:   b[25:],
-		}
+		// Field by field: a literal would be made beside f and copied.
+		f.Keepalive, f.ReplyRequested = false, false
+		f.Start = LSN(binary.BigEndian.Uint64(b[1:9]))
+		f.End = LSN(binary.BigEndian.Uint64(b[9:17]))
+		f.SentAt = int64(binary.BigEndian.Uint64(b[17:25]))
+		f.Data = b[25:]
 		return nil
 	case len(b) == 18 && b[0] == 'k':
 		*f = Frame{
