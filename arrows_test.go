@@ -14,6 +14,7 @@ import (
 // The rooms of the house, each above what it may use: see docs/architecture.md. Tools stand outside.
 var rooms = []string{
 	"", // the root
+	"internal/snapshot",
 	"internal/tables",
 	"internal/slots",
 	"internal/walrecord",

@@ -33,7 +33,7 @@ type connection struct {
 	origin   *resume.Source // of its messages
 	from     LSN            // where the stream begins
 	made     bool           // the slot was made for it
-	snapshot *snapshot      // to be taken before its stream begins; nil: none
+	snapshot *snapshotRun   // to be taken before its stream begins; nil: none
 
 	frame    session.Frame
 	gap      error // the server has left out changes; nil: it has not

@@ -69,7 +69,7 @@ func (x *tableReading) deliver(o *owner, m *Message, at *resume.Place) error {
 		x.weed(p)
 	}
 	out := Message{LSN: m.LSN, sent: m.sent}
-	info := &Snapshot{Tables: []*Relation{p.src.rel}, Attempt: 1, Among: true, at: at}
+	info := &Snapshot{Tables: []*Relation{p.src.Owner.(*Relation)}, Attempt: 1, Among: true, at: at}
 	if p.first && !p.begun {
 		out.Kind, out.ext = SnapshotBegin, info
 		if err := o.deliver(&out); err != nil {
@@ -77,7 +77,7 @@ func (x *tableReading) deliver(o *owner, m *Message, at *resume.Place) error {
 		}
 		p.begun = true
 	}
-	out.Kind, out.ext, out.Relation = Read, at, p.src.rel
+	out.Kind, out.ext, out.Relation = Read, at, p.src.Owner.(*Relation)
 	for ; p.next < len(p.rows); p.next++ {
 		if out.data = p.rows[p.next]; out.data == "" {
 			continue
@@ -85,15 +85,15 @@ func (x *tableReading) deliver(o *owner, m *Message, at *resume.Place) error {
 		if err := o.deliver(&out); err != nil {
 			return err
 		}
-		p.src.rows.Add(1)
+		p.src.Rows.Add(1)
 	}
 	if p.exhausted && len(p.again) == 0 {
 		if err := o.deliver(&Message{Kind: SnapshotEnd, LSN: m.LSN, sent: m.sent, ext: info}); err != nil {
 			return err
 		}
-		p.src.left.Store(0)
+		p.src.Left.Store(0)
 	}
-	p.src.bytes.Add(p.bytes)
+	p.src.Bytes.Add(p.bytes)
 	x.piece.Store(nil)
 	close(p.done)
 	return nil

@@ -9,12 +9,13 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/snapshot"
 )
 
 // piece is some rows.
 type piece struct {
 	mark      string
-	src       *source
+	src       *snapshot.Table
 	rows      []string       // row blocks; "": the stream has it newer
 	index     map[string]int // by key
 	at        visibility
@@ -43,7 +44,7 @@ func (x *tableReading) readPiece(ctx context.Context) (*piece, error) {
 	}
 	x.pieces++
 	p := &piece{mark: fmt.Sprintf("%s %d", x.id, x.pieces), src: x.src, index: map[string]int{}, at: v, first: x.delivered == 0, done: make(chan struct{})}
-	rows := pgoutput.CopyRows{Columns: len(x.src.columns)}
+	rows := pgoutput.CopyRows{Columns: len(x.src.Columns)}
 	full := false
 	err = x.conn.Copy(ctx, "COPY ("+x.query()+") TO STDOUT", func(line []byte) error {
 		if full = p.bytes > mostBytes && len(x.again) == 0; full { // the next piece has it
@@ -54,7 +55,7 @@ func (x *tableReading) readPiece(ctx context.Context) (*piece, error) {
 			return pgfail.Malformed(0, err)
 		}
 		p.bytes += int64(len(line))
-		p.index[keyOf(Row{x.src.rel, block}, x.columns)] = len(p.rows)
+		p.index[keyOf(Row{x.table(), block}, x.columns)] = len(p.rows)
 		p.rows = append(p.rows, block)
 		return nil
 	}, func() error { return nil })
@@ -88,7 +89,7 @@ func (x *tableReading) proceed(p *piece, full bool) {
 	if len(p.rows) == 0 {
 		return
 	}
-	last := Row{x.src.rel, p.rows[len(p.rows)-1]}
+	last := Row{x.table(), p.rows[len(p.rows)-1]}
 	p.last = nil
 	for _, i := range x.columns {
 		p.last = append(p.last, strings.Clone(last.Text(i)))
@@ -103,8 +104,8 @@ func (x *tableReading) query() string {
 		key[i] = pgsql.Quoted(name)
 	}
 	var conditions []string
-	if x.src.where != "" {
-		conditions = append(conditions, "("+x.src.where+"\n)")
+	if x.src.Where != "" {
+		conditions = append(conditions, "("+x.src.Where+"\n)")
 	}
 	limit := fmt.Sprintf(" ORDER BY %s LIMIT %d", strings.Join(key, ", "), x.size)
 	switch {
@@ -121,7 +122,7 @@ func (x *tableReading) query() string {
 	case x.after != nil:
 		conditions = append(conditions, fmt.Sprintf("(%s) > %s", strings.Join(key, ", "), tupleOf(x.after)))
 	}
-	sql := "SELECT " + strings.Join(x.src.columns, ", ") + " FROM " + x.from
+	sql := "SELECT " + strings.Join(x.src.Columns, ", ") + " FROM " + x.from
 	if conditions != nil {
 		sql += " WHERE " + strings.Join(conditions, " AND ")
 	}

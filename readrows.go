@@ -13,6 +13,7 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/snapshot"
 )
 
 // Rows among the changes: a table is read in pieces, in the order of its key, while the stream goes on. The idea is that of
@@ -80,14 +81,14 @@ type tableReading struct {
 	id      string      // of its marks
 	base    *connection // the stream's connection when conn was made
 	conn    *session.Conn
-	lookAt  time.Time // when to look again whether the server is stopping
-	oid     uint32    // of the table
-	key     []string  // names of the key's columns
-	src     *source   // the table as it was last described; nil: it was not
-	from    string    // it, as in FROM
-	columns []int     // the key's indexes in src.rel
-	shape   string    // see shapeOf
-	altered bool      // it is to be described anew
+	lookAt  time.Time       // when to look again whether the server is stopping
+	oid     uint32          // of the table
+	key     []string        // names of the key's columns
+	src     *snapshot.Table // the table as it was last described; nil: it was not
+	from    string          // it, as in FROM
+	columns []int           // the key's indexes in src.rel
+	shape   string          // see shapeOf
+	altered bool            // it is to be described anew
 
 	settled   bool
 	after     []string // key of the last row
@@ -222,7 +223,7 @@ func (x *tableReading) read(ctx context.Context, table SnapshotTable) error {
 			p, err := x.readPiece(ctx)
 			if err != nil {
 				x.altered = true // perhaps
-				return readError(x.src.rel, err)
+				return snapshot.ReadError(x.src.String(), err)
 			}
 			x.seen.Store(&p.at)
 			x.pending = p
@@ -294,7 +295,7 @@ func (x *tableReading) connect(ctx context.Context) error {
 	conn.KeepAlive()
 	version, _ := conn.Version()
 	// A mark is in the log when its transaction is committed. A commit must not wait for standbys, of which this stream may be one.
-	if _, err := conn.Query(ctx, noTimeouts(version)+"; SET row_security = off; SET synchronous_commit = local"); err != nil {
+	if _, err := conn.Query(ctx, session.NoTimeouts(version)+"; SET row_security = off; SET synchronous_commit = local"); err != nil {
 		return pgfail.Failed("set the time-outs", err)
 	}
 	return nil
@@ -337,3 +338,6 @@ func (x *tableReading) look(ctx context.Context) (v visibility, err error) {
 	}
 	return parseVisibility(rows[0][0])
 }
+
+// table is the relation of the table that is read.
+func (x *tableReading) table() *Relation { return x.src.Owner.(*Relation) }

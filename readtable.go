@@ -9,6 +9,7 @@ import (
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/snapshot"
 	"github.com/walchan/walchan/internal/tables"
 )
 
@@ -52,7 +53,8 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 	case x.oid == 0 && x.after != nil && len(x.after) != len(key):
 		return invalid(fmt.Sprintf("ReadRows is to begin after %d values, and the key of %s has %d", len(x.after), t.Table, len(key)))
 	}
-	src := newSource(rel, t, false)
+	src := snapshot.NewTable(t, false)
+	src.Owner = rel
 	x.from = rel.String()
 	if !t.Partitioned {
 		x.from = "ONLY " + x.from
@@ -64,9 +66,9 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 	if err != nil || len(rows) != 1 {
 		return pgfail.Failed("measure the table", err)
 	}
-	src.estimatedBytes, _ = strconv.ParseInt(rows[0][0], 10, 64)
-	src.estimatedRows, _ = strconv.ParseInt(rows[0][1], 10, 64)
-	src.left.Store(1)
+	src.EstimatedBytes, _ = strconv.ParseInt(rows[0][0], 10, 64)
+	src.EstimatedRows, _ = strconv.ParseInt(rows[0][1], 10, 64)
+	src.Left.Store(1)
 	shape, _, err := x.shapeOf(ctx, rel)
 	if err != nil {
 		return err
@@ -75,8 +77,8 @@ func (x *tableReading) describe(ctx context.Context, table SnapshotTable) error 
 		return pgfail.Failed("look up the table", err)
 	}
 	if x.src != nil {
-		src.rows.Store(x.src.rows.Load())
-		src.bytes.Store(x.src.bytes.Load())
+		src.Rows.Store(x.src.Rows.Load())
+		src.Bytes.Store(x.src.Bytes.Load())
 	} else {
 		x.oid, x.key = t.Table.OID, key // before the owner looks
 		if !x.stream.reading.CompareAndSwap(nil, x) {
@@ -115,11 +117,11 @@ func (x *tableReading) shapeOf(ctx context.Context, rel *Relation) (shape string
 
 // checkShape fails if the table was altered since it was described, or while a piece was read.
 func (x *tableReading) checkShape(ctx context.Context) error {
-	shape, rewritten, err := x.shapeOf(ctx, x.src.rel)
+	shape, rewritten, err := x.shapeOf(ctx, x.table())
 	if err != nil || shape == x.shape && !rewritten {
 		return err
 	}
-	return &Error{Kind: ErrServer, What: fmt.Sprintf("table %s was altered while it was read", x.src.rel)}
+	return &Error{Kind: ErrServer, What: fmt.Sprintf("table %s was altered while it was read", x.table())}
 }
 
 // findKey finds by what rows are told apart: in the stream's old rows by the replica identity.
@@ -147,7 +149,7 @@ func (x *tableReading) findKey(ctx context.Context, rel *Relation) (key []string
 }
 
 // leaveOut leaves out the partitions that are not in the log.
-func (x *tableReading) leaveOut(ctx context.Context, src *source, rel *Relation) error {
+func (x *tableReading) leaveOut(ctx context.Context, src *snapshot.Table, rel *Relation) error {
 	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT c.oid FROM pg_catalog.pg_partition_tree(%d) t JOIN pg_catalog.pg_class c ON c.oid = t.relid
 		WHERE t.isleaf AND (c.relkind <> 'r' OR c.relpersistence <> 'p')`, rel.OID))
 	if err != nil {
@@ -157,9 +159,9 @@ func (x *tableReading) leaveOut(ctx context.Context, src *source, rel *Relation)
 	for _, r := range rows {
 		conditions = append(conditions, "tableoid <> "+r[0])
 	}
-	if src.where != "" {
-		conditions = append(conditions, "("+src.where+"\n)")
+	if src.Where != "" {
+		conditions = append(conditions, "("+src.Where+"\n)")
 	}
-	src.where = strings.Join(conditions, " AND ")
+	src.Where = strings.Join(conditions, " AND ")
 	return nil
 }

@@ -3,7 +3,6 @@ package walchan
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/walchan/walchan/internal/ledger"
@@ -12,6 +11,7 @@ import (
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/slots"
+	"github.com/walchan/walchan/internal/snapshot"
 	"github.com/walchan/walchan/internal/sqlstate"
 )
 
@@ -38,7 +38,7 @@ func (o *owner) takeSnapshot(c *connection) error {
 }
 
 // awaitSettled waits until the snapshot is acknowledged and, with checkpoints, stored.
-func (o *owner) awaitSettled(c *connection, p *snapshot) error {
+func (o *owner) awaitSettled(c *connection, p *snapshotRun) error {
 	var skipped time.Time // since when everything is acknowledged and nothing stored
 	return o.hold(c, wait{}, func(now time.Time, w wait) (wait, bool, error) {
 		if o.isSettled(p) {
@@ -62,11 +62,11 @@ func (o *owner) awaitSettled(c *connection, p *snapshot) error {
 func (c *connection) patience() time.Duration { return max(c.liveness.Timeout, awaitTimeout) }
 
 // isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
-func (o *owner) isSettled(p *snapshot) bool {
+func (o *owner) isSettled(p *snapshotRun) bool {
 	return o.ledger.Outstanding() == 0 && (!o.ledger.Storing || o.ledger.Advance() >= p.from)
 }
 
-func (o *owner) deliverSnapshot(c *connection, p *snapshot) error {
+func (o *owner) deliverSnapshot(c *connection, p *snapshotRun) error {
 	now := time.Now()
 	info := *p.info
 	mark := func(kind Kind) error {
@@ -88,14 +88,11 @@ func (o *owner) deliverSnapshot(c *connection, p *snapshot) error {
 	if err := o.deliverRows(c, p); err != nil {
 		return err
 	}
-	// If the keeper's connection is alive, so were its locks all the time. It is kept until the slot is: a server that is stopping in smart
-	// mode waits for it, and would end the connection that holds the temporary slot when no ordinary session is left.
 	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
 	defer cancel()
-	if _, err := p.keeper.Query(ctx, "COMMIT"); err != nil {
-		return pgfail.Failed("read the tables", err)
+	if err := p.rows.Unlock(ctx); err != nil {
+		return err
 	}
-	p.unlocked = true
 	now = time.Now()
 	info.at = end
 	if err := mark(SnapshotEnd); err != nil {
@@ -106,7 +103,7 @@ func (o *owner) deliverSnapshot(c *connection, p *snapshot) error {
 }
 
 // end notes that everything was delivered. at is what the last message's checkpoint says.
-func (p *snapshot) end(o *owner, at *resume.Place) {
+func (p *snapshotRun) end(o *owner, at *resume.Place) {
 	p.ended = true
 	if o.ledger.Storing {
 		o.ledger.MarkAt(at)
@@ -114,64 +111,40 @@ func (p *snapshot) end(o *owner, at *resume.Place) {
 }
 
 // deliverRows delivers what the workers read.
-func (o *owner) deliverRows(c *connection, p *snapshot) error {
-	ctx, cancel := context.WithCancel(o.ctx)
-	r := &copiers{stream: o.Stream, conn: c, snapshot: p, batches: make(chan batch, 2*o.cfg.snapshot.jobs), failed: make(chan error, 1)}
-	var workers sync.WaitGroup
-	for range min(o.cfg.snapshot.jobs, len(p.parts)) {
-		workers.Go(func() { r.work(ctx) })
-	}
-	done := make(chan struct{})
-	go func() {
-		workers.Wait()
-		close(done)
-		o.wake()
-	}()
-	defer func() {
-		cancel()
-		<-done
-	}()
+func (o *owner) deliverRows(c *connection, p *snapshotRun) error {
+	r := p.rows.Read(o.ctx)
+	defer r.Stop()
 	m := &Message{}
 	for {
-		b, ok, err := o.nextBatch(c, r, done)
+		b, ok, err := o.nextBatch(c, r)
 		if !ok || err != nil {
 			return err
 		}
-		*m = Message{Kind: Read, LSN: p.from, Relation: b.part.table.rel, sent: pgtime.Micros(b.readAt), ext: c.origin}
-		for _, row := range b.rows {
+		*m = Message{Kind: Read, LSN: p.from, Relation: b.Table.Owner.(*Relation), sent: pgtime.Micros(b.ReadAt), ext: c.origin}
+		for _, row := range b.Rows {
 			m.data = row
 			if err := o.deliver(m); err != nil {
 				return err
 			}
 		}
-		b.part.table.count(b)
+		b.Table.Delivered(b)
 	}
 }
 
 // nextBatch waits for rows; false: there are no more.
-func (o *owner) nextBatch(c *connection, r *copiers, done <-chan struct{}) (b batch, ok bool, err error) {
-	isThere := func() bool { return len(r.batches) > 0 || len(r.failed) > 0 || isClosed(done) }
-	err = o.hold(c, wait{ready: isThere}, func(_ time.Time, w wait) (wait, bool, error) {
+func (o *owner) nextBatch(c *connection, r *snapshot.Reading) (b snapshot.Batch, ok bool, err error) {
+	err = o.hold(c, wait{ready: r.IsReady}, func(_ time.Time, w wait) (wait, bool, error) {
 		w.interest = ledger.Nothing
-		return w, isThere(), nil
+		return w, r.IsReady(), nil
 	})
 	if err != nil {
 		return b, false, err
 	}
-	select {
-	case b = <-r.batches:
-		return b, true, nil
-	default:
-	}
-	select {
-	case err = <-r.failed:
-	default:
-	}
-	return b, false, err
+	return r.Next()
 }
 
 // attend is Stream.attend while a snapshot is taken: there is nothing to tell the server yet.
-func (p *snapshot) attend(o *owner, c *connection, now time.Time) (time.Time, error) {
+func (p *snapshotRun) attend(o *owner, c *connection, now time.Time) (time.Time, error) {
 	o.ledger.Tick(now)
 	flushes := o.flushes.pending()
 	o.ledger.Advance()
@@ -184,11 +157,9 @@ func (p *snapshot) attend(o *owner, c *connection, now time.Time) (time.Time, er
 	if err := c.Check(); err != nil {
 		return now, pgfail.Failed("hold the snapshot", err)
 	}
-	if p.keeper != nil && !p.unlocked && p.keeping.TryLock() {
-		err := p.keeper.Check()
-		p.keeping.Unlock()
-		if err != nil {
-			return now, pgfail.Failed("hold the tables' locks", err)
+	if p.rows != nil {
+		if err := p.rows.Check(); err != nil {
+			return now, err
 		}
 	}
 	p.checkAt = now.Add(checkEvery)
@@ -237,7 +208,7 @@ func (o *owner) setFailover(ctx context.Context, c *connection) error {
 	return nil
 }
 
-func (p *snapshot) copyError(ctx context.Context, c *connection, name string, err error) error {
+func (p *snapshotRun) copyError(ctx context.Context, c *connection, name string, err error) error {
 	if ctx.Err() != nil {
 		return pgfail.Failed("make the slot", err)
 	}
@@ -251,7 +222,7 @@ func (p *snapshot) copyError(ctx context.Context, c *connection, name string, er
 
 // drain waits, at a stop, for the acknowledgement of a snapshot that was delivered as a whole, to keep the slot. Of any other
 // nothing can be kept, so that there is nothing to wait for.
-func (p *snapshot) drain(o *owner, c *connection) error {
+func (p *snapshotRun) drain(o *owner, c *connection) error {
 	o.setState(StateDraining, nil)
 	end := time.Now().Add(o.cfg.drainTimeout)
 	if p.ended {
@@ -272,9 +243,8 @@ func (p *snapshot) drain(o *owner, c *connection) error {
 	return errStopped // a farewell is for a stream
 }
 
-func (p *snapshot) close() {
-	if p.keeper != nil {
-		p.keeper.Close()
-		p.keeper = nil
+func (p *snapshotRun) close() {
+	if p.rows != nil {
+		p.rows.Close()
 	}
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/walchan/walchan/internal/pgfail"
@@ -14,6 +12,9 @@ import (
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
+	"github.com/walchan/walchan/internal/snapshot"
+	"github.com/walchan/walchan/internal/tables"
+	"github.com/walchan/walchan/internal/value"
 )
 
 // Existing rows first.
@@ -130,20 +131,16 @@ func (c *config) snapshotProblems() (problems []string) {
 	return problems
 }
 
-// snapshot is one attempt: from the temporary slot on, until the stream begins.
-type snapshot struct {
-	system   session.System
-	slot     string // the temporary one
-	name     string // of the exported snapshot
-	from     LSN    // the slot's beginning: what was committed before is in the snapshot
-	tables   []*source
-	parts    []*part
-	info     *Snapshot
-	keeper   *session.Conn // holds the tables' locks
-	keeping  sync.Mutex    // who uses the keeper's connection, while there are workers
-	unlocked bool          // the tables are
-	ended    bool          // SnapshotEnd was delivered
-	checkAt  time.Time     // when to look at the connections
+// snapshotRun is one attempt: from the temporary slot on, until the stream begins.
+type snapshotRun struct {
+	system  session.System
+	slot    string             // the temporary one
+	name    string             // of the exported snapshot
+	from    LSN                // the slot's beginning: what was committed before is in the snapshot
+	rows    *snapshot.Snapshot // nil: it has none
+	info    *Snapshot
+	ended   bool      // SnapshotEnd was delivered
+	checkAt time.Time // when to look at the connections
 }
 
 // checkEvery is how often it is looked whether the connections that hold a snapshot are broken.
@@ -168,7 +165,7 @@ func (o *owner) openSnapshot(ctx context.Context, c *connection, system session.
 			return false, err
 		}
 	}
-	p := &snapshot{system: system, slot: o.source.Slot}
+	p := &snapshotRun{system: system, slot: o.source.Slot}
 	if o.cfg.slot != "" {
 		p.slot = o.temporarySlot()
 	}
@@ -206,9 +203,9 @@ func checkRoom(ctx context.Context, c *connection, name string) error {
 
 // export makes the slot and its snapshot. The time-outs would end the connection, which is idle in a transaction as the server
 // sees it.
-func (p *snapshot) export(ctx context.Context, c *connection, cfg *config) error {
+func (p *snapshotRun) export(ctx context.Context, c *connection, cfg *config) error {
 	version, _ := c.Version()
-	if _, err := c.Query(ctx, noTimeouts(version)); err != nil {
+	if _, err := c.Query(ctx, session.NoTimeouts(version)); err != nil {
 		return pgfail.Failed("set the time-outs", err)
 	}
 	c.KeepAlive()
@@ -217,13 +214,40 @@ func (p *snapshot) export(ctx context.Context, c *connection, cfg *config) error
 	return err
 }
 
-// noTimeouts lets a session wait for as long as it takes. lock_timeout too: what a snapshot waits for is the end of an ALTER TABLE.
-func noTimeouts(version int) string {
-	sql := "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0"
-	if version >= 170000 {
-		sql += "; SET transaction_timeout = 0"
+// plan finds what is to be read.
+func (p *snapshotRun) plan(ctx context.Context, c *connection, o *owner) error {
+	cfg := o.cfg
+	p.rows = snapshot.New(snapshot.Request{Publications: cfg.publications, Choices: choicesOf(cfg.snapshot.choices), Keys: cfg.snapshot.keys,
+		Jobs: cfg.snapshot.jobs, Binary: cfg.binary, Types: o.types, Slot: o.source.Slot, Log: cfg.log, Retry: cfg.retry, Wake: o.wake},
+		p.name, p.from, c.ordinaryConfig)
+	if err := p.rows.Plan(ctx); err != nil {
+		return err
 	}
-	return sql
+	p.info = &Snapshot{}
+	for _, t := range p.rows.Tables {
+		rel := relationOf(t.Table, o.types)
+		t.Owner = rel
+		p.info.Tables = append(p.info.Tables, rel)
+	}
+	return nil
+}
+
+// relationOf returns the relation of a table that no stream has described.
+func relationOf(d *tables.Table, t *value.Types) *Relation {
+	r := &Relation{OID: d.OID, Schema: d.Schema, Name: d.Name, ReplicaIdentity: ReplicaIdentity(d.Identity), Columns: make([]Column, len(d.Columns))}
+	for i, a := range d.Columns {
+		r.Columns[i] = Column{Name: a.Name, Key: a.Key, TypeOID: a.TypeOID, TypeMod: a.TypeMod}
+	}
+	r.bind(t)
+	return r
+}
+
+func choicesOf(chosen []SnapshotTable) []tables.Choice {
+	all := make([]tables.Choice, len(chosen))
+	for i, t := range chosen {
+		all[i] = tables.Choice(t)
+	}
+	return all
 }
 
 // snapshots is what a stream knows of its snapshot over all attempts. It belongs to the owner.
@@ -244,42 +268,20 @@ type TableProgress struct {
 	Done           bool
 }
 
-func (p *snapshot) progress() []TableProgress {
-	if p == nil {
+func (p *snapshotRun) progress() []TableProgress {
+	if p == nil || p.rows == nil {
 		return nil
 	}
 	var all []TableProgress
-	for _, t := range p.tables {
-		all = append(all, t.progress()...)
+	for _, t := range p.rows.Tables {
+		all = append(all, progressOf(t)...)
 	}
 	return all
 }
 
-func (t *source) progress() []TableProgress {
+func progressOf(t *snapshot.Table) []TableProgress {
 	if t == nil {
 		return nil
 	}
-	return []TableProgress{{t.rel.String(), t.rows.Load(), t.estimatedRows, t.bytes.Load(), t.estimatedBytes, t.left.Load() == 0}}
-}
-
-// source is a table whose rows are read.
-type source struct {
-	rel     *Relation
-	columns []string // as in SELECT
-	text    []bool   // of these, which are text although binary is asked for
-	where   string   // the publication's condition and ours
-
-	generated bool // see published
-
-	estimatedRows, estimatedBytes int64
-	rows, bytes                   atomic.Int64
-	left                          atomic.Int32 // parts that are not delivered
-}
-
-func (t *source) count(b batch) {
-	t.rows.Add(int64(len(b.rows)))
-	t.bytes.Add(b.bytes)
-	if b.last {
-		t.left.Add(-1)
-	}
+	return []TableProgress{{t.String(), t.Rows.Load(), t.EstimatedRows, t.Bytes.Load(), t.EstimatedBytes, t.Left.Load() == 0}}
 }

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/walchan/walchan/internal/snapshot"
 )
 
 // Stats is what a stream knows of itself. A position is 0 until it is known.
@@ -56,8 +58,8 @@ type gauge struct {
 
 	received, confirmed, walEnd atomic.Uint64
 	sendLag                     atomic.Int64 // nanoseconds
-	snapshot                    atomic.Pointer[snapshot]
-	read                        atomic.Pointer[source] // by the last ReadRows
+	snapshot                    atomic.Pointer[snapshotRun]
+	read                        atomic.Pointer[snapshot.Table] // by the last ReadRows
 	spooled                     atomic.Int64
 	unproven                    atomic.Bool
 
@@ -81,7 +83,7 @@ func (s *Stream) Stats() Stats {
 		Spooled:      s.gauge.spooled.Load(),
 		Unproven:     s.gauge.unproven.Load(),
 		LateAcks:     s.ledger.Late.Load(),
-		Snapshot:     append(g.snapshot.Load().progress(), g.read.Load().progress()...),
+		Snapshot:     append(g.snapshot.Load().progress(), progressOf(g.read.Load())...),
 	}
 	if end := max(LSN(g.walEnd.Load()), st.Received); end > st.Confirmed {
 		st.LagBytes = uint64(end - st.Confirmed)

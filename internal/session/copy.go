@@ -32,6 +32,16 @@ func printing(params map[string]string) map[string]string {
 	return params
 }
 
+// NoTimeouts is SQL that lets a session wait for as long as it takes. lock_timeout too: what a snapshot waits for is the end of an ALTER
+// TABLE.
+func NoTimeouts(version int) string {
+	sql := "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0"
+	if version >= 170000 {
+		sql += "; SET transaction_timeout = 0"
+	}
+	return sql
+}
+
 // PG returns the connection as pgx has it, for queries.
 func (c *Conn) PG() *pgconn.PgConn { return c.pg }
 

@@ -1,4 +1,4 @@
-package walchan
+package snapshot
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,11 +17,12 @@ import (
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
+	"github.com/walchan/walchan/walerr"
 )
 
 // part is what one COPY reads: a table, or a range of its pages.
 type part struct {
-	table *source
+	table *Table
 	sql   string
 	rows  int64  // handed over so far
 	hash  uint64 // of these
@@ -28,35 +30,80 @@ type part struct {
 
 var hashSeed = maphash.MakeSeed()
 
-// batch is rows on their way to the owner.
-type batch struct {
-	part   *part
-	rows   []string // row blocks
-	bytes  int64    // as COPY has sent them
-	readAt time.Time
-	last   bool // of its part
+// Batch is rows on their way to who delivers them.
+type Batch struct {
+	Table  *Table
+	Rows   []string // row blocks
+	ReadAt time.Time
+	bytes  int64 // as COPY has sent them
+	last   bool  // of its part
 }
 
-// A batch ends when it is as large, or when there is nothing more to read for the moment and the owner has nothing to do. As many as twice the workers wait for
-// the owner, beside those that the workers fill.
+// A batch ends when it is as large, or when there is nothing more to read for the moment and who delivers has nothing to do. As many as
+// twice the workers wait for that, beside those that the workers fill.
 const (
 	batchRows  = 256
 	batchBytes = 64 << 10
 )
 
-// copiers are the workers that read the rows of a snapshot. They end when all parts are read, at the first failure, or with their
-// context.
-type copiers struct {
-	stream   *Stream
-	conn     *connection
-	snapshot *snapshot
+// Reading is workers that read the rows of a snapshot. They end when all parts are read, at the first failure, or with Stop.
+type Reading struct {
+	snapshot *Snapshot
+	stop     context.CancelFunc
 	taken    atomic.Int32
-	batches  chan batch // never closed
-	failed   chan error // 1; the first failure
+	batches  chan Batch    // never closed
+	failed   chan error    // 1; the first failure
+	done     chan struct{} // closed when the workers have ended
 }
 
-func (r *copiers) work(ctx context.Context) {
-	w := &copier{copiers: r}
+// Read begins to read the rows. Stop must be called.
+func (s *Snapshot) Read(ctx context.Context) *Reading {
+	ctx, stop := context.WithCancel(ctx)
+	r := &Reading{snapshot: s, stop: stop, batches: make(chan Batch, 2*s.request.Jobs), failed: make(chan error, 1), done: make(chan struct{})}
+	var workers sync.WaitGroup
+	for range min(s.request.Jobs, len(s.parts)) {
+		workers.Go(func() { r.work(ctx) })
+	}
+	go func() {
+		workers.Wait()
+		close(r.done)
+		s.request.Wake()
+	}()
+	return r
+}
+
+// Stop ends the workers, and waits until they have ended.
+func (r *Reading) Stop() {
+	r.stop()
+	<-r.done
+}
+
+// IsReady says whether Next has something to return.
+func (r *Reading) IsReady() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return len(r.batches) > 0 || len(r.failed) > 0
+	}
+}
+
+// Next returns what was read, and does not wait. If it IsReady, false without an error says that there is no more.
+func (r *Reading) Next() (b Batch, ok bool, err error) {
+	select {
+	case b = <-r.batches:
+		return b, true, nil
+	default:
+	}
+	select {
+	case err = <-r.failed:
+	default:
+	}
+	return b, false, err
+}
+
+func (r *Reading) work(ctx context.Context) {
+	w := &worker{Reading: r}
 	defer w.close()
 	for ctx.Err() == nil {
 		n := int(r.taken.Add(1)) - 1
@@ -67,7 +114,7 @@ func (r *copiers) work(ctx context.Context) {
 			if ctx.Err() == nil {
 				select {
 				case r.failed <- err:
-					r.stream.wake()
+					r.snapshot.request.Wake()
 				default:
 				}
 			}
@@ -76,13 +123,13 @@ func (r *copiers) work(ctx context.Context) {
 	}
 }
 
-// copier is one of them.
-type copier struct {
-	*copiers
+// worker is one of them.
+type worker struct {
+	*Reading
 	conn *session.Conn // nil: none
 }
 
-func (w *copier) close() {
+func (w *worker) close() {
 	if w.conn != nil {
 		w.conn.Close()
 		w.conn = nil
@@ -91,8 +138,8 @@ func (w *copier) close() {
 
 // read reads a part. If the connection breaks it goes on over another one: a snapshot shows the same rows in the same order, and a hash
 // tells if it does not, for a condition of the user's can have the server read otherwise.
-func (w *copier) read(ctx context.Context, p *part) error {
-	delays := w.stream.cfg.retry()
+func (w *worker) read(ctx context.Context, p *part) error {
+	delays := w.snapshot.request.Retry()
 	delays.Reset()
 	for {
 		err := w.try(ctx, p)
@@ -100,7 +147,7 @@ func (w *copier) read(ctx context.Context, p *part) error {
 			return nil
 		}
 		w.close()
-		isLost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrServerDown) || errors.Is(err, ErrTooManyClients)
+		isLost := errors.Is(err, walerr.Unreachable) || errors.Is(err, walerr.ServerDown) || errors.Is(err, walerr.TooManyClients)
 		isStopping := sqlstate.Of(err) == sqlstate.CannotConnectNow // and waits for the snapshot's other connections, which would wait for this one
 		if !isLost || isStopping || ctx.Err() != nil {
 			return err
@@ -109,8 +156,8 @@ func (w *copier) read(ctx context.Context, p *part) error {
 		if delay < 0 {
 			return err
 		}
-		w.stream.cfg.log.Info("a connection that reads rows of a snapshot is lost, trying again", "slot", w.stream.source.Slot,
-			"table", p.table.rel.String(), "delay", delay.Round(time.Millisecond), "error", err)
+		w.snapshot.request.Log.Info("a connection that reads rows of a snapshot is lost, trying again", "slot", w.snapshot.request.Slot,
+			"table", p.table.String(), "delay", delay.Round(time.Millisecond), "error", err)
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():
@@ -119,31 +166,31 @@ func (w *copier) read(ctx context.Context, p *part) error {
 	}
 }
 
-func (w *copier) try(ctx context.Context, p *part) (err error) {
+func (w *worker) try(ctx context.Context, p *part) (err error) {
 	if w.conn == nil {
-		if w.conn, err = w.copiers.conn.share(ctx, w.snapshot.name); err != nil {
+		if w.conn, err = w.snapshot.share(ctx); err != nil {
 			return err
 		}
 		if _, err := w.conn.Query(ctx, "SET lock_timeout = '100ms'"); err != nil { // see copyLocked
 			return pgfail.Failed("set the time-outs", err)
 		}
 	}
-	rows := pgoutput.CopyRows{Columns: len(p.table.columns), Text: p.table.text}
-	b := batch{part: p}
+	rows := pgoutput.CopyRows{Columns: len(p.table.Columns), Text: p.table.Text}
+	b := Batch{Table: p.table}
 	skip, hash := p.rows, uint64(0)
 	hand := func() error {
-		if len(b.rows) == 0 && !b.last {
+		if len(b.Rows) == 0 && !b.last {
 			return nil
 		}
-		b.readAt = time.Now()
+		b.ReadAt = time.Now()
 		select {
 		case w.batches <- b:
-			w.stream.wake()
+			w.snapshot.request.Wake()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		p.rows, p.hash = p.rows+int64(len(b.rows)), hash
-		b = batch{part: p, rows: make([]string, 0, batchRows)}
+		p.rows, p.hash = p.rows+int64(len(b.Rows)), hash
+		b = Batch{Table: p.table, Rows: make([]string, 0, batchRows)}
 		return nil
 	}
 	add := func(row string) error {
@@ -155,8 +202,8 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 			}
 			return nil
 		}
-		b.rows = append(b.rows, row)
-		if len(b.rows) == batchRows || b.bytes >= batchBytes {
+		b.Rows = append(b.Rows, row)
+		if len(b.Rows) == batchRows || b.bytes >= batchBytes {
 			return hand()
 		}
 		return nil
@@ -169,7 +216,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		}
 		return add(row)
 	}
-	if w.stream.cfg.binary {
+	if w.snapshot.request.Binary {
 		data = func(block []byte) error {
 			b.bytes += int64(len(block))
 			err := rows.Binary(block, add)
@@ -180,7 +227,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 		}
 	}
 	pause := func() error {
-		if len(w.batches) > 0 { // the owner has enough to do
+		if len(w.batches) > 0 { // who delivers has enough to do
 			return nil
 		}
 		return hand()
@@ -192,7 +239,7 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 	}
 	switch {
 	case err != nil:
-		return readError(p.table.rel, err)
+		return ReadError(p.table.String(), err)
 	case skip > 0:
 		return p.changed()
 	}
@@ -202,37 +249,38 @@ func (w *copier) try(ctx context.Context, p *part) (err error) {
 
 // changed is the error of rows that are not those that came the first time.
 func (p *part) changed() error {
-	return &Error{Kind: ErrServer, What: fmt.Sprintf("rows of %s were read up to where a connection broke, and are others, or in another order, over the next", p.table.rel),
+	return &walerr.Error{Kind: walerr.Server, What: fmt.Sprintf("rows of %s were read up to where a connection broke, and are others, or in another order, over the next", p.table),
 		Advice: "the snapshot starts over; see whether SnapshotTable.Where is of one mind about the same rows"}
 }
 
 // copyLocked is Copy over the keeper's connection, which has the table's lock. Others may not get it any more: behind somebody who
 // waits to alter the table they would wait, and he for the keeper ("Explicit Locking").
-func (p *snapshot) copyLocked(ctx context.Context, sql string, data func([]byte) error, pause func() error) error {
-	p.keeping.Lock()
-	defer p.keeping.Unlock()
-	return p.keeper.Copy(ctx, sql, data, pause)
+func (s *Snapshot) copyLocked(ctx context.Context, sql string, data func([]byte) error, pause func() error) error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	return s.keeper.Copy(ctx, sql, data, pause)
 }
 
-func readError(rel *Relation, err error) error {
+// ReadError is the error of reading rows of a table.
+func ReadError(table string, err error) error {
 	if causes.IsOurs(err) {
 		return err
 	}
-	e := pgfail.Failed(fmt.Sprintf("read the rows of %s", rel), err)
+	e := pgfail.Failed("read the rows of "+table, err)
 	if pg := sqlstate.Error(err); pg != nil && sqlstate.QuotesData(pg) {
 		e.Err = sqlstate.Withheld{PG: pg}
 	}
 	switch state := sqlstate.Of(err); {
 	case state == sqlstate.UndefinedTable, state == sqlstate.UndefinedColumn: // it was altered before it was locked
 	case strings.HasPrefix(state, "22"), strings.HasPrefix(state, "42") && state != sqlstate.NoPrivilege:
-		e.Kind, e.Advice = ErrTableRead, "correct the row, the publication's row filter, or SnapshotTable.Where; see the server's log"
+		e.Kind, e.Advice = walerr.TableRead, "correct the row, the publication's row filter, or SnapshotTable.Where; see the server's log"
 	}
 	return e
 }
 
 // share makes an ordinary connection that sees the snapshot, and reads rows as the stream will have them.
-func (c *connection) share(ctx context.Context, name string) (*session.Conn, error) {
-	cfg := c.ordinaryConfig()
+func (s *Snapshot) share(ctx context.Context) (*session.Conn, error) {
+	cfg := s.server()
 	conn, err := session.DialOrdinary(ctx, cfg)
 	if err != nil {
 		return nil, dial.Error(err, cfg)
@@ -240,12 +288,12 @@ func (c *connection) share(ctx context.Context, name string) (*session.Conn, err
 	conn.KeepAlive()
 	version, _ := conn.Version()
 	// A policy that hides rows is to be an error, not a gap. Rows come in the order in which they lie in the table, each time the same.
-	if _, err := conn.Query(ctx, noTimeouts(version)+"; SET row_security = off; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; "+
+	if _, err := conn.Query(ctx, session.NoTimeouts(version)+"; SET row_security = off; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; "+
 		"SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"); err != nil {
 		conn.Close()
 		return nil, pgfail.Failed("set how rows are read", err)
 	}
-	if err := join(ctx, conn, name); err != nil {
+	if err := s.join(ctx, conn); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -253,14 +301,14 @@ func (c *connection) share(ctx context.Context, name string) (*session.Conn, err
 }
 
 // join begins a transaction that sees the snapshot.
-func join(ctx context.Context, conn *session.Conn, name string) error {
-	_, err := conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+pgsql.Literal(name))
+func (s *Snapshot) join(ctx context.Context, conn *session.Conn) error {
+	_, err := conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+pgsql.Literal(s.name))
 	if err == nil {
 		return nil
 	}
 	e := pgfail.Failed("share the snapshot", err)
 	if state := sqlstate.Of(err); state == sqlstate.InvalidParameter || state == sqlstate.UndefinedObject { // before PostgreSQL 17, and since
-		e.Kind, e.Advice = ErrUnreachable, "it is gone with the connection that has exported it: it starts over"
+		e.Kind, e.Advice = walerr.Unreachable, "it is gone with the connection that has exported it: it starts over"
 	}
 	return e
 }

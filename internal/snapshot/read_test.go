@@ -1,4 +1,4 @@
-package walchan
+package snapshot
 
 import (
 	"testing"
@@ -21,7 +21,7 @@ func TestSnapshotThatIsGoneIsNotPermanent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := join(t.Context(), conn, "0000008F-00000008-1"); err == nil || pgfail.IsPermanent(err) {
+	if err := New(Request{}, "0000008F-00000008-1", 0, nil).join(t.Context(), conn); err == nil || pgfail.IsPermanent(err) {
 		t.Errorf("error is %v", err)
 	}
 }
