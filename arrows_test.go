@@ -14,6 +14,7 @@ import (
 // The rooms of the house, each above what it may use: see docs/architecture.md. Tools stand outside.
 var rooms = []string{
 	"", // the root
+	"internal/backfill",
 	"internal/snapshot",
 	"internal/tables",
 	"internal/slots",
@@ -72,7 +73,7 @@ func TestArrowsPointDown(t *testing.T) {
 // Rooms stay small enough to be read. Of the structs that are larger, some are records that users read, and some wait for their turn.
 func TestRoomsStaySmall(t *testing.T) {
 	const mostLines, mostFields = 400, 15
-	larger := map[string]int{"Stats": 20, "Slot": 20, "Event": 17, "Ledger": 20, "tableReading": 25, "piece": 16, "gauge": 16}
+	larger := map[string]int{"Stats": 20, "Slot": 20, "Event": 17, "Ledger": 20, "gauge": 16}
 	for _, room := range rooms {
 		files, err := filepath.Glob(filepath.Join(".", room, "*.go"))
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -229,7 +230,7 @@ var errLetGo error = &Error{Kind: ErrServerDown, What: "the server is stopping, 
 func (c *connection) probe(o *owner) {
 	ctx := context.WithoutCancel(o.ctx) // also while draining; hangUp ends it
 	c.probing.begin(ctx, probeTimeout, func(ctx context.Context) {
-		if c.isStopping(ctx) {
+		if dial.IsStopping(ctx, c.ordinaryConfig()) {
 			c.refused.Store(true)
 			o.interrupt()
 		}

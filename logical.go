@@ -3,6 +3,7 @@ package walchan
 import (
 	"sync/atomic"
 
+	"github.com/walchan/walchan/internal/backfill"
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/resume"
@@ -22,7 +23,7 @@ type changes struct {
 	transactions bool
 	checkpoints  bool
 	types        *value.Types
-	reading      *atomic.Pointer[tableReading] // the stream's
+	reading      *atomic.Pointer[backfill.Notes] // the stream's
 
 	in      txn.Assembler
 	origin  *resume.Source
@@ -71,7 +72,7 @@ type ready struct {
 	place  *resume.Place // its checkpoint says that; nil: it has none
 }
 
-func newChanges(cfg *config, types *value.Types, reading *atomic.Pointer[tableReading]) *changes {
+func newChanges(cfg *config, types *value.Types, reading *atomic.Pointer[backfill.Notes]) *changes {
 	return &changes{
 		transactions: cfg.transactions,
 		checkpoints:  cfg.checkpoints,
@@ -243,7 +244,7 @@ func (f *changes) within(t *turn, ev *txn.Event, data []byte) (act, error) {
 	case pgoutput.Message:
 		m = f.message(ev)
 		f.logicalMessage(m, ev)
-		if ev.Name == readRowsPrefix {
+		if ev.Name == backfill.Prefix {
 			return f.piece(t, m)
 		}
 		return f.change(t, m, data)
@@ -252,7 +253,7 @@ func (f *changes) within(t *turn, ev *txn.Event, data []byte) (act, error) {
 		return nextFrame, nil
 	}
 	if x := f.reading.Load(); x != nil {
-		x.note(m, f.current.tx.XID)
+		x.Note(ev, f.current.tx.XID)
 	}
 	return f.change(t, m, data)
 }
@@ -282,7 +283,7 @@ func (f *changes) alone(t *turn, ev *txn.Event) (act, error) {
 		m.Tx.CommitLSN = LSN(ev.End)
 	} else {
 		f.logicalMessage(m, ev)
-		if ev.Name == readRowsPrefix {
+		if ev.Name == backfill.Prefix {
 			return f.piece(t, m)
 		}
 	}

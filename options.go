@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/dial"
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 )
 
@@ -345,12 +346,7 @@ func (c *config) validate(streaming bool) error {
 }
 
 // invalid is the error of wrong arguments; nil if there is none.
-func invalid(problems ...string) error {
-	if len(problems) == 0 {
-		return nil
-	}
-	return &Error{Kind: ErrOptions, What: strings.Join(problems, "; ")}
-}
+func invalid(problems ...string) error { return pgfail.Invalid(problems...) }
 
 // startCommand returns the START_REPLICATION command.
 func (c *config) startCommand(slot string, from LSN) string {

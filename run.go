@@ -140,9 +140,7 @@ func (o *owner) perform(c *connection, a act, t *turn) error {
 		c.received = max(c.received, t.received)
 		o.accept(c, t.because)
 	case deliverPiece:
-		if x := o.reading.Load(); x != nil {
-			return x.deliver(o, t.message, t.place)
-		}
+		return o.deliverPiece(t.message, t.place)
 	case breathe:
 		_, err := o.attend(c, time.Now())
 		c.listen(time.Now())

@@ -76,6 +76,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/walchan/walchan/internal/backfill"
 	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/value"
 )
@@ -98,7 +99,7 @@ type Stream struct {
 	source  Source     // set by the first connection
 	given   Checkpoint // what the consumer had then
 	types   *value.Types
-	reading atomic.Pointer[tableReading] // the call of ReadRows that is at work
+	reading atomic.Pointer[backfill.Notes] // of the call of ReadRows that is at work
 	outcome
 }
 

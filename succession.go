@@ -2,8 +2,6 @@ package walchan
 
 import (
 	"context"
-
-	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // succession lets others follow the stream from one connection to the next: ReadRows must not keep its session while the
@@ -27,13 +25,4 @@ func (o *owner) succeed(c *connection) {
 	if last := o.conn.Swap(c); last != nil && last != c {
 		close(last.next)
 	}
-}
-
-// isStopping asks, over a connection that it makes for that, whether the server is stopping.
-func (c *connection) isStopping(ctx context.Context) bool {
-	conn, err := c.dialOrdinary(ctx)
-	if err == nil {
-		conn.Close(ctx)
-	}
-	return sqlstate.Of(err) == sqlstate.CannotConnectNow
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/dial"
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
@@ -127,7 +128,7 @@ func (c *connection) dropElsewhere(ctx context.Context, name string, by maker) e
 	defer cancel()
 	for pause := 5 * time.Millisecond; other.serves(soon, c); pause = min(2*pause, 200*time.Millisecond) {
 		_ = c.Cancel(soon) // it does not notice a broken connection while it waits for transactions to end
-		if !sleepFor(soon, pause) {
+		if !link.Sleep(soon, pause) {
 			break // half-open: it waits for the next command, which does no harm
 		}
 	}

@@ -208,3 +208,12 @@ func isTLSError(err error) bool {
 
 // isRefusedTLS says whether the server does no TLS.
 func isRefusedTLS(err error) bool { return strings.HasSuffix(err.Error(), causes.RefusedTLS) }
+
+// IsStopping asks, over an ordinary connection that it makes for that, whether the server is stopping.
+func IsStopping(ctx context.Context, cfg *pgconn.Config) bool {
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err == nil {
+		conn.Close(ctx)
+	}
+	return sqlstate.Of(err) == sqlstate.CannotConnectNow
+}

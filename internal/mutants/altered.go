@@ -9,10 +9,10 @@ func init() {
 		{"there is no room for the second slot", "SELECT count(*) + 2 >", "SELECT count(*) + 1 >", "TestSnapshotNeedsAnotherSlot"},
 		{"a dead connection is waited for", "return max(c.liveness.Timeout, awaitTimeout)", "return time.Hour", "TestSnapshotOverADeadConnection"},
 
-		{"a table that was rewritten is at its end", "shape == x.shape && !rewritten {", "shape == x.shape && (true || rewritten) {", "TestReadRowsOfATableThatIsRewritten"},
-		{"a column that is added is not read", "shape == x.shape && !rewritten {", "(true || shape == \"\") && !rewritten {", "TestReadRowsOfATableThatGetsAColumn"},
+		{"a table that was rewritten is at its end", "shape == x.target.shape && !rewritten {", "shape == x.target.shape && (true || rewritten) {", "TestReadRowsOfATableThatIsRewritten"},
+		{"a column that is added is not read", "shape == x.target.shape && !rewritten {", "(true || shape == \"\") && !rewritten {", "TestReadRowsOfATableThatGetsAColumn"},
 		{"a table that is gone is tried for ever", "				x.altered = true // perhaps\n", "", "TestReadRowsOfATableThatIsGone"},
-		{"rows come again ahead of their turn", "		if !x.exhausted { // what", "		if false { // what", "TestReadRowsComeInTheOrder"},
+		{"rows come again ahead of their turn", "		if !x.place.exhausted { // what", "		if false { // what", "TestReadRowsComeInTheOrder"},
 		{"a piece has no end", "full = p.bytes > mostBytes && len(x.again) == 0; full {", "full = false; full {", "TestReadRowsOfLargeRows"},
 		{"a deadline outlives the rows", "			if err := c.Arm(time.Time{}); err != nil { // or", "			if err := error(nil); err != nil { // or", "TestReadRowsFromAServerThatIsFar"},
 

@@ -50,3 +50,11 @@ func IsPermanent(err error) bool {
 		return strings.HasPrefix(state, "28")
 	}
 }
+
+// Invalid is the error of wrong arguments; nil if there is none.
+func Invalid(problems ...string) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	return &walerr.Error{Kind: walerr.Options, What: strings.Join(problems, "; ")}
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/dial"
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -158,9 +159,7 @@ func (w *worker) read(ctx context.Context, p *part) error {
 		}
 		w.snapshot.request.Log.Info("a connection that reads rows of a snapshot is lost, trying again", "slot", w.snapshot.request.Slot,
 			"table", p.table.String(), "delay", delay.Round(time.Millisecond), "error", err)
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
+		if !link.Sleep(ctx, delay) {
 			return ctx.Err()
 		}
 	}

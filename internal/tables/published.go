@@ -33,6 +33,11 @@ type attribute struct {
 // String returns the name as in SQL, with the schema.
 func (d *Table) String() string { return pgsql.Ident(d.Schema) + "." + pgsql.Ident(d.Name) }
 
+// Index returns the place of a column; -1: there is none of that name.
+func (d *Table) Index(column string) int {
+	return slices.IndexFunc(d.Columns, func(a attribute) bool { return a.Name == column })
+}
+
 func (d *Table) Types() []uint32 {
 	oids := make([]uint32, len(d.Columns))
 	for i := range d.Columns {

@@ -1,4 +1,4 @@
-package walchan
+package backfill
 
 import (
 	"fmt"
