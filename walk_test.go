@@ -11,7 +11,7 @@ import (
 )
 
 // A row walks session, txn, feed, deliver. What it passes below the root is given values, and calls nobody back: none of these
-// functions takes a function or an interface, and nothing that they belong to holds one of the root's.
+// functions takes a function or an interface, and no feed leads to the stream.
 func TestRowCallsNobodyBack(t *testing.T) {
 	for _, f := range []any{(*session.Conn).Next, (*session.Conn).Fill, (*pgoutput.Decoder).Decode, (*txn.Assembler).Next, (*ledger.Ledger).Next, (*ledger.Ledger).Delivered, (*ledger.Ledger).Mark, (*ledger.Ledger).MarkBefore,
 		feed.next, (*changes).next, (*raw).next, (*walFeed).next} {
@@ -20,7 +20,7 @@ func TestRowCallsNobodyBack(t *testing.T) {
 			refuseCallbacks(t, typ.String(), typ.In(i), map[reflect.Type]bool{})
 		}
 	}
-	for _, x := range []any{txn.Assembler{}, pgoutput.Decoder{}, turn{}} {
+	for _, x := range []any{txn.Assembler{}, pgoutput.Decoder{}, turn{}, changes{}, walFeed{}} {
 		refuseCallbacks(t, reflect.TypeOf(x).String(), reflect.TypeOf(x), map[reflect.Type]bool{})
 	}
 }
