@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -8,6 +9,7 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/walerr"
 )
 
 // A worker may come when the connection that exports the snapshot has just been lost. That is to start over, not to end.
@@ -21,7 +23,7 @@ func TestSnapshotThatIsGoneIsNotPermanent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := New(Request{}, "0000008F-00000008-1", 0, nil).join(t.Context(), conn); err == nil || pgfail.IsPermanent(err) {
+	if err := New(Request{}, "0000008F-00000008-1", 0, nil).join(t.Context(), conn); !errors.Is(err, walerr.Unreachable) || pgfail.IsPermanent(err) {
 		t.Errorf("error is %v", err)
 	}
 }
