@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
@@ -196,36 +193,11 @@ func (o *owner) upgraded(ctx context.Context, c *connection, p past, slot LSN) (
 			return p, err
 		}
 		defer side.Close(context.WithoutCancel(ctx))
-		if is, err := transactionStatus(ctx, side, p.XID); err != nil || is != "committed" {
+		if !begin.IsCommitted(ctx, side, p.XID) {
 			return refuse(fmt.Sprintf("its last transaction, %d, is not committed here", p.XID))
 		}
 	}
 	return past{Origin: c.origin.Origin, Point: resume.Point{Through: slot}, bound: slot}, nil
-}
-
-// transactionStatus returns "committed", "aborted" or "in progress". It returns "" if the transaction is too old to be known, and
-// "future" if the server has not begun it.
-func transactionStatus(ctx context.Context, conn *pgconn.PgConn, xid32 uint32) (string, error) {
-	rows, err := session.Query(ctx, conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())")
-	if err != nil || len(rows) != 1 {
-		return "", pgfail.Failed("look up the next transaction", err)
-	}
-	next, err := strconv.ParseUint(rows[0][0], 10, 64)
-	if err != nil {
-		return "", pgfail.Failed("look up the next transaction", err)
-	}
-	xid := next&^0xFFFFFFFF | uint64(xid32)
-	if xid >= next && xid < 1<<32 {
-		return "future", nil
-	}
-	if xid >= next {
-		xid -= 1 << 32
-	}
-	rows, err = session.Query(ctx, conn, fmt.Sprintf("SELECT pg_catalog.pg_xact_status('%d'::pg_catalog.xid8)", xid))
-	if err != nil || len(rows) != 1 {
-		return "", pgfail.Failed("look up a transaction", err)
-	}
-	return rows[0][0], nil
 }
 
 // SubscribeAnew gives up what the slot has not confirmed. It drops the slot if it exists, then calls Subscribe with WithCreateSlot

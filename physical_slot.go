@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
@@ -39,7 +40,7 @@ func (o *owner) physicalError(ctx context.Context, c *connection, err error) err
 		return missingPhysicalSlot(name, err)
 	case state == sqlstate.NotPrerequisite && name != "": // a lost slot, from PostgreSQL 18 on
 		if slot, lookErr := slots.Read(ctx, c.sql, name); lookErr == nil && slot != nil && slot.WALStatus == "lost" {
-			return walRemoved(err)
+			return begin.WALRemoved(err)
 		}
 	}
 	return pgfail.Failed("start physical replication", err)

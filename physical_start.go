@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -194,12 +195,12 @@ func (f *walFeed) goOnAfter(cp Checkpoint) {
 // arrive sets what the messages of the connection come from.
 func (f *walFeed) arrive(o *owner, c *connection) {
 	c.origin = &resume.Source{Checkpoints: o.cfg.checkpoints, Origin: resume.Origin{SystemID: o.source.SystemID, Slot: o.source.Slot, Timeline: f.timeline}}
-	begin := resume.Place{Source: c.origin, Point: resume.Point{Through: f.at, From: f.at}}
+	here := resume.Place{Source: c.origin, Point: resume.Point{Through: f.at, From: f.at}}
 	switch {
 	case f.last.Source == nil: // nothing was delivered
-		f.now, f.last = begin, begin
+		f.now, f.last = here, here
 	case f.now.Through != f.at: // the beginning of a segment is repeated
-		f.now = begin
+		f.now = here
 	default:
 		f.now.Source = c.origin
 	}
@@ -208,7 +209,7 @@ func (f *walFeed) arrive(o *owner, c *connection) {
 // checkCluster compares the cluster with what was delivered over the lost connection.
 func (o *owner) checkCluster(lost *connection, system session.System, standby bool, history string) error {
 	if system.ID != o.source.SystemID {
-		return otherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
+		return begin.OtherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
 	}
 	var was resume.Origin
 	if !lost.standby { // it may have been promoted since
@@ -216,10 +217,7 @@ func (o *owner) checkCluster(lost *connection, system session.System, standby bo
 	}
 	server := resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby}
 	_, err := resume.Check(was, o.feed.delivered(), lost.status.Told, server, func() (string, error) { return history, nil })
-	if r := (*resume.Refusal)(nil); errors.As(err, &r) && !r.Passing {
-		return otherWAL(r.Text)
-	}
-	return refused(err)
+	return begin.RefusedWAL(err)
 }
 
 func startWALCommand(slot string, from LSN, timeline int32) string {
@@ -334,7 +332,7 @@ func (c *connection) sql(ctx context.Context, query string) ([][]string, error) 
 // locate finds the stream's place in the server's history: over the ends of timelines, but never back over a fork.
 func (f *walFeed) locate(system session.System, history string, standby bool) error {
 	diverged := func(format string, args ...any) error {
-		return otherWAL(fmt.Sprintf(format, args...))
+		return begin.OtherWAL(fmt.Sprintf(format, args...))
 	}
 	for f.timeline != system.Timeline {
 		fork, ok := resume.ForkOf(history, f.timeline)
@@ -369,11 +367,4 @@ func (o *owner) leaveTimeline(c *connection) {
 	if err := c.farewell(o.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
 		o.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", o.source.Slot, "error", err)
 	}
-}
-
-// walRemoved is the error of a position whose WAL the server does not have (WalSndSegmentOpen in
-// src/backend/replication/walsender.c).
-func walRemoved(err error) error {
-	return &Error{Kind: ErrWALRemoved, What: "the server has removed WAL before it was sent", Err: err,
-		Advice: "take it from an archive and go on behind it, or begin anew; a slot keeps WAL (WithSlot), within max_slot_wal_keep_size"}
 }

@@ -2,21 +2,15 @@ package walchan
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"strconv"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/dial"
-	"github.com/walchan/walchan/internal/pgfail"
-	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/txn"
-	"github.com/walchan/walchan/internal/walrecord"
 )
 
 // A connection is on trial until its server is known to have the history of what the consumer has.
@@ -54,8 +48,7 @@ func (f *changes) witness(t *turn, lsn LSN, begins, ev *txn.Event) (act, error) 
 		f.done.asked, f.done.event, t.trial = true, ev, x
 		return askServer, nil
 	case !x.Is(begins.XID, begins.Time):
-		return nextFrame, diverged(fmt.Sprintf("at %s the server has transaction %d of %s, and not %d of %s, which was delivered",
-			lsn, begins.XID, pgtime.Time(begins.Time).Format(timeFormat), x.XID, pgtime.Time(x.Time).Format(timeFormat)))
+		return nextFrame, begin.AnotherThere(x.Point, lsn, begins.XID, begins.Time)
 	}
 	f.trial = nil
 	if x.proven {
@@ -73,13 +66,11 @@ func (f *changes) acquit() {
 	}
 }
 
-const timeFormat = "2006-01-02 15:04:05.000000"
-
 // absent: the last transaction has not come, although the server must have sent it.
 func (o *owner) absent(t *trial) error {
 	c := o.conn.Load()
 	if !t.proven {
-		var answer answer
+		var answer begin.Answer
 		failed, err := o.await(func(ctx context.Context) (err error) {
 			answer, err = o.ask(ctx, c, t.past)
 			return err
@@ -89,15 +80,14 @@ func (o *owner) absent(t *trial) error {
 			return err
 		case failed != nil:
 			return failed
-		case answer.is == no:
-			return o.differs(t.Point, answer.by)
-		case answer.is == unknown && o.cfg.proof != proofWaived:
-			return &Error{Kind: ErrUnproven, What: fmt.Sprintf("transaction %d, which was committed at %s and delivered, should have come again and did not", t.XID, t.Commit),
-				Advice: "either the server has another history, or the transaction is no longer published (see the publications); compare, then use WithProof(false), or begin anew"}
-		case answer.is == unknown:
+		case answer.Is == begin.No:
+			return begin.Differs(t.Point, answer.By)
+		case answer.Is == begin.Unknown && o.cfg.proof != proofWaived:
+			return begin.DidNotComeAgain(t.Point)
+		case answer.Is == begin.Unknown:
 			o.doubt(c, "the last transaction did not come again")
 		default:
-			o.accept(c, answer.by)
+			o.accept(c, answer.By)
 		}
 	}
 	o.cfg.log.Warn("the last transaction that was delivered is no longer sent: is its table still published? The stream goes on after it",
@@ -146,29 +136,24 @@ func (o *owner) examine(ctx context.Context, c *connection, p past, start LSN) e
 		o.accept(c, sameServer)
 		return nil
 	}
-	var answer answer
+	var answer begin.Answer
 	err = o.meanwhile(c, func() (err error) {
-		answer, err = o.question(ctx, c, side, p)
+		answer, err = c.hasTransaction(ctx, side, p.Point)
 		return err
 	})
 	switch {
 	case err != nil:
 		return err
-	case answer.is == no:
-		return o.differs(p.Point, answer.by)
-	case answer.is == yes:
-		o.accept(c, answer.by)
+	case answer.Is == begin.No:
+		return begin.Differs(p.Point, answer.By)
+	case answer.Is == begin.Yes:
+		o.accept(c, answer.By)
 	case p.stands(slot.Confirmed):
 		o.accept(c, "the slot stands where this consumer left it")
 	case o.cfg.proof == proofRequired:
-		what := fmt.Sprintf("nothing proves that the server has transaction %d, which was committed at %s and delivered", p.XID, p.Commit)
-		if !p.HasTransaction() {
-			what = "nothing proves that the server has the history of the checkpoint, because no transaction was delivered yet"
-		}
-		return &Error{Kind: ErrUnproven, What: what,
-			Advice: "compare the target with the server, then Subscribe without WithProof(true); a role with REPLICATION that may open a walsender, or track_commit_timestamp = on, gives the proof"}
+		return begin.Unproven(p.Point)
 	case p.HasTransaction() || o.cfg.checkpoints:
-		o.doubt(c, answer.by)
+		o.doubt(c, answer.By)
 	default:
 		o.accept(c, "nothing was delivered")
 	}
@@ -225,107 +210,25 @@ func (o *owner) certain() LSN {
 
 // moved is the error of a slot that has confirmed what the consumer does not have.
 func (o *owner) moved(p past, confirmed LSN) error {
-	e := &Error{Kind: ErrSlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, to which this stream has acknowledged", o.source.Slot, confirmed, p.bound),
-		Advice: "something else has advanced the slot or made it again, and changes may be lost to this stream: compare, then Subscribe again"}
 	if p.told == nil { // it is a checkpoint's
-		e.What = fmt.Sprintf("slot %q is at %s, ahead of the checkpoint, which is at %s", o.source.Slot, confirmed, p.bound)
-		e.Advice = fmt.Sprintf("either messages were acknowledged whose checkpoint was not stored, or the target is older than the slot, or something else has moved the slot; "+
-			"if another process has stored more since the checkpoint was read, begin again (WithCheckpointFrom reads it in time). "+
-			"Otherwise the changes in between are gone: copy the tables again (SubscribeAnew), or accept the gap with WithFrom(%s) beside WithCheckpoint", confirmed)
+		return begin.MovedAhead(o.source.Slot, confirmed, p.bound)
 	}
-	return e
+	return begin.Moved(o.source.Slot, confirmed, p.bound)
 }
 
-func (o *owner) differs(p resume.Point, by string) error {
-	return diverged(fmt.Sprintf("the server does not have transaction %d of %s, which was committed at %s and delivered (%s)", p.XID, pgtime.Time(p.Time).Format(timeFormat), p.Commit, by))
-}
-
-// diverged is the error of a server with another history.
-func diverged(what string) error {
-	return &Error{Kind: ErrDiverged, What: what,
-		Advice: "what was delivered after the fork does not exist on this server: compare, repair the target, then begin anew (SubscribeAnew)"}
-}
-
-// answer is what the server says of the last transaction.
-type answer struct {
-	is yesNo
-	by string
-}
-
-type yesNo uint8
-
-const (
-	unknown yesNo = iota
-	yes
-	no
-)
-
-// ask is question over a new connection.
-func (o *owner) ask(ctx context.Context, c *connection, p past) (answer, error) {
+// ask is hasTransaction over a new connection.
+func (o *owner) ask(ctx context.Context, c *connection, p past) (begin.Answer, error) {
 	side, err := c.beside(ctx, false)
 	if err != nil {
-		return answer{}, err
+		return begin.Answer{}, err
 	}
 	defer side.Close(context.WithoutCancel(ctx))
-	return o.question(ctx, c, side, p)
+	return c.hasTransaction(ctx, side, p.Point)
 }
 
-// question asks whether the server has the last transaction. It looks at the commit timestamp, then at the record in the WAL, then at
-// the status of the XID. Afterwards side can only be closed.
-func (o *owner) question(ctx context.Context, c *connection, side *pgconn.PgConn, p past) (answer, error) {
-	if !p.HasTransaction() || p.IsBare() {
-		return answer{by: "no transaction is known"}, nil
-	}
-	if !p.Prepared {
-		if is := commitTimestamp(ctx, side, p.Point); is != unknown {
-			return answer{is, "by its commit timestamp"}, nil
-		}
-	}
-	// The status first: nothing can be asked over the connection once it has streamed.
-	lost, status := isLost(ctx, side, p.Point)
-	is, err := c.commitRecord(ctx, side, p.Point)
-	if err := context.Cause(ctx); err != nil {
-		return answer{}, pgfail.Failed("ask for the last transaction", err)
-	}
-	switch {
-	case is != unknown:
-		return answer{is, "by its record in the WAL"}, nil
-	case lost:
-		return answer{no, status}, nil
-	}
-	why := "its record in the WAL cannot be read"
-	if err != nil {
-		why += ": " + causes.Line(err)
-	}
-	return answer{by: why}, nil
-}
-
-// commitTimestamp asks for the time of a transaction, which a server knows that has track_commit_timestamp on.
-func commitTimestamp(ctx context.Context, conn *pgconn.PgConn, p resume.Point) yesNo {
-	rows, err := session.Query(ctx, conn, fmt.Sprintf("SELECT (extract(epoch from pg_catalog.pg_xact_commit_timestamp('%d'::pg_catalog.xid)) * 1000000)::pg_catalog.int8 - %d", p.XID, pgtime.Epoch))
-	if err != nil || len(rows) != 1 || rows[0][0] == "" {
-		return unknown
-	}
-	if rows[0][0] == strconv.FormatInt(p.Time, 10) {
-		return yes
-	}
-	return no
-}
-
-// isLost says whether the server has never assigned the XID, or has rolled the transaction back. A prepared one may be rolled
-// back after it was delivered.
-func isLost(ctx context.Context, conn *pgconn.PgConn, p resume.Point) (bool, string) {
-	if p.Prepared {
-		return false, ""
-	}
-	switch status, err := transactionStatus(ctx, conn, p.XID); {
-	case err != nil:
-		return false, ""
-	case status == "future":
-		return true, "it has not come to that transaction"
-	default:
-		return status == "aborted", "it was rolled back there"
-	}
+// hasTransaction asks whether the server has the last transaction. Afterwards side can only be closed.
+func (c *connection) hasTransaction(ctx context.Context, side *pgconn.PgConn, p resume.Point) (begin.Answer, error) {
+	return begin.HasTransaction(ctx, side, p, resume.TimelineAt(p.Commit, c.history, c.timeline))
 }
 
 // beside makes a second connection to the server of this one: a walsender, which can read WAL, or else an ordinary one.
@@ -354,29 +257,4 @@ func (c *connection) beside(ctx context.Context, plain bool) (*pgconn.PgConn, er
 
 func querier(conn *pgconn.PgConn) func(context.Context, string) ([][]string, error) {
 	return func(ctx context.Context, sql string) ([][]string, error) { return session.Query(ctx, conn, sql) }
-}
-
-// refused makes an error of what resume.Check says.
-func refused(err error) error {
-	r := (*resume.Refusal)(nil)
-	switch {
-	case !errors.As(err, &r):
-		return err
-	case r.Passing:
-		return slots.InRecovery(r.Text, nil)
-	}
-	return diverged(r.Text)
-}
-
-// commitRecord reads the record that commits or prepares the transaction out of the server's WAL. side can only be closed afterwards.
-func (c *connection) commitRecord(ctx context.Context, side *pgconn.PgConn, p resume.Point) (yesNo, error) {
-	want := walrecord.Want{LSN: uint64(p.Commit), XID: p.XID, Time: p.Time, Prepared: p.Prepared}
-	answer, err := walrecord.Find(ctx, side, resume.TimelineAt(p.Commit, c.history, c.timeline), want)
-	switch answer {
-	case walrecord.Yes:
-		return yes, nil
-	case walrecord.No:
-		return no, nil
-	}
-	return unknown, err
 }

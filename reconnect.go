@@ -12,6 +12,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
@@ -166,7 +167,7 @@ func (o *owner) start(c, lost *connection) error {
 	if lost == nil {
 		o.source.SystemID, o.source.Database = system.ID, system.Database
 	} else if system.ID != o.source.SystemID {
-		return diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
+		return begin.Diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
 	}
 	c.setOrigin(o, lost, system)
 	if err := tables.CheckPublications(ctx, c.Conn, o.cfg.publications); err != nil {
@@ -275,7 +276,7 @@ func (c *connection) check(p past, system session.System) (LSN, error) {
 	bound, err := resume.Check(p.Origin, p.Point, p.bound, resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: c.standby},
 		func() (string, error) { return c.history, nil })
 	if err != nil {
-		return 0, refused(err)
+		return 0, begin.Refused(err)
 	}
 	return bound, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/resume"
 )
@@ -44,23 +45,17 @@ func (f *walFeed) compare(t *turn) (act, error) {
 	case f.expect < f.last.Through:
 		return t.settled(f.expect, 0, nil)
 	case f.trial.hash != f.last.Hash:
-		return nextFrame, otherWAL(fmt.Sprintf("on timeline %d the server has other WAL between %s and %s than what was delivered", f.trial.timeline, f.last.From, f.last.Through))
+		return nextFrame, begin.OtherWAL(fmt.Sprintf("on timeline %d the server has other WAL between %s and %s than what was delivered", f.trial.timeline, f.last.From, f.last.Through))
 	}
 	f.trial = nil
 	t.received, t.because = f.expect, fmt.Sprintf("its WAL from %s to %s is the same", f.last.From, f.last.Through)
 	return acceptServer, nil
 }
 
-// otherWAL is the error of a server with another history.
-func otherWAL(what string) error {
-	return &Error{Kind: ErrDiverged, What: what,
-		Advice: "this is not the WAL that the stream is to continue: connect to the right server, or begin anew in another archive (WithWALFrom, without the checkpoint)"}
-}
-
 // timelineEnd is what the end of a timeline means.
 func (f *walFeed) timelineEnd() error {
 	if f.trial != nil {
-		return otherWAL(fmt.Sprintf("on the server timeline %d ends at %s, before %s, to which it was delivered", f.trial.timeline, f.expect, f.last.Through))
+		return begin.OtherWAL(fmt.Sprintf("on the server timeline %d ends at %s, before %s, to which it was delivered", f.trial.timeline, f.expect, f.last.Through))
 	}
 	return errTimelineEnd
 }
@@ -72,13 +67,12 @@ var errUnprovable = errors.New("walchan: the WAL that was delivered last is remo
 func (o *owner) removed(err error) error {
 	f := o.feed.(*walFeed)
 	if f.trial == nil {
-		return walRemoved(err)
+		return begin.WALRemoved(err)
 	}
 	if o.cfg.proof == proofRequired {
-		return &Error{Kind: ErrUnproven, What: fmt.Sprintf("the server has removed the WAL from %s to %s, which was delivered, so that nothing proves its history", f.last.From, f.last.Through), Err: err,
-			Advice: "compare the archive with the server, then go on without WithProof(true); a slot keeps the WAL (WithSlot)"}
+		return begin.UnprovenWAL(f.last.From, f.last.Through, err)
 	}
-	o.doubt(o.conn.Load(), causes.Line(walRemoved(err)))
+	o.doubt(o.conn.Load(), causes.Line(begin.WALRemoved(err)))
 	f.trial = nil
 	f.last = f.last.AsBeginning()
 	if f.now.Through >= f.last.Through {

@@ -22,7 +22,7 @@ var physical = []mutant{
 	{"the position is told before the proof", "		c.limit = cmp.Or(slot, f.expect)\n", "", "TestPhysicalVolumePutBackIsRefused"},
 	{"the proof is made on the next timeline", "	return f.expect, f.last.Timeline\n", "	return f.expect, f.timeline\n", "TestPhysicalGoesOnWhereATimelineEnds"},
 	{"a timeline's end is proven again", "	trusted := f.left.leadsTo(c)\n", "	trusted := f.left.leadsTo(c) && false\n", "TestPhysicalGoesOnWhereATimelineEnds"},
-	{"WAL that is removed ends the stream", "	if f.trial == nil {\n		return walRemoved(err)", "	if true {\n		return walRemoved(err)", "TestPhysicalUnproven"},
+	{"WAL that is removed ends the stream", "	if f.trial == nil {\n		return begin.WALRemoved(err)", "	if true {\n		return begin.WALRemoved(err)", "TestPhysicalUnproven"},
 	{"the checkpoint is asked for once", "	if o.cfg.slot == \"\" || c.made {\n		return nil", "	if true {\n		return nil", "TestPhysicalCheckpointIsReadAgain"},
 	{"the history does not come again after its checkpoint", "&walMessage{f.timeline, f.last}}", "&walMessage{f.timeline, f.now}}", "TestPhysicalCheckpoints"},
 	{"options of the other kind are ignored", "		if o.is {", "		if false {", "TestPhysicalErrors"},
