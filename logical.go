@@ -79,7 +79,7 @@ func newChanges(cfg *config, types *value.Types, reading *atomic.Pointer[backfil
 		types:        types,
 		reading:      reading,
 		in: txn.Assembler{
-			Decoder: pgoutput.Decoder{Parallel: isParallel(cfg.pgoutputArgs())},
+			Decoder: pgoutput.Decoder{Parallel: pgoutput.IsParallel(cfg.pgoutputArgs())},
 			Store:   txn.Store{Limit: cfg.spoolMemory, Dir: cfg.spoolDir},
 		},
 	}

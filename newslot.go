@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
 )
@@ -79,12 +80,12 @@ func (n *NewSlot) checkVersion(c *session.Conn) error {
 	version, text := c.Version()
 	var missing []string
 	if n.TwoPhase {
-		missing = needs(missing, version, "two-phase", 15)
+		missing = pgfail.Needs(missing, version, "two-phase", 15)
 	}
 	if n.Failover {
-		missing = needs(missing, version, "failover", failoverServer)
+		missing = pgfail.Needs(missing, version, "failover", failoverServer)
 	}
-	return tooOld(missing, text)
+	return pgfail.TooOld(missing, text)
 }
 
 const failoverServer = 17

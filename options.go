@@ -12,6 +12,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -354,17 +355,5 @@ func (c *config) startCommand(slot string, from LSN) string {
 	if c.plugin == pgoutputPlugin {
 		args = c.pgoutputArgs()
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "START_REPLICATION SLOT %s LOGICAL %s", pgsql.Quoted(slot), from)
-	for i, k := range slices.Sorted(maps.Keys(args)) {
-		b.WriteString([]string{", ", " ("}[btoi(i == 0)])
-		b.WriteString(pgsql.Quoted(k))
-		if args[k] != "" {
-			b.WriteString(" '" + strings.ReplaceAll(args[k], "'", "''") + "'")
-		}
-	}
-	if len(args) > 0 {
-		b.WriteByte(')')
-	}
-	return b.String()
+	return begin.StartLogical(slot, from, args)
 }

@@ -176,7 +176,7 @@ func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *walFeed, c
 		}
 	}
 	from, timeline := f.begin(c)
-	if err := c.Start(ctx, startWALCommand(o.cfg.slot, from, timeline)); err != nil {
+	if err := c.Start(ctx, begin.StartPhysical(o.cfg.slot, from, timeline)); err != nil {
 		return o.physicalError(ctx, c, err)
 	}
 	return nil
@@ -218,13 +218,6 @@ func (o *owner) checkCluster(lost *connection, system session.System, standby bo
 	server := resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby}
 	_, err := resume.Check(was, o.feed.delivered(), lost.status.Told, server, func() (string, error) { return history, nil })
 	return begin.RefusedWAL(err)
-}
-
-func startWALCommand(slot string, from LSN, timeline int32) string {
-	if slot != "" {
-		slot = "SLOT " + pgsql.Quoted(slot) + " "
-	}
-	return fmt.Sprintf("START_REPLICATION %sPHYSICAL %s TIMELINE %d", slot, from, timeline)
 }
 
 // readSettings asks what is to be known of the server, without SQL.

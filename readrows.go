@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/walchan/walchan/internal/backfill"
+	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/snapshot"
@@ -74,7 +75,7 @@ func (c *config) readRowsProblems(table SnapshotTable) error {
 		problems = append(problems, "ReadRows belongs to pgoutput, not to the plugin "+c.plugin)
 	case c.binary || c.isTwoPhase():
 		problems = append(problems, "ReadRows cannot be used with WithBinary or WithTwoPhase")
-	case !isOn(c.pgoutputArgs()["messages"]):
+	case !pgoutput.IsOn(c.pgoutputArgs()["messages"]):
 		problems = append(problems, `ReadRows needs the messages that WithPluginOption("messages", …) switches off`)
 	}
 	if _, err := pgsql.ParsePattern(table.Name); err != nil {

@@ -12,7 +12,7 @@ func init() {
 		{"now is not now", "	case c.untilNow:\n		return walEnd\n", "", "TestUntilNow"},
 		{"a beginning ahead of the WAL is taken", "if c.from > walEnd {", "if false {", "TestFromRefuses"},
 		{"the beginning is where the slot is", "return max(slot, c.from), nil", "return slot, nil", "TestFrom|TestUntilAndFrom"},
-		{"origin is not asked for", "		args[\"origin\"] = c.origin\n", "", "TestOrigin"},
+		{"origin is not asked for", "		args[\"origin\"] = o.Origin\n", "", "TestOrigin"},
 		{"names come in the database's encoding", "	cfg.RuntimeParams[\"client_encoding\"] = \"UTF8\"\n", "", "TestDatabaseEncodings"},
 		{"SQL_ASCII is taken for an encoding", "if c.Encoding() == \"SQL_ASCII\" {", "if false {", "TestDatabaseEncodings"},
 		{"acknowledged before it is safe", "			err = out.line(msg.Payload())\n", "			err = out.line(msg.Payload())\n			stream.Ack(msg)\n", "TestAcknowledges"},

@@ -1,0 +1,25 @@
+package pgfail
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/walchan/walchan/walerr"
+)
+
+// Needs adds a feature to those that are missing if the server is older than it. version is server_version_num, 0 if it is not known.
+func Needs(missing []string, version int, feature string, major int) []string {
+	if version == 0 || version/10000 >= major {
+		return missing
+	}
+	return append(missing, fmt.Sprintf("%s needs PostgreSQL %d or later", feature, major))
+}
+
+// TooOld is the error of a server that lacks features; nil if none is missing. text is its version as it says it.
+func TooOld(missing []string, text string) error {
+	if missing == nil {
+		return nil
+	}
+	text, _, _ = strings.Cut(text, " ")
+	return &walerr.Error{Kind: walerr.ServerVersion, What: strings.Join(missing, ", ") + "; this is " + text, Advice: "upgrade the server, or do without"}
+}
