@@ -2,12 +2,10 @@ package walchan
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
-	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 )
 
@@ -61,9 +59,9 @@ type System struct {
 
 // IdentifySystem asks the server who it is and how far its WAL goes.
 func (c *Conn) IdentifySystem(ctx context.Context) (System, error) {
-	s, err := c.c.Identify(ctx)
+	s, err := begin.Identify(ctx, c.c.Conn)
 	if err != nil {
-		return System{}, pgfail.Failed("identify the system", err)
+		return System{}, err
 	}
 	return System{s.ID, uint32(s.Timeline), s.Flushed, s.Database}, nil
 }
@@ -71,12 +69,12 @@ func (c *Conn) IdentifySystem(ctx context.Context) (System, error) {
 // TimelineHistory returns the content of the history file of a timeline (TIMELINE_HISTORY), which is called
 // fmt.Sprintf("%08X.history", timeline). Timeline 1 has none: "".
 func (c *Conn) TimelineHistory(ctx context.Context, timeline uint32) (string, error) {
-	return timelineHistory(ctx, c.c, int32(timeline))
+	return begin.TimelineHistory(ctx, c.c.Conn, int32(timeline))
 }
 
 // Show returns a setting of the server (SHOW), such as "wal_segment_size" ("16MB").
 func (c *Conn) Show(ctx context.Context, name string) (string, error) {
-	return show(ctx, c.c.Conn, name)
+	return begin.Show(ctx, c.c.Conn, name)
 }
 
 // CreateSlot makes a slot. What the server is too old for is ErrServerVersion, with nothing made. A logical slot waits for the
@@ -96,7 +94,7 @@ func (c *Conn) DropSlot(ctx context.Context, name string) error {
 	if !pgsql.IsSlotName(name) {
 		return invalid(pgsql.NotSlotName(name))
 	}
-	return slots.Drop(ctx, c.c.Conn, c.c.sql, name, false)
+	return slots.Drop(ctx, c.c.Conn, c.c.SQL, name, false)
 }
 
 // Exec runs any command of the replication protocol, or SQL unless the connection is physical, and returns its rows as text;
@@ -107,28 +105,4 @@ func (c *Conn) Exec(ctx context.Context, command string) ([][]string, error) {
 		return nil, pgfail.Failed("command refused", err)
 	}
 	return rows, nil
-}
-
-// show asks for a setting.
-func show(ctx context.Context, c *session.Conn, name string) (string, error) {
-	rows, err := c.Query(ctx, "SHOW "+pgsql.Quoted(name))
-	if err == nil && (len(rows) != 1 || len(rows[0]) != 1) {
-		err = errors.New("unexpected answer")
-	}
-	if err != nil {
-		return "", pgfail.Failed("show "+name, err)
-	}
-	return rows[0][0], nil
-}
-
-// timelineHistory returns the content of a timeline's history file; "" of timeline 1, which has none.
-func timelineHistory(ctx context.Context, c *connection, timeline int32) (string, error) {
-	if timeline <= 1 {
-		return "", nil
-	}
-	history, err := c.TimelineHistory(ctx, timeline)
-	if err != nil {
-		return "", pgfail.Failed(fmt.Sprintf("read the history of timeline %d", timeline), err)
-	}
-	return history, nil
 }

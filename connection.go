@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/ledger"
@@ -16,6 +13,7 @@ import (
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 )
 
 const (
@@ -26,8 +24,7 @@ const (
 // connection is one connection of a stream, with what the server was told over it and what is known of its health. It
 // belongs to the owner.
 type connection struct {
-	*session.Conn
-	reached
+	slots.Access
 	remote
 	succession
 
@@ -42,12 +39,6 @@ type connection struct {
 	limit    LSN   // the highest position that may be told: while the connection is on trial, the slot's own; afterwards never, which is no limit
 	health
 	standing
-}
-
-// reached is how the server was reached.
-type reached struct {
-	config  *pgconn.Config
-	address string
 }
 
 // remote is what the server is.
@@ -162,7 +153,7 @@ func (c *connection) checkBusy(ctx context.Context) error {
 	if c.backendStart == "" {
 		return errors.New("a walsender of physical replication does not decode")
 	}
-	conn, err := c.dialOrdinary(ctx)
+	conn, err := c.DialOrdinary(ctx)
 	if err != nil {
 		return err
 	}
@@ -178,24 +169,6 @@ func (c *connection) checkBusy(ctx context.Context) error {
 		return fmt.Errorf("its walsender waits (%s %s)", rows[0][0], rows[0][1])
 	}
 	return nil
-}
-
-// dialOrdinary makes an ordinary connection to the server of this one.
-func (c *connection) dialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
-	return pgconn.ConnectConfig(ctx, c.ordinaryConfig())
-}
-
-// ordinaryConfig is for an ordinary connection to the server of this one: of several hosts only to the one that was reached.
-func (c *connection) ordinaryConfig() *pgconn.Config {
-	cfg := c.config.Copy()
-	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
-	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if address != c.address {
-			return nil, errors.New("not the server of the stream")
-		}
-		return c.config.DialFunc(ctx, network, address)
-	}
-	return cfg
 }
 
 // keepalive takes in the keepalive in c.frame.
@@ -230,7 +203,7 @@ var errLetGo error = &Error{Kind: ErrServerDown, What: "the server is stopping, 
 func (c *connection) probe(o *owner) {
 	ctx := context.WithoutCancel(o.ctx) // also while draining; hangUp ends it
 	c.probing.begin(ctx, probeTimeout, func(ctx context.Context) {
-		if dial.IsStopping(ctx, c.ordinaryConfig()) {
+		if dial.IsStopping(ctx, c.OrdinaryConfig()) {
 			c.refused.Store(true)
 			o.interrupt()
 		}

@@ -90,7 +90,7 @@ func (o *owner) continueCheckpoint(ctx context.Context, c *connection, system se
 		return err
 	}
 	o.given = cp
-	ctx, cancel := context.WithTimeout(o.ctx, 2*c.config.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(o.ctx, 2*c.Config.ConnectTimeout)
 	defer cancel()
 	p, err := o.pastOf(ctx, c, cp, slot)
 	if err != nil {
@@ -251,7 +251,7 @@ func (cfg *config) dropLost(ctx context.Context, lost Checkpoint) (bool, error) 
 			cfg.log.Info("another checkpoint is stored than the one that is given up: the stream goes on", "slot", cfg.slot, "stored", stored, "lost", lost)
 			return false, nil
 		}
-		switch err := slots.Drop(ctx, c.Conn, c.sql, cfg.slot, false); {
+		switch err := slots.Drop(ctx, c.Conn, c.SQL, cfg.slot, false); {
 		case errors.Is(err, ErrSlotActive):
 			if looks%100 == 0 { // at first, and each minute or so
 				cfg.log.Info("waiting for the slot, to drop it and begin anew", "slot", cfg.slot, "error", err)

@@ -8,8 +8,10 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 )
 
 // open makes a connection that streams: the first one, or one that goes on where lost has ended.
@@ -20,7 +22,10 @@ func (o *owner) open(lost *connection) (*connection, error) {
 	}
 	if err := o.start(c, lost); err != nil {
 		if c.made {
-			c.clearAway(o.cfg, o.source.Slot, madeByUs)
+			if !c.status.Since.IsZero() {
+				c.Close() // it streams already, and takes no commands
+			}
+			c.ClearAway(o.cfg.log, o.source.Slot, slots.MadeByUs)
 		}
 		c.hangUp()
 		return nil, err
@@ -56,11 +61,11 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 	if cfg.physical {
 		conn.RuntimeParams["replication"] = "true" // for its probes, too: pg_hba.conf may let them in for nothing else
 	}
-	c.config = conn.Copy()
+	c.Config = conn.Copy()
 	var reached atomic.Pointer[string] // pgx dials to cancel a statement, too, at any time
 	conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		reached.Store(&address) // the last one is the one that was reached
-		return c.config.DialFunc(ctx, network, address)
+		return c.Config.DialFunc(ctx, network, address)
 	}
 	dialSession := session.Dial
 	if cfg.physical {
@@ -69,6 +74,6 @@ func (cfg *config) dial(ctx context.Context, slot string) (*connection, error) {
 	if c.Conn, err = dialSession(ctx, conn); err != nil {
 		return nil, dial.Error(err, conn)
 	}
-	c.address = *reached.Load()
+	c.Address = *reached.Load()
 	return c, nil
 }

@@ -43,7 +43,7 @@ func (o *owner) checkAlone(c *connection) error {
 	}
 	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
 	defer cancel()
-	conn, err := c.dialOrdinary(ctx) // on c the snapshot ends with the next command
+	conn, err := c.DialOrdinary(ctx) // on c the snapshot ends with the next command
 	if err != nil {
 		return pgfail.Failed("look for others that make the slot", err)
 	}

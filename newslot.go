@@ -3,11 +3,9 @@ package walchan
 import (
 	"context"
 	"fmt"
-	"strings"
 
-	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
-	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 )
 
 // NewSlot says what slot Conn.CreateSlot is to make. With only a Name it is a permanent logical one of pgoutput.
@@ -68,59 +66,12 @@ func (n *NewSlot) validate() error {
 	return invalid(problems...)
 }
 
-func (n *NewSlot) plugin() string {
-	if n.Plugin == "" {
-		return pgoutputPlugin
-	}
-	return n.Plugin
-}
-
-// checkVersion fails if the server is too old for the slot.
-func (n *NewSlot) checkVersion(c *session.Conn) error {
-	version, text := c.Version()
-	var missing []string
-	if n.TwoPhase {
-		missing = pgfail.Needs(missing, version, "two-phase", 15)
-	}
-	if n.Failover {
-		missing = pgfail.Needs(missing, version, "failover", failoverServer)
-	}
-	return pgfail.TooOld(missing, text)
-}
-
-const failoverServer = 17
-
-// command returns CREATE_REPLICATION_SLOT in the form that PostgreSQL 14 knows as well, if it can be: FAILOVER came later.
-func (n *NewSlot) command() string {
-	var b strings.Builder
-	b.WriteString("CREATE_REPLICATION_SLOT " + pgsql.Quoted(n.Name))
-	if n.Temporary {
-		b.WriteString(" TEMPORARY")
-	}
-	if n.Physical {
-		b.WriteString(" PHYSICAL")
-		if n.ReserveWAL {
-			b.WriteString(" RESERVE_WAL")
-		}
-		return b.String()
-	}
-	b.WriteString(" LOGICAL " + pgsql.Quoted(n.plugin()))
-	if n.Failover {
-		fmt.Fprintf(&b, " (FAILOVER, SNAPSHOT '%s'%s)", []string{"nothing", "export", "use"}[n.Snapshot], []string{"", ", TWO_PHASE"}[btoi(n.TwoPhase)])
-		return b.String()
-	}
-	b.WriteString([]string{" NOEXPORT_SNAPSHOT", " EXPORT_SNAPSHOT", " USE_SNAPSHOT"}[n.Snapshot] + []string{"", " TWO_PHASE"}[btoi(n.TwoPhase)])
-	return b.String()
-}
-
+// createSlot makes a slot. After an error there is none.
 func createSlot(ctx context.Context, c *connection, cfg *config, n NewSlot) (CreatedSlot, error) {
-	if err := n.checkVersion(c.Conn); err != nil {
-		return CreatedSlot{}, err
+	if n.Plugin == "" {
+		n.Plugin = pgoutputPlugin
 	}
-	row, err := c.makeSlot(ctx, cfg, &n)
-	if err != nil {
-		return CreatedSlot{}, err
-	}
-	start, err := ParseLSN(row[1])
-	return CreatedSlot{row[0], start, row[2]}, err
+	made, err := c.Create(ctx, cfg.log, slots.New{Name: n.Name, Temporary: n.Temporary, Plugin: n.Plugin, TwoPhase: n.TwoPhase, Failover: n.Failover,
+		Snapshot: slots.Snapshot(n.Snapshot), Physical: n.Physical, ReserveWAL: n.ReserveWAL})
+	return CreatedSlot(made), err
 }

@@ -5,18 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/walchan/walchan/internal/begin"
-	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
-	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
-	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // How a physical stream begins and goes on: without SQL, which its connection does not have.
@@ -33,7 +28,7 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 				return err
 			}
 			var cancel context.CancelFunc // that may have taken its time
-			ctx, cancel = context.WithTimeout(o.ctx, 2*c.config.ConnectTimeout)
+			ctx, cancel = context.WithTimeout(o.ctx, 2*c.Config.ConnectTimeout)
 			defer cancel()
 		}
 	}
@@ -41,9 +36,9 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 	if err := o.readSettings(ctx, c, &f); err != nil {
 		return err
 	}
-	system, err := c.Identify(ctx)
+	system, err := begin.Identify(ctx, c.Conn)
 	if err != nil {
-		return pgfail.Failed("identify the system", err)
+		return err
 	}
 	if lost == nil {
 		o.source.SystemID = system.ID
@@ -56,7 +51,7 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 			return err
 		}
 	}
-	if system, err = flushedUpTo(ctx, c, c.status.Told, system); err != nil {
+	if system, err = begin.FlushedUpTo(ctx, c.Conn, c.status.Told, system); err != nil {
 		return err
 	}
 	if err := o.startWAL(ctx, c, lost, &f, cp, system); err != nil {
@@ -68,24 +63,6 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 		return o.askAgain(c, cp)
 	}
 	return nil
-}
-
-// flushedUpTo waits a moment for the server's WAL to come to the position of the slot. One that was made just now begins at the last
-// checkpoint, which may be newer than system, and not yet be on disk.
-func flushedUpTo(ctx context.Context, c *connection, lsn LSN, system session.System) (session.System, error) {
-	for range 100 {
-		if system.Flushed >= lsn {
-			break
-		}
-		var err error
-		if system, err = c.Identify(ctx); err != nil {
-			return system, pgfail.Failed("identify the system", err)
-		}
-		if system.Flushed < lsn {
-			time.Sleep(5 * time.Millisecond)
-		}
-	}
-	return system, nil
 }
 
 // startedWAL notes where the connection stands when its stream has begun.
@@ -151,7 +128,7 @@ func (o *owner) checkWALSource(cp Checkpoint) error {
 
 // startWAL finds out where the stream begins, or goes on, and begins it there.
 func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *walFeed, cp Checkpoint, system session.System) error {
-	history, err := timelineHistory(ctx, c, system.Timeline)
+	history, err := begin.TimelineHistory(ctx, c.Conn, system.Timeline)
 	if err != nil {
 		return err
 	}
@@ -171,13 +148,13 @@ func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *walFeed, c
 	f.arrive(o, c)
 	if f.timeline != f.historyOf {
 		f.historyOf = f.timeline
-		if f.history, err = timelineHistory(ctx, c, f.timeline); err != nil {
+		if f.history, err = begin.TimelineHistory(ctx, c.Conn, f.timeline); err != nil {
 			return err
 		}
 	}
 	from, timeline := f.begin(c)
 	if err := c.Start(ctx, begin.StartPhysical(o.cfg.slot, from, timeline)); err != nil {
-		return o.physicalError(ctx, c, err)
+		return begin.RefusedPhysical(ctx, c.SQL, o.cfg.slot, err)
 	}
 	return nil
 }
@@ -222,29 +199,13 @@ func (o *owner) checkCluster(lost *connection, system session.System, standby bo
 
 // readSettings asks what is to be known of the server, without SQL.
 func (o *owner) readSettings(ctx context.Context, c *connection, f *walFeed) error {
-	var timeout, recovery, segment string
-	for name, value := range map[string]*string{"wal_sender_timeout": &timeout, "in_hot_standby": &recovery, "wal_segment_size": &segment} {
-		var err error
-		if *value, err = show(ctx, c.Conn, name); err != nil {
-			return err
-		}
+	is, err := begin.AskWithoutSQL(ctx, c.Conn)
+	if err != nil {
+		return err
 	}
-	o.setTimers(c, parseGUCTime(timeout))
-	c.standby = recovery == "on"
-	var err error
-	f.segment, err = parseSegmentSize(segment)
-	return err
-}
-
-// parseSegmentSize reads wal_segment_size as SHOW prints it: "16MB", "1GB".
-func parseSegmentSize(s string) (LSN, error) {
-	digits := strings.TrimRight(s, "MGB")
-	n, err := strconv.ParseUint(digits, 10, 32)
-	unit, ok := map[string]uint64{"MB": 1 << 20, "GB": 1 << 30}[s[len(digits):]]
-	if err != nil || !ok || n == 0 {
-		return 0, &Error{Kind: ErrProtocol, What: fmt.Sprintf("wal_segment_size is %q", s), Advice: pgfail.ReportIt}
-	}
-	return LSN(n * unit), nil
+	o.setTimers(c, is.SenderTimeout)
+	c.standby, f.segment = is.Standby, is.Segment
+	return nil
 }
 
 // choose sets where the stream begins. restart is the position of its slot.
@@ -256,70 +217,6 @@ func (f *walFeed) choose(cfg *config, restart LSN, system session.System, histor
 		f.timeline = resume.TimelineAt(f.at, history, system.Timeline)
 	}
 	f.at = f.round(f.at)
-}
-
-// readPhysicalSlot returns the restart_lsn of a physical slot, 0 if it has none. From PostgreSQL 15 on there is a command for
-// it; before, it takes an ordinary connection.
-func readPhysicalSlot(ctx context.Context, c *connection, name string) (LSN, error) {
-	var kind, restart string
-	if version, _ := c.Version(); version >= 150000 {
-		rows, err := c.Query(ctx, "READ_REPLICATION_SLOT "+pgsql.Quoted(name))
-		switch {
-		case sqlstate.Of(err) == sqlstate.FeatureNotSupported:
-			kind = "logical"
-		case err != nil:
-			return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
-		case len(rows) != 1 || len(rows[0]) < 2:
-			return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), errors.New("unexpected answer"))
-		default:
-			kind, restart = rows[0][0], rows[0][1]
-		}
-	} else {
-		rows, err := c.sql(ctx, "SELECT slot_type, coalesce(restart_lsn::text, '') FROM pg_catalog.pg_replication_slots WHERE slot_name = "+pgsql.Literal(name))
-		if err != nil {
-			return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
-		}
-		if len(rows) > 0 {
-			kind, restart = rows[0][0], rows[0][1]
-		}
-	}
-	switch {
-	case kind == "":
-		return 0, missingPhysicalSlot(name, nil)
-	case kind != "physical":
-		return 0, notPhysical(name, nil)
-	case restart == "":
-		return 0, nil
-	}
-	lsn, err := ParseLSN(restart)
-	if err != nil {
-		return 0, fmt.Errorf("walchan: look up slot %q: %w", name, err)
-	}
-	return lsn, nil
-}
-
-func missingPhysicalSlot(name string, err error) error {
-	return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
-		Advice: "create it with WithCreateSlot or CreatePhysicalSlot"}
-}
-
-func notPhysical(name string, err error) error {
-	return &Error{Kind: ErrSlotMismatch, What: fmt.Sprintf("slot %q is a logical one", name), Err: err, Advice: "use a physical slot"}
-}
-
-// sql runs a query, if need be on an ordinary connection of its own, for a physical one has no SQL.
-func (c *connection) sql(ctx context.Context, query string) ([][]string, error) {
-	if !c.isPhysical() {
-		return c.Query(ctx, query)
-	}
-	ordinary := &connection{reached: reached{c.config.Copy(), c.address}}
-	delete(ordinary.config.RuntimeParams, "replication")
-	conn, err := ordinary.dialOrdinary(ctx)
-	if err != nil {
-		return nil, dial.Error(err, ordinary.config)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	return session.Query(ctx, conn, query)
 }
 
 // locate finds the stream's place in the server's history: over the ends of timelines, but never back over a fork.

@@ -94,7 +94,7 @@ func (c *config) checkVersion(version int, text string) error {
 		}
 	}
 	if c.failover {
-		missing = pgfail.Needs(missing, version, "failover", failoverServer)
+		missing = pgfail.Needs(missing, version, "failover", slots.FailoverServer)
 	}
 	return pgfail.TooOld(missing, text)
 }

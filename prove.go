@@ -113,7 +113,7 @@ func (o *owner) examine(ctx context.Context, c *connection, p past, start LSN) e
 	case err != nil:
 		return err
 	case slot == nil:
-		return o.missingSlot(nil)
+		return o.slotOn(c).Missing(nil)
 	}
 	if slot.Confirmed > p.bound {
 		return o.moved(p, slot.Confirmed)
@@ -234,7 +234,7 @@ func (c *connection) hasTransaction(ctx context.Context, side *pgconn.PgConn, p 
 // beside makes a second connection to the server of this one: a walsender, which can read WAL, or else an ordinary one.
 // plain asks for an ordinary one.
 func (c *connection) beside(ctx context.Context, plain bool) (*pgconn.PgConn, error) {
-	cfg := c.ordinaryConfig()
+	cfg := c.OrdinaryConfig()
 	if !plain {
 		walsender := cfg.Copy()
 		walsender.RuntimeParams["replication"] = "database"

@@ -75,7 +75,7 @@ func recovery(slot string, version int) string {
 func (o *owner) missingPublications(c *connection) (string, error) {
 	ctx, cancel := context.WithTimeout(o.ctx, awaitTimeout)
 	defer cancel()
-	conn, err := c.dialOrdinary(ctx)
+	conn, err := c.DialOrdinary(ctx)
 	if err != nil {
 		return "", err
 	}

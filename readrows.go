@@ -49,7 +49,7 @@ func (s *Stream) ReadRows(ctx context.Context, table SnapshotTable, after ...str
 			if c == nil {
 				return backfill.Connection{}, false
 			}
-			return backfill.Connection{Life: c.life, Next: c.next, Server: c.ordinaryConfig}, true
+			return backfill.Connection{Life: c.life, Next: c.next, Server: c.OrdinaryConfig}, true
 		},
 		Described: func(t *snapshot.Table, n *backfill.Notes) error {
 			if notes == nil && !s.reading.CompareAndSwap(nil, n) {

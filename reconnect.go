@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -147,7 +145,7 @@ func (o *owner) begin() (*connection, error) {
 func (o *owner) start(c, lost *connection) error {
 	// A server may stop answering here as everywhere; only the making of a slot may take its time. A few questions and
 	// another connection are no more than connecting twice.
-	ctx, cancel := context.WithTimeout(o.ctx, 2*c.config.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(o.ctx, 2*c.Config.ConnectTimeout)
 	defer cancel()
 	if err := o.cfg.checkVersion(c.Version()); err != nil {
 		return err
@@ -160,9 +158,9 @@ func (o *owner) start(c, lost *connection) error {
 	if err := o.readSession(ctx, c); err != nil {
 		return err
 	}
-	system, err := c.Identify(ctx)
+	system, err := begin.Identify(ctx, c.Conn)
 	if err != nil {
-		return pgfail.Failed("identify the system", err)
+		return err
 	}
 	if lost == nil {
 		o.source.SystemID, o.source.Database = system.ID, system.Database
@@ -178,7 +176,7 @@ func (o *owner) start(c, lost *connection) error {
 			return err
 		}
 		cancel()
-		ctx, cancel = context.WithTimeout(o.ctx, 2*c.config.ConnectTimeout) // the consumer may have taken its time
+		ctx, cancel = context.WithTimeout(o.ctx, 2*c.Config.ConnectTimeout) // the consumer may have taken its time
 		defer cancel()
 	}
 	if o.snapshots.due {
@@ -197,7 +195,7 @@ func (o *owner) start(c, lost *connection) error {
 		}
 		return o.launch(ctx, c, lost, system, from)
 	}
-	if c.history, err = timelineHistory(ctx, c, system.Timeline); err != nil {
+	if c.history, err = begin.TimelineHistory(ctx, c.Conn, system.Timeline); err != nil {
 		return err
 	}
 	if lost == nil {
@@ -232,7 +230,7 @@ func (o *owner) continueStream(ctx context.Context, c, lost *connection, system 
 // launch has the server stream from a position.
 func (o *owner) launch(ctx context.Context, c, lost *connection, system session.System, from LSN) error {
 	if err := c.Start(ctx, o.cfg.startCommand(o.source.Slot, from)); err != nil {
-		return o.startError(ctx, c, err)
+		return o.slotOn(c).Refused(ctx, c.Query, err)
 	}
 	o.started(c, lost, system, from)
 	return nil
@@ -283,39 +281,14 @@ func (c *connection) check(p past, system session.System) (LSN, error) {
 
 // readSession asks what is to be known of the connection.
 func (o *owner) readSession(ctx context.Context, c *connection) error {
-	rows, err := c.Query(ctx, "SELECT pg_catalog.current_setting('wal_sender_timeout'), pg_catalog.pg_is_in_recovery(), backend_start, "+
-		"pg_catalog.pg_postmaster_start_time(), pg_catalog.current_setting('synchronous_standby_names') "+
-		"FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()")
-	if err == nil && len(rows) != 1 {
-		err = errors.New("unexpected answer")
-	}
+	is, err := begin.AskServer(ctx, c.Conn)
 	if err != nil {
-		return pgfail.Failed("read wal_sender_timeout", err)
+		return err
 	}
-	if c.Encoding() == "SQL_ASCII" {
-		// The server then knows no encoding to convert from, and refuses values that do not happen to be UTF-8.
-		if _, err := c.Query(ctx, "SET client_encoding = 'SQL_ASCII'"); err != nil {
-			return pgfail.Failed("set the encoding", err)
-		}
-	}
-	c.standby, c.backendStart = rows[0][1] == "t", rows[0][2]
-	if c.serverStarted, err = parseTimestamp(rows[0][3]); err != nil {
-		return pgfail.Failed("read when the server was started", err)
-	}
-	c.synchronous.Store(namesStandby(rows[0][4], c.config.RuntimeParams["application_name"]))
-	o.setTimers(c, parseGUCTime(rows[0][0]))
+	c.standby, c.backendStart, c.serverStarted = is.Standby, is.BackendStart, is.Started
+	c.synchronous.Store(begin.NamesStandby(is.StandbyNames, c.Config.RuntimeParams["application_name"]))
+	o.setTimers(c, is.SenderTimeout)
 	return nil
-}
-
-// parseTimestamp reads a time as PostgreSQL prints it, and returns it in microseconds since 1970.
-func parseTimestamp(s string) (µs int64, err error) {
-	for _, zone := range []string{"-07", "-07:00", "-07:00:00"} {
-		var t time.Time
-		if t, err = time.Parse("2006-01-02 15:04:05"+zone, s); err == nil {
-			return t.UnixMicro(), nil
-		}
-	}
-	return 0, err
 }
 
 // setTimers derives the connection's timers from the server's wal_sender_timeout.
@@ -335,13 +308,4 @@ func (o *owner) setTimers(c *connection, senderTimeout time.Duration) {
 			c.liveness.Timeout = time.Minute
 		}
 	}
-}
-
-// parseGUCTime reads a time as SHOW prints it: a number with the largest unit that fits ("1min", "1500ms", "0").
-func parseGUCTime(s string) time.Duration {
-	n := strings.TrimRight(s, "smihdn")
-	v, _ := strconv.Atoi(n)
-	unit := map[string]time.Duration{"": time.Millisecond, "ms": time.Millisecond, "s": time.Second, "min": time.Minute,
-		"h": time.Hour, "d": 24 * time.Hour}[s[len(n):]]
-	return time.Duration(v) * unit
 }

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/walchan/walchan/internal/pgfail"
-	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/slots"
-	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // prepareSlot makes sure of the slot, and returns what it has as confirmed.
@@ -32,7 +30,7 @@ func (o *owner) prepareSlot(ctx context.Context, c, lost *connection, database s
 	case slot == nil && lost != nil && c.standby && !lost.standby:
 		return 0, slots.InRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
 	case slot == nil:
-		return 0, o.missingSlot(nil)
+		return 0, o.slotOn(c).Missing(nil)
 	}
 	if err := slot.Check(name, o.cfg.plugin, database); err != nil {
 		return 0, err
@@ -71,44 +69,14 @@ func (o *owner) checkSwitch(slot LSN) error {
 
 // terminate ends the walsender of a lost connection, which may wait for us for long.
 func (o *owner) terminate(ctx context.Context, c, lost *connection) error {
-	_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %d AND backend_start::text = %s",
-		lost.PID(), pgsql.Literal(lost.backendStart)))
-	if err != nil {
-		return pgfail.Failed(fmt.Sprintf("terminate our old walsender (PID %d)", lost.PID()), err)
+	if err := begin.Terminate(ctx, c.Conn, lost.PID(), lost.backendStart); err != nil {
+		return err
 	}
 	o.cfg.log.Info("terminated the walsender of the lost connection", "slot", o.source.Slot, "pid", lost.PID())
 	return nil
 }
 
-func (o *owner) missingSlot(err error) error {
-	e := slots.Missing(o.source.Slot, err)
-	if o.cfg.checkpoints {
-		e.Advice = "a new one would leave a gap: copy the tables again (SubscribeAnew, with WithSnapshot)"
-	}
-	return e
-}
-
-// startError translates the refusal of START_REPLICATION. Some SQLSTATEs have several meanings: then the slot tells.
-func (o *owner) startError(ctx context.Context, c *connection, err error) error {
-	name := o.source.Slot
-	what := fmt.Sprintf("start replication from slot %q", name)
-	switch state := sqlstate.Of(err); {
-	case state == sqlstate.ObjectInUse:
-		return slots.Active(ctx, c.Query, name, err)
-	case state == sqlstate.UndefinedObject:
-		return o.missingSlot(err)
-	case c.standby && (state == sqlstate.NotPrerequisite || state == sqlstate.FeatureNotSupported):
-		return slots.InRecovery(what, err)
-	case state == sqlstate.NotPrerequisite:
-		slot, lookErr := slots.Read(ctx, c.Query, name)
-		if lookErr == nil && slot != nil && slot.WALStatus == "lost" {
-			return slots.Invalidated(name, "", err)
-		}
-	case state == sqlstate.UndefinedFile:
-		return slots.MissingPlugin(o.cfg.plugin, err)
-	case slots.IsOptionRefused(sqlstate.Error(err)):
-		return &Error{Kind: ErrPluginOption, What: fmt.Sprintf("the output plugin %q refuses an option", o.cfg.plugin), Err: err,
-			Advice: "correct it (WithPlugin, WithPluginOption)"}
-	}
-	return pgfail.Failed(what, err)
+// slotOn is the stream's slot on a server.
+func (o *owner) slotOn(c *connection) *begin.Slot {
+	return &begin.Slot{Name: o.source.Slot, Plugin: o.cfg.plugin, Checkpoints: o.cfg.checkpoints, Standby: c.standby}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -141,7 +142,7 @@ func DropSlot(ctx context.Context, connString, name string) error {
 		return err
 	}
 	defer c.Close()
-	return slots.Drop(ctx, c.Conn, c.sql, name, false)
+	return slots.Drop(ctx, c.Conn, c.SQL, name, false)
 }
 
 // DropSlotWait is DropSlot, but of a slot that is in use it waits until it no longer is: until ctx ends, if need be. A consumer
@@ -152,7 +153,7 @@ func DropSlotWait(ctx context.Context, connString, name string) error {
 		return err
 	}
 	defer c.Close()
-	return slots.Drop(ctx, c.Conn, c.sql, name, true)
+	return slots.Drop(ctx, c.Conn, c.SQL, name, true)
 }
 
 // CreatePhysicalSlot makes a permanent physical replication slot. From now on the server keeps WAL for it, from its last

@@ -219,7 +219,7 @@ func (p *snapshotRun) plan(ctx context.Context, c *connection, o *owner) error {
 	cfg := o.cfg
 	p.rows = snapshot.New(snapshot.Request{Publications: cfg.publications, Choices: choicesOf(cfg.snapshot.choices), Keys: cfg.snapshot.keys,
 		Jobs: cfg.snapshot.jobs, Binary: cfg.binary, Types: o.types, Slot: o.source.Slot, Log: cfg.log, Retry: cfg.retry, Wake: o.wake},
-		p.name, p.from, c.ordinaryConfig)
+		p.name, p.from, c.OrdinaryConfig)
 	if err := p.rows.Plan(ctx); err != nil {
 		return err
 	}

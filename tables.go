@@ -33,7 +33,7 @@ func (f *changes) bind(table *txn.Table) { table.Owner.(*Relation).bind(f.types)
 // before, or are their text.
 func (o *owner) lookUp(r *Relation, oids []uint32) error {
 	failed, err := o.await(func(ctx context.Context) error {
-		conn, err := o.conn.Load().dialOrdinary(ctx)
+		conn, err := o.conn.Load().DialOrdinary(ctx)
 		if err != nil {
 			return err
 		}

@@ -138,11 +138,11 @@ type departure struct {
 const atOnce = 30 * time.Second
 
 func (f *walFeed) leave(c *connection) {
-	f.left = departure{time.Now(), c.address, f.last.Through, f.left.place == f.last.Through}
+	f.left = departure{time.Now(), c.Address, f.last.Through, f.left.place == f.last.Through}
 }
 
 // leadsTo says whether a connection needs no proof after the departure. A second one at the same place is enough, because each
 // connection may reach another address of the server, and the stream must get on.
 func (d departure) leadsTo(c *connection) bool {
-	return !d.at.IsZero() && (d.again || time.Since(d.at) < atOnce && d.address == c.address)
+	return !d.at.IsZero() && (d.again || time.Since(d.at) < atOnce && d.address == c.Address)
 }

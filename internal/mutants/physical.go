@@ -27,7 +27,7 @@ var physical = []mutant{
 	{"the history does not come again after its checkpoint", "&walMessage{f.timeline, f.last}}", "&walMessage{f.timeline, f.now}}", "TestPhysicalCheckpoints"},
 	{"options of the other kind are ignored", "		if o.is {", "		if false {", "TestPhysicalErrors"},
 	{"a temporary slot for physical streaming", "	if o.source.Slot == \"\" && !o.cfg.physical {", "	if o.source.Slot == \"\" {", "TestPhysicalBeginsNow"},
-	{"a version that is missing is found by the server, for a slot", "	if err := n.checkVersion(c.Conn); err != nil {", "	if err := error(nil); err != nil {", "TestNewSlot"},
+	{"a version that is missing is found by the server, for a slot", "	if err := n.checkVersion(a.Conn); err != nil {", "	if err := error(nil); err != nil {", "TestNewSlot"},
 	{"nobody waits for the end of a slot's use", "		command += \" WAIT\"\n", "", "TestDropSlotWait"},
 	{"an archive begins its last segment again", "			a.start += size\n", "", "TestWhereAnArchiveEnds"},
 	{"an archive goes on behind a partial segment", "		if whole {\n			a.start += size\n		}\n", "		a.start += size\n", "TestWhereAnArchiveEnds"},

@@ -1,0 +1,36 @@
+package dial
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Reached is how a server was reached.
+type Reached struct {
+	Config  *pgconn.Config
+	Address string
+}
+
+// IsPhysical says whether the connection is for physical replication, and has no SQL.
+func (r *Reached) IsPhysical() bool { return r.Config.RuntimeParams["replication"] == "true" }
+
+// DialOrdinary makes an ordinary connection to the server of this one.
+func (r *Reached) DialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
+	return pgconn.ConnectConfig(ctx, r.OrdinaryConfig())
+}
+
+// OrdinaryConfig is for an ordinary connection to the server of this one: of several hosts only to the one that was reached.
+func (r *Reached) OrdinaryConfig() *pgconn.Config {
+	cfg := r.Config.Copy()
+	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
+	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address != r.Address {
+			return nil, errors.New("not the server of the stream")
+		}
+		return r.Config.DialFunc(ctx, network, address)
+	}
+	return cfg
+}
