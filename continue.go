@@ -263,7 +263,7 @@ func (cfg *config) dropLost(ctx context.Context, lost Checkpoint) (bool, error) 
 			return true, nil
 		}
 		select {
-		case <-time.After(slotPoll):
+		case <-time.After(begin.SlotPoll):
 		case <-ctx.Done():
 			return false, context.Cause(ctx)
 		}

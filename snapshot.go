@@ -167,7 +167,7 @@ func (o *owner) openSnapshot(ctx context.Context, c *connection, system session.
 	}
 	p := &snapshotRun{system: system, slot: o.source.Slot}
 	if o.cfg.slot != "" {
-		p.slot = o.temporarySlot()
+		p.slot = o.making().Temporary(o.snapshots.attempt)
 	}
 	c.snapshot = p
 	if err := p.export(o.ctx, c, o.cfg); err != nil {

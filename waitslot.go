@@ -6,37 +6,22 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/begin"
 )
 
-// Waiting for a slot that another client streams from (WithWaitForSlot). The server tells nobody that a slot is free, so the catalogue is
-// asked, over one connection that is kept. It is a walsender's, because a smart stop of the server does not wait for those.
+// Waiting for a slot that another client streams from (WithWaitForSlot). The catalogue is asked over one connection that is kept. It is
+// a walsender's, because a smart stop of the server does not wait for those.
 
-const (
-	slotPoll  = 700 * time.Millisecond // between two looks at the slot
-	firstPoll = 50 * time.Millisecond  // the same in the first second: the holder may have been killed just now
-)
-
-// slotWait is a wait for a slot.
+// slotWait is a wait for the stream's slot.
 type slotWait struct {
-	since  time.Time
-	looks  int
-	holder slotHolder // as it was logged
-	logAt  time.Time  // when to log it again
-	logged int
-}
-
-// slotHolder is the client that streams from a slot, as far as the role may see it.
-type slotHolder struct {
-	pid, application, address string
+	begin.Wait
+	looks int
 }
 
 // untilFree returns when the slot is free, or when it cannot be asked any more: then the next attempt says why. It returns the error
 // of Subscribe if the stream's context ends. active is why the slot could not be used.
 func (o *owner) untilFree(w *slotWait, active error) error {
-	if w.since.IsZero() {
-		w.since = time.Now()
-	}
+	w.Begin(time.Now())
 	w.waiting(o, active)
 	var conn *connection
 	defer func() {
@@ -45,12 +30,8 @@ func (o *owner) untilFree(w *slotWait, active error) error {
 		}
 	}()
 	for {
-		pause := slotPoll
-		if time.Since(w.since) < time.Second {
-			pause = firstPoll
-		}
-		if !o.pauseFor(pause) {
-			return fmt.Errorf("%w: %w", context.Cause(o.ctx), waitingError(active))
+		if !o.pauseFor(w.Pause()) {
+			return fmt.Errorf("%w: %w", context.Cause(o.ctx), begin.Waiting(active))
 		}
 		var err error
 		if conn == nil {
@@ -59,7 +40,7 @@ func (o *owner) untilFree(w *slotWait, active error) error {
 			}
 		}
 		holder, err := o.lookForHolder(conn)
-		if err != nil || holder.pid == "" {
+		if err != nil || holder.PID == "" {
 			return nil
 		}
 		w.report(o, holder, active)
@@ -74,10 +55,8 @@ const (
 
 // ifLeaving returns nil if the slot is worth another attempt, because its holder may be about to leave.
 func (o *owner) ifLeaving(w *slotWait, active error) error {
-	if w.since.IsZero() {
-		w.since = time.Now()
-	}
-	if time.Since(w.since) >= leavingTime {
+	w.Begin(time.Now())
+	if w.Lasts() >= leavingTime {
 		return active
 	}
 	if !o.pauseFor(leavingPause) {
@@ -89,12 +68,12 @@ func (o *owner) ifLeaving(w *slotWait, active error) error {
 // lookAgain is for a client that is not let into the database, as a physical one may not be: the next attempt shows whether the slot is free.
 func (o *owner) lookAgain(w *slotWait, active error) error {
 	if e := (*Error)(nil); errors.As(active, &e) && e.PID != 0 {
-		w.report(o, slotHolder{pid: fmt.Sprint(e.PID)}, active)
+		w.report(o, begin.Holder{PID: fmt.Sprint(e.PID)}, active)
 	} else {
-		w.report(o, slotHolder{}, active)
+		w.report(o, begin.Holder{}, active)
 	}
-	if !o.pauseFor(slotPoll) {
-		return fmt.Errorf("%w: %w", context.Cause(o.ctx), waitingError(active))
+	if !o.pauseFor(begin.SlotPoll) {
+		return fmt.Errorf("%w: %w", context.Cause(o.ctx), begin.Waiting(active))
 	}
 	return nil
 }
@@ -106,56 +85,24 @@ func (o *owner) dialToLook() (*connection, error) {
 	return cfg.dial(o.ctx, o.source.Slot)
 }
 
-func (o *owner) lookForHolder(c *connection) (h slotHolder, err error) {
+func (o *owner) lookForHolder(c *connection) (begin.Holder, error) {
 	ctx, cancel := context.WithTimeout(o.ctx, awaitTimeout)
 	defer cancel()
-	rows, err := c.Query(ctx, "SELECT coalesce(s.active_pid::text, ''), coalesce(a.application_name, ''), coalesce(a.client_addr::text, '') "+
-		"FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = "+pgsql.Literal(o.source.Slot)+
-		" OR "+o.rivals()+" ORDER BY s.active_pid LIMIT 1") // the one in use first
-	if err != nil || len(rows) == 0 { // it was dropped
-		return h, err
-	}
-	return slotHolder{rows[0][0], rows[0][1], rows[0][2]}, nil
+	return begin.LookForHolder(ctx, c.Query, o.making())
 }
 
-// report logs who holds the slot: at first, when that changes, and now and then.
-func (w *slotWait) report(o *owner, h slotHolder, active error) {
-	now := time.Now()
-	if w.logged > 0 && h == w.holder && now.Before(w.logAt) {
-		return
+// report logs who holds the slot, if that is due, and publishes the state.
+func (w *slotWait) report(o *owner, h begin.Holder, active error) {
+	if w.Report(o.cfg.log, o.source.Slot, h) {
+		w.waiting(o, active)
 	}
-	if h != w.holder {
-		w.logged = 0
-	}
-	w.holder, w.logAt = h, now.Add(reportPause(w.logged))
-	w.logged++
-	o.cfg.log.Info("waiting for the slot, from which another client streams", "slot", o.source.Slot, "pid", h.pid, "application_name", h.application,
-		"client_addr", h.address, "waited", now.Sub(w.since).Round(time.Second))
-	w.waiting(o, active)
-}
-
-// reportPause lies behind the n-th report.
-func reportPause(n int) time.Duration {
-	pauses := [...]time.Duration{1, 2, 5, 10, 30, 60}
-	return pauses[min(n, len(pauses)-1)] * time.Minute
 }
 
 // waiting publishes the state.
 func (w *slotWait) waiting(o *owner, active error) {
 	w.looks++
 	o.gauge.mu.Lock()
-	o.gauge.attempt, o.gauge.delay = w.looks, slotPoll
+	o.gauge.attempt, o.gauge.delay = w.looks, begin.SlotPoll
 	o.gauge.mu.Unlock()
-	o.setState(StateRetrying, waitingError(active))
-}
-
-// waitingError is the error without the advice to end the client that holds the slot.
-func waitingError(active error) error {
-	e := (*Error)(nil)
-	if !errors.As(active, &e) || e.Kind != ErrSlotActive {
-		return active
-	}
-	waiting := *e
-	waiting.Advice = "WithWaitForSlot waits until it is free"
-	return &waiting
+	o.setState(StateRetrying, begin.Waiting(active))
 }

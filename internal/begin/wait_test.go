@@ -1,4 +1,4 @@
-package walchan
+package begin
 
 import (
 	"bytes"
@@ -12,15 +12,16 @@ import (
 // Who holds the slot is said at first, when that changes, and at growing intervals.
 func TestReportsOfAWaitForASlotBecomeRare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
-		s := newOwner(newStream(t.Context(), newConfig([]Option{WithLogger(slog.New(slog.NewTextHandler(&log, nil)))})))
-		w := slotWait{since: time.Now()}
+		var text bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&text, nil))
+		var w Wait
+		w.Begin(time.Now())
 		watch := func(pid string, minutes int) int {
-			log.Reset()
-			for end := time.Now().Add(time.Duration(minutes) * time.Minute); time.Now().Before(end); time.Sleep(slotPoll) {
-				w.report(s, slotHolder{pid: pid}, ErrSlotActive)
+			text.Reset()
+			for end := time.Now().Add(time.Duration(minutes) * time.Minute); time.Now().Before(end); time.Sleep(SlotPoll) {
+				w.Report(log, "s", Holder{PID: pid})
 			}
-			return strings.Count(log.String(), "pid="+pid+" ")
+			return strings.Count(text.String(), "pid="+pid+" ")
 		}
 		if n := watch("1", 20); n != 5 { // after 0, 1, 3, 8 and 18 minutes
 			t.Errorf("%d lines in 20 minutes", n)
