@@ -3,8 +3,9 @@ package walchan
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/resume"
@@ -37,15 +38,10 @@ func (o *owner) beginAnew(ctx context.Context, c *connection) error {
 		return err
 	}
 	snapshot := o.cfg.snapshot.wanted
-	switch {
-	case cp.c.HasTransaction(), cp.c.Message != 0:
-		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", name, cp.Position()),
-			Advice: "a new slot would leave a gap, so none is made: copy the tables again (SubscribeAnew, with WithSnapshot)"}
-	case !cp.IsZero() && !snapshot:
-		return &Error{Kind: ErrSlotMissing, What: fmt.Sprintf("slot %q does not exist, and what was committed before %s is applied", name, cp.c.Through),
-			Advice: "what was changed since then is gone: copy the tables again (SubscribeAnew, with WithSnapshot); if the target needs nothing of it, " +
-				"delete the checkpoint to begin now"}
-	case !snapshot && !o.cfg.createSlot:
+	if err := begin.MissingBehind(name, &cp.c, cp.Position(), snapshot); err != nil {
+		return err
+	}
+	if !snapshot && !o.cfg.createSlot {
 		return slots.Missing(name, nil)
 	}
 	o.snapshots.due, o.snapshots.bare = true, !snapshot
@@ -54,24 +50,13 @@ func (o *owner) beginAnew(ctx context.Context, c *connection) error {
 
 // checkSource fails for a checkpoint of another cluster, database or slot.
 func (o *owner) checkSource(cp Checkpoint) error {
-	if cp.c.Physical {
-		return &Error{Kind: ErrCheckpoint, What: "the checkpoint is of a physical stream", Advice: "give it to SubscribePhysical"}
-	}
-	if cp.IsZero() || cp.Source() == o.source || o.isUpgraded(cp) {
-		return nil
-	}
-	return &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", describeSource(cp.Source()), describeSource(o.source)),
-		Advice: "connect to its server and slot, or keep one checkpoint for each source; after pg_upgrade see WithUpgradedFrom"}
+	return begin.Source(o.source).CheckSource(&cp.c, o.isUpgraded(cp))
 }
 
 func (o *owner) isUpgraded(cp Checkpoint) bool {
 	from := o.source
 	from.SystemID = o.cfg.upgradedFrom
 	return o.cfg.upgraded && cp.Source() == from && from != o.source
-}
-
-func describeSource(s Source) string {
-	return fmt.Sprintf("slot %q of database %q in cluster %s", s.Slot, s.Database, s.SystemID)
 }
 
 // continueCheckpoint begins behind the checkpoint of the consumer. The slot is taken first, and then the consumer is asked: the
@@ -162,42 +147,17 @@ func (o *owner) pastOf(ctx context.Context, c *connection, cp Checkpoint, slot L
 	}
 	switch {
 	case cp.IsZero() && o.cfg.from == 0:
-		return p, &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("slot %q exists, and the consumer has no checkpoint: it has lost it, or never had one", o.source.Slot),
-			Advice: fmt.Sprintf("if the target is a copy as of %s, say so with WithFrom; else copy the tables again (SubscribeAnew)", slot)}
+		return p, begin.WithoutCheckpoint(o.source.Slot, slot)
 	case cp.IsZero():
 		p.Origin, p.Through = c.origin.Origin, o.cfg.from
 	case p.IsBare():
 		p.bound = never
 		o.cfg.log.Info("the consumer has a position that an older version has stored: it is trusted, and replaced by a checkpoint", "slot", o.source.Slot, "position", cp.Position())
 	case o.isUpgraded(cp):
-		return o.upgraded(ctx, c, p, slot)
+		err := begin.CheckUpgraded(ctx, p.Point, slot, func() (*pgconn.PgConn, error) { return c.beside(ctx, true) })
+		return past{Origin: c.origin.Origin, Point: resume.Point{Through: slot}, bound: slot}, err
 	}
 	return p, nil
-}
-
-// upgraded takes over the checkpoint of a cluster that pg_upgrade has read. That keeps XIDs, and demands that the slot has
-// confirmed all WAL, but says nothing of the consumer. The new cluster has other positions.
-func (o *owner) upgraded(ctx context.Context, c *connection, p past, slot LSN) (past, error) {
-	refuse := func(what string) (past, error) {
-		return p, &Error{Kind: ErrCheckpoint, What: "the checkpoint is of the cluster before pg_upgrade, and " + what, Advice: "compare the target with the server, then begin anew (SubscribeAnew)"}
-	}
-	if !p.IsComplete() {
-		return refuse("its last transaction is not complete")
-	}
-	if slot < p.Through {
-		return refuse(fmt.Sprintf("the slot is at %s, before it", slot))
-	}
-	if p.HasTransaction() {
-		side, err := c.beside(ctx, true)
-		if err != nil {
-			return p, err
-		}
-		defer side.Close(context.WithoutCancel(ctx))
-		if !begin.IsCommitted(ctx, side, p.XID) {
-			return refuse(fmt.Sprintf("its last transaction, %d, is not committed here", p.XID))
-		}
-	}
-	return past{Origin: c.origin.Origin, Point: resume.Point{Through: slot}, bound: slot}, nil
 }
 
 // SubscribeAnew gives up what the slot has not confirmed. It drops the slot if it exists, then calls Subscribe with WithCreateSlot

@@ -11,7 +11,6 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
-	"github.com/walchan/walchan/internal/slots"
 )
 
 // How a physical stream begins and goes on: without SQL, which its connection does not have.
@@ -43,7 +42,7 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 	if lost == nil {
 		o.source.SystemID = system.ID
 	}
-	if err := o.checkWALSource(cp); err != nil {
+	if err := begin.Source(o.source).CheckWAL(&cp.c); err != nil {
 		return err
 	}
 	if o.cfg.slot != "" {
@@ -104,26 +103,6 @@ func (o *owner) askAgain(c *connection, cp Checkpoint) error {
 		return pgfail.Failed("stop the stream for another checkpoint", err)
 	}
 	return errStoredMore
-}
-
-// checkWALSource fails for a checkpoint of another cluster or slot.
-func (o *owner) checkWALSource(cp Checkpoint) error {
-	describe := func(src Source) string {
-		if src.Slot == "" {
-			return fmt.Sprintf("a stream without a slot from cluster %s", src.SystemID)
-		}
-		return fmt.Sprintf("slot %q in cluster %s", src.Slot, src.SystemID)
-	}
-	switch {
-	case cp.IsZero():
-		return nil
-	case !cp.c.Physical:
-		return &Error{Kind: ErrCheckpoint, What: "the checkpoint is of a logical stream", Advice: "give it to Subscribe"}
-	case cp.Source() != o.source:
-		return &Error{Kind: ErrCheckpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", describe(cp.Source()), describe(o.source)),
-			Advice: "connect to its server and slot, or keep one checkpoint for each source"}
-	}
-	return nil
 }
 
 // startWAL finds out where the stream begins, or goes on, and begins it there.
@@ -219,31 +198,11 @@ func (f *walFeed) choose(cfg *config, restart LSN, system session.System, histor
 	f.at = f.round(f.at)
 }
 
-// locate finds the stream's place in the server's history: over the ends of timelines, but never back over a fork.
+// locate finds the stream's place in the server's history.
 func (f *walFeed) locate(system session.System, history string, standby bool) error {
-	diverged := func(format string, args ...any) error {
-		return begin.OtherWAL(fmt.Sprintf(format, args...))
-	}
-	for f.timeline != system.Timeline {
-		fork, ok := resume.ForkOf(history, f.timeline)
-		switch {
-		case !ok:
-			return diverged("timeline %d is not in the history of the server's timeline %d", f.timeline, system.Timeline)
-		case f.at > fork:
-			return diverged("the server has left timeline %d at %s, before %s, where the stream is to go on", f.timeline, fork, f.at)
-		case f.at < fork:
-			return nil
-		}
-		f.timeline, f.at = resume.TimelineAfter(f.timeline, history, system.Timeline), f.round(fork)
-	}
-	switch what := fmt.Sprintf("the server's WAL ends at %s, before %s, where the stream is to go on", system.Flushed, f.at); {
-	case f.at <= system.Flushed:
-		return nil
-	case standby:
-		return slots.InRecovery(what, nil)
-	default:
-		return diverged("%s", what)
-	}
+	p, err := begin.Place{At: f.at, Timeline: f.timeline}.Locate(system, history, standby, f.round)
+	f.at, f.timeline = p.At, p.Timeline
+	return err
 }
 
 // errTimelineEnd says that the server has sent all of a timeline that has ended. The stream goes on over a new connection, as

@@ -63,8 +63,7 @@ func (o *owner) checkSwitch(slot LSN) error {
 	if p := cp.c.Point; cp.c.Physical || p.IsComplete() && max(p.Through, p.Message) <= slot {
 		return nil
 	}
-	return &Error{Kind: ErrOptions, What: fmt.Sprintf("WithTwoPhase is not switched on for slot %q, because that is at %s, behind the checkpoint, and what was prepared in between would be left out", o.source.Slot, slot),
-		Advice: "stream without it until now (WithUntilNow), then with it"}
+	return begin.BehindCheckpoint(o.source.Slot, slot)
 }
 
 // terminate ends the walsender of a lost connection, which may wait for us for long.

@@ -89,8 +89,8 @@ func isLost(ctx context.Context, conn *pgconn.PgConn, p resume.Point) (bool, str
 	}
 }
 
-// IsCommitted says whether the server knows the transaction as committed.
-func IsCommitted(ctx context.Context, conn *pgconn.PgConn, xid uint32) bool {
+// isCommitted says whether the server knows the transaction as committed.
+func isCommitted(ctx context.Context, conn *pgconn.PgConn, xid uint32) bool {
 	is, err := transactionStatus(ctx, conn, xid)
 	return err == nil && is == "committed"
 }

@@ -19,9 +19,9 @@ var checkpoints = []mutant{
 	{"two processes make one slot", "	if err := o.checkAlone(c); err != nil {\n		return false, err\n	}\n", "", "TestTwoProcessesBeginAtOnce"},
 	{"what is stored meanwhile is given up", "		if stored != lost {\n", "		if looks == 0 && stored != lost {\n", "TestSubscribeAnewOfASlotThatIsInUse"},
 	{"two-phase is switched on behind the checkpoint", "	if p := cp.c.Point; cp.c.Physical || p.IsComplete() && max(p.Through, p.Message) <= slot {\n", "	if true {\n", "TestTwoPhaseIsNotSwitchedOn"},
-	{"a new slot behind a checkpoint", "	case cp.c.HasTransaction(), cp.c.Message != 0:", "	case false:", "TestMissingSlotAndCheckpoint"},
+	{"a new slot behind a checkpoint", "	case cp.HasTransaction(), cp.Message != 0:", "	case false:", "TestMissingSlotAndCheckpoint"},
 	{"a lost checkpoint goes unnoticed", "	case cp.IsZero() && o.cfg.from == 0:", "	case false:", "TestMissingSlotAndCheckpoint"},
-	{"a checkpoint of another source goes unnoticed", "cp.IsZero() || cp.Source() == o.source || o.isUpgraded(cp)", "true", "TestCheckpointOfAnotherSource"},
+	{"a checkpoint of another source goes unnoticed", "*cp == (resume.Checkpoint{}) || SourceOf(cp) == s || upgraded", "true", "TestCheckpointOfAnotherSource"},
 	{"nothing tells a stopping server that it may go", "	case c.shutdown.IsNoticed(), c.synchronous.Load():\n", "	case c.synchronous.Load():\n", "TestCheckpointed"},
 	{"a synchronous standby is not noticed", "	case c.shutdown.IsNoticed(), c.synchronous.Load():\n", "	case c.shutdown.IsNoticed():\n", "TestCheckpointed"},
 }

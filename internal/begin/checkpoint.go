@@ -1,0 +1,117 @@
+package begin
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/wal"
+	"github.com/walchan/walchan/walerr"
+)
+
+// Source is what a stream's positions belong to.
+type Source struct {
+	SystemID string
+	Database string // "" of a physical stream
+	Slot     string // "" of a physical stream without one
+}
+
+// SourceOf returns the source of a checkpoint.
+func SourceOf(cp *resume.Checkpoint) Source { return Source{cp.SystemID, cp.Database, cp.Slot} }
+
+func (s Source) String() string {
+	return fmt.Sprintf("slot %q of database %q in cluster %s", s.Slot, s.Database, s.SystemID)
+}
+
+// describeWAL describes the source of a physical stream.
+func (s Source) describeWAL() string {
+	if s.Slot == "" {
+		return fmt.Sprintf("a stream without a slot from cluster %s", s.SystemID)
+	}
+	return fmt.Sprintf("slot %q in cluster %s", s.Slot, s.SystemID)
+}
+
+// CheckSource fails for a checkpoint of another cluster, database or slot. upgraded says that the cluster is the one of the checkpoint
+// after pg_upgrade.
+func (s Source) CheckSource(cp *resume.Checkpoint, upgraded bool) error {
+	if cp.Physical {
+		return &walerr.Error{Kind: walerr.Checkpoint, What: "the checkpoint is of a physical stream", Advice: "give it to SubscribePhysical"}
+	}
+	if *cp == (resume.Checkpoint{}) || SourceOf(cp) == s || upgraded {
+		return nil
+	}
+	return &walerr.Error{Kind: walerr.Checkpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", SourceOf(cp), s),
+		Advice: "connect to its server and slot, or keep one checkpoint for each source; after pg_upgrade see WithUpgradedFrom"}
+}
+
+// CheckWAL is CheckSource for a physical stream.
+func (s Source) CheckWAL(cp *resume.Checkpoint) error {
+	switch {
+	case *cp == (resume.Checkpoint{}):
+		return nil
+	case !cp.Physical:
+		return &walerr.Error{Kind: walerr.Checkpoint, What: "the checkpoint is of a logical stream", Advice: "give it to Subscribe"}
+	case SourceOf(cp) != s:
+		return &walerr.Error{Kind: walerr.Checkpoint, What: fmt.Sprintf("the checkpoint is of %s, and not of %s", SourceOf(cp).describeWAL(), s.describeWAL()),
+			Advice: "connect to its server and slot, or keep one checkpoint for each source"}
+	}
+	return nil
+}
+
+// MissingBehind is the error of a slot that does not exist, and of which the consumer has a checkpoint; nil if a new slot leaves no gap.
+// position is that of the checkpoint. snapshot says that rows are copied first.
+func MissingBehind(slot string, cp *resume.Checkpoint, position fmt.Stringer, snapshot bool) error {
+	switch {
+	case cp.HasTransaction(), cp.Message != 0:
+		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", slot, position),
+			Advice: "a new slot would leave a gap, so none is made: copy the tables again (SubscribeAnew, with WithSnapshot)"}
+	case *cp != (resume.Checkpoint{}) && !snapshot:
+		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist, and what was committed before %s is applied", slot, cp.Through),
+			Advice: "what was changed since then is gone: copy the tables again (SubscribeAnew, with WithSnapshot); if the target needs nothing of it, " +
+				"delete the checkpoint to begin now"}
+	}
+	return nil
+}
+
+// WithoutCheckpoint is the error of a slot that exists, at a position, although the consumer has no checkpoint.
+func WithoutCheckpoint(slot string, at wal.LSN) error {
+	return &walerr.Error{Kind: walerr.Checkpoint, What: fmt.Sprintf("slot %q exists, and the consumer has no checkpoint: it has lost it, or never had one", slot),
+		Advice: fmt.Sprintf("if the target is a copy as of %s, say so with WithFrom; else copy the tables again (SubscribeAnew)", at)}
+}
+
+// BehindCheckpoint is the error of a slot at a position behind the checkpoint, for which two-phase is to be switched on. The server would
+// then send what was prepared in between at its PREPARE, in the midst of what the consumer has, and at its COMMIT PREPARED not again.
+func BehindCheckpoint(slot string, at wal.LSN) error {
+	return &walerr.Error{Kind: walerr.Options, What: fmt.Sprintf("WithTwoPhase is not switched on for slot %q, because that is at %s, behind the checkpoint, and what was prepared in between would be left out", slot, at),
+		Advice: "stream without it until now (WithUntilNow), then with it"}
+}
+
+// CheckUpgraded fails if the checkpoint of a cluster that pg_upgrade has read cannot be taken over. slot is what the slot of the new
+// cluster has as confirmed, and beside makes a connection to that.
+//
+// pg_upgrade keeps XIDs, and demands that the slot has confirmed all WAL, but says nothing of the consumer. The new cluster has other
+// positions.
+func CheckUpgraded(ctx context.Context, p resume.Point, slot wal.LSN, beside func() (*pgconn.PgConn, error)) error {
+	refuse := func(what string) error {
+		return &walerr.Error{Kind: walerr.Checkpoint, What: "the checkpoint is of the cluster before pg_upgrade, and " + what, Advice: "compare the target with the server, then begin anew (SubscribeAnew)"}
+	}
+	if !p.IsComplete() {
+		return refuse("its last transaction is not complete")
+	}
+	if slot < p.Through {
+		return refuse(fmt.Sprintf("the slot is at %s, before it", slot))
+	}
+	if p.HasTransaction() {
+		side, err := beside()
+		if err != nil {
+			return err
+		}
+		defer side.Close(context.WithoutCancel(ctx))
+		if !isCommitted(ctx, side, p.XID) {
+			return refuse(fmt.Sprintf("its last transaction, %d, is not committed here", p.XID))
+		}
+	}
+	return nil
+}
