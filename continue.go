@@ -81,10 +81,10 @@ func (o *owner) continueCheckpoint(ctx context.Context, c *connection, system se
 	if err != nil {
 		return err
 	}
-	if p.bound, err = c.check(p, system); err != nil {
+	if p.Bound, err = p.Check(system, c.standby, c.history); err != nil {
 		return err
 	}
-	p.bound = max(p.bound, o.cfg.from) // a person has accepted the gap; it may lie behind a fail-over
+	p.Bound = max(p.Bound, o.cfg.from) // a person has accepted the gap; it may lie behind a fail-over
 	f := o.feed.(*changes)
 	f.resume(p.Point)
 	if err := o.examine(ctx, c, p, from); err != nil {
@@ -111,37 +111,25 @@ func (o *owner) askCheckpoint(c *connection) (cp Checkpoint, err error) {
 	return cp, err
 }
 
-// meanwhile runs f after the server has begun to stream, and before anything is read. f may take its time, and the server must not
-// take it for a dead client. So it hears again what the slot has as confirmed, and nothing more.
+// meanwhile runs f after the server has begun to stream, and before anything is read. The server hears again what the slot has as
+// confirmed, and nothing more.
 func (o *owner) meanwhile(c *connection, f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
 	pause := c.status.Interval
 	if c.shutdown.SenderTimeout > 0 { // the server cannot ask: nobody reads
 		pause = min(pause, max(c.shutdown.SenderTimeout/6, 100*time.Millisecond))
 	}
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	var broken error
-	for {
-		select {
-		case err := <-done:
-			return errors.Join(err, broken)
-		case now := <-tick.C:
-			if broken != nil {
-				continue
-			}
-			at := min(c.status.Told, c.limit)
-			if lost := c.Status(at, at, now, false); lost != nil {
-				broken = o.streamError(lost)
-			}
+	return begin.Meanwhile(pause, f, func(now time.Time) error {
+		at := min(c.status.Told, c.limit)
+		if err := c.Status(at, at, now, false); err != nil {
+			return o.streamError(err)
 		}
-	}
+		return nil
+	})
 }
 
 // pastOf returns what the checkpoint says of the past. slot is what the slot has as confirmed.
-func (o *owner) pastOf(ctx context.Context, c *connection, cp Checkpoint, slot LSN) (past, error) {
-	p := past{Origin: cp.c.Origin, Point: cp.c.Point, bound: max(cp.c.Through, o.cfg.from)}
+func (o *owner) pastOf(ctx context.Context, c *connection, cp Checkpoint, slot LSN) (begin.Past, error) {
+	p := begin.Past{Origin: cp.c.Origin, Point: cp.c.Point, Bound: max(cp.c.Through, o.cfg.from)}
 	if err := o.checkSource(cp); err != nil {
 		return p, err
 	}
@@ -151,11 +139,11 @@ func (o *owner) pastOf(ctx context.Context, c *connection, cp Checkpoint, slot L
 	case cp.IsZero():
 		p.Origin, p.Through = c.origin.Origin, o.cfg.from
 	case p.IsBare():
-		p.bound = never
+		p.Bound = never
 		o.cfg.log.Info("the consumer has a position that an older version has stored: it is trusted, and replaced by a checkpoint", "slot", o.source.Slot, "position", cp.Position())
 	case o.isUpgraded(cp):
-		err := begin.CheckUpgraded(ctx, p.Point, slot, func() (*pgconn.PgConn, error) { return c.beside(ctx, true) })
-		return past{Origin: c.origin.Origin, Point: resume.Point{Through: slot}, bound: slot}, err
+		err := begin.CheckUpgraded(ctx, p.Point, slot, func() (*pgconn.PgConn, error) { return c.DialBeside(ctx, true) })
+		return begin.Past{Origin: c.origin.Origin, Point: resume.Point{Through: slot}, Bound: slot}, err
 	}
 	return p, nil
 }

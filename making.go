@@ -23,7 +23,7 @@ func (o *owner) checkAlone(c *connection) error {
 		return pgfail.Failed("look for others that make the slot", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	made, err := o.making().IsMade(ctx, querier(conn))
+	made, err := o.making().IsMade(ctx, slots.Over(conn))
 	if err != nil {
 		return err
 	}

@@ -1,14 +1,13 @@
 package walchan
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/begin"
-	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/resume"
-	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/txn"
 )
@@ -23,17 +22,9 @@ import (
 // Until then the server hears no position but the slot's own. A position of the other history could lie ahead of its WAL. The
 // server would accept it, and would not send to the next connection what is written up to there.
 
-// past is what a connection has to continue.
-type past struct {
-	resume.Origin
-	resume.Point
-	bound LSN   // the slot may have confirmed up to here
-	told  []LSN // positions at which the slot may stand because of this consumer
-}
-
 // trial is what is still open.
 type trial struct {
-	past
+	begin.Past
 	proven bool // the history is the same, but the last transaction has not come by
 }
 
@@ -72,23 +63,17 @@ func (o *owner) absent(t *trial) error {
 	if !t.proven {
 		var answer begin.Answer
 		failed, err := o.await(func(ctx context.Context) (err error) {
-			answer, err = o.ask(ctx, c, t.past)
+			answer, err = o.ask(ctx, c, t.Past)
 			return err
 		})
-		switch {
-		case err != nil:
+		if err := cmp.Or(err, failed); err != nil {
 			return err
-		case failed != nil:
-			return failed
-		case answer.Is == begin.No:
-			return begin.Differs(t.Point, answer.By)
-		case answer.Is == begin.Unknown && o.cfg.proof != proofWaived:
-			return begin.DidNotComeAgain(t.Point)
-		case answer.Is == begin.Unknown:
-			o.doubt(c, "the last transaction did not come again")
-		default:
-			o.accept(c, answer.By)
 		}
+		verdict, err := t.JudgeAbsent(answer, o.cfg.proof == proofWaived)
+		if err != nil {
+			return err
+		}
+		o.heed(c, verdict)
 	}
 	o.cfg.log.Warn("the last transaction that was delivered is no longer sent: is its table still published? The stream goes on after it",
 		"slot", o.source.Slot, "xid", t.XID, "commit", t.Commit)
@@ -96,13 +81,13 @@ func (o *owner) absent(t *trial) error {
 }
 
 // examine finds out, now that the slot is held, whether the server's history is that of p. start is where the stream was to begin.
-func (o *owner) examine(ctx context.Context, c *connection, p past, start LSN) error {
+func (o *owner) examine(ctx context.Context, c *connection, p begin.Past, start LSN) error {
 	same := p.Started != 0 && p.Started == c.origin.Started
 	var side *pgconn.PgConn
 	var slot *slots.Row
 	err := o.meanwhile(c, func() (err error) {
-		if side, err = c.beside(ctx, same); err == nil {
-			slot, err = slots.Read(ctx, querier(side), o.source.Slot)
+		if side, err = c.DialBeside(ctx, same); err == nil {
+			slot, err = slots.Read(ctx, slots.Over(side), o.source.Slot)
 		}
 		return err
 	})
@@ -115,10 +100,10 @@ func (o *owner) examine(ctx context.Context, c *connection, p past, start LSN) e
 	case slot == nil:
 		return o.slotOn(c).Missing(nil)
 	}
-	if slot.Confirmed > p.bound {
-		return o.moved(p, slot.Confirmed)
+	if slot.Confirmed > p.Bound {
+		return p.Moved(o.source.Slot, slot.Confirmed)
 	}
-	c.status.Told, c.limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.bound
+	c.status.Told, c.limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.Bound
 	c.from = max(start, slot.Confirmed)
 	c.received = max(c.received, c.from)
 	f, _ := o.feed.(*changes)
@@ -141,35 +126,26 @@ func (o *owner) examine(ctx context.Context, c *connection, p past, start LSN) e
 		answer, err = c.hasTransaction(ctx, side, p.Point)
 		return err
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case answer.Is == begin.No:
-		return begin.Differs(p.Point, answer.By)
-	case answer.Is == begin.Yes:
-		o.accept(c, answer.By)
-	case p.stands(slot.Confirmed):
-		o.accept(c, "the slot stands where this consumer left it")
-	case o.cfg.proof == proofRequired:
-		return begin.Unproven(p.Point)
-	case p.HasTransaction() || o.cfg.checkpoints:
-		o.doubt(c, answer.By)
-	default:
-		o.accept(c, "nothing was delivered")
 	}
+	verdict, err := p.Judge(answer, slot.Confirmed, o.cfg.checkpoints, o.cfg.proof == proofRequired)
+	if err != nil {
+		return err
+	}
+	o.heed(c, verdict)
 	return nil
 }
 
 const sameServer = "the server has not been restarted"
 
-// stands says whether the slot is where this consumer has put it.
-func (p past) stands(confirmed LSN) bool {
-	for _, told := range append(p.told, p.Through) {
-		if confirmed == told {
-			return true
-		}
+// heed goes on as the verdict says.
+func (o *owner) heed(c *connection, v begin.Verdict) {
+	if v.Doubt {
+		o.doubt(c, v.By)
+	} else {
+		o.accept(c, v.By)
 	}
-	return false
 }
 
 // accept ends the trial of a connection. From now on the server hears what is confirmed, except positions that only another server
@@ -208,17 +184,9 @@ func (o *owner) certain() LSN {
 	return o.feed.delivered().Through
 }
 
-// moved is the error of a slot that has confirmed what the consumer does not have.
-func (o *owner) moved(p past, confirmed LSN) error {
-	if p.told == nil { // it is a checkpoint's
-		return begin.MovedAhead(o.source.Slot, confirmed, p.bound)
-	}
-	return begin.Moved(o.source.Slot, confirmed, p.bound)
-}
-
 // ask is hasTransaction over a new connection.
-func (o *owner) ask(ctx context.Context, c *connection, p past) (begin.Answer, error) {
-	side, err := c.beside(ctx, false)
+func (o *owner) ask(ctx context.Context, c *connection, p begin.Past) (begin.Answer, error) {
+	side, err := c.DialBeside(ctx, false)
 	if err != nil {
 		return begin.Answer{}, err
 	}
@@ -229,32 +197,4 @@ func (o *owner) ask(ctx context.Context, c *connection, p past) (begin.Answer, e
 // hasTransaction asks whether the server has the last transaction. Afterwards side can only be closed.
 func (c *connection) hasTransaction(ctx context.Context, side *pgconn.PgConn, p resume.Point) (begin.Answer, error) {
 	return begin.HasTransaction(ctx, side, p, resume.TimelineAt(p.Commit, c.history, c.timeline))
-}
-
-// beside makes a second connection to the server of this one: a walsender, which can read WAL, or else an ordinary one.
-// plain asks for an ordinary one.
-func (c *connection) beside(ctx context.Context, plain bool) (*pgconn.PgConn, error) {
-	cfg := c.OrdinaryConfig()
-	if !plain {
-		walsender := cfg.Copy()
-		walsender.RuntimeParams["replication"] = "database"
-		// Not the stream's name, or it may be taken for a synchronous standby.
-		walsender.RuntimeParams["application_name"] = "walchan proof"
-		conn, err := pgconn.ConnectConfig(ctx, walsender)
-		if err == nil {
-			return conn, nil
-		}
-		if ctx.Err() != nil {
-			return nil, dial.Error(err, walsender)
-		}
-	}
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, dial.Error(err, cfg)
-	}
-	return conn, nil
-}
-
-func querier(conn *pgconn.PgConn) func(context.Context, string) ([][]string, error) {
-	return func(ctx context.Context, sql string) ([][]string, error) { return session.Query(ctx, conn, sql) }
 }

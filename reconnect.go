@@ -11,6 +11,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/walchan/walchan/internal/begin"
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
@@ -206,16 +207,16 @@ func (o *owner) start(c, lost *connection) error {
 
 // continueStream goes on where lost has ended.
 func (o *owner) continueStream(ctx context.Context, c, lost *connection, system session.System) error {
-	p := past{Origin: lost.origin.Origin, Point: o.feed.delivered(), bound: o.told, told: []LSN{o.told}}
-	bound, err := c.check(p, system)
+	p := begin.Past{Origin: lost.origin.Origin, Point: o.feed.delivered(), Bound: o.told, Told: []LSN{o.told}}
+	bound, err := p.Check(system, c.standby, c.history)
 	if err != nil {
 		return err
 	}
-	if bound < p.bound || system.Timeline != lost.timeline {
+	if bound < p.Bound || system.Timeline != lost.timeline {
 		o.cfg.log.Info("the server is on a new timeline, or lacks WAL that was confirmed; what was delivered it may have", "slot", o.source.Slot,
 			"timeline", system.Timeline, "was", lost.timeline, "same_until", bound, "delivered", o.certain())
 	}
-	p.bound = bound
+	p.Bound = bound
 	// Not the position that was acknowledged last: a keepalive's may belong to another history, which has something else there.
 	from := min(o.ledger.Advance(), max(o.certain(), p.Commit))
 	if p.HasTransaction() {
@@ -269,16 +270,6 @@ func (c *connection) setOrigin(o *owner, lost *connection, system session.System
 	}
 }
 
-// check is resume.Check of this connection's server.
-func (c *connection) check(p past, system session.System) (LSN, error) {
-	bound, err := resume.Check(p.Origin, p.Point, p.bound, resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: c.standby},
-		func() (string, error) { return c.history, nil })
-	if err != nil {
-		return 0, begin.Refused(err)
-	}
-	return bound, nil
-}
-
 // readSession asks what is to be known of the connection.
 func (o *owner) readSession(ctx context.Context, c *connection) error {
 	is, err := begin.AskServer(ctx, c.Conn)
@@ -294,18 +285,9 @@ func (o *owner) readSession(ctx context.Context, c *connection) error {
 // setTimers derives the connection's timers from the server's wal_sender_timeout.
 func (o *owner) setTimers(c *connection, senderTimeout time.Duration) {
 	c.shutdown.SenderTimeout = senderTimeout
-	c.status.Interval, c.liveness.Timeout = o.cfg.statusInterval, o.cfg.receiveTimeout
-	if c.status.Interval == 0 {
-		c.status.Interval = 10 * time.Second
-		if c.shutdown.SenderTimeout > 0 {
-			c.status.Interval = min(max(c.shutdown.SenderTimeout/6, 100*time.Millisecond), c.status.Interval)
-		}
-	} else if c.shutdown.SenderTimeout > 0 && c.status.Interval > c.shutdown.SenderTimeout/2 {
-		o.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.status.Interval, "wal_sender_timeout", c.shutdown.SenderTimeout)
+	var tooLong bool
+	if c.status.Interval, tooLong = link.StatusInterval(o.cfg.statusInterval, senderTimeout); tooLong {
+		o.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.status.Interval, "wal_sender_timeout", senderTimeout)
 	}
-	if c.liveness.Timeout == 0 {
-		if c.liveness.Timeout = c.shutdown.SenderTimeout; c.liveness.Timeout == 0 {
-			c.liveness.Timeout = time.Minute
-		}
-	}
+	c.liveness.Timeout = link.ReceiveTimeout(o.cfg.receiveTimeout, senderTimeout)
 }

@@ -19,8 +19,8 @@ func Diverged(what string) error {
 		Advice: "what was delivered after the fork does not exist on this server: compare, repair the target, then begin anew (SubscribeAnew)"}
 }
 
-// Differs is the error of a server that does not have the last transaction. by is what says so.
-func Differs(p resume.Point, by string) error {
+// differs is the error of a server that does not have the last transaction. by is what says so.
+func differs(p resume.Point, by string) error {
 	return Diverged(fmt.Sprintf("the server does not have transaction %d of %s, which was committed at %s and delivered (%s)", p.XID, pgtime.Time(p.Time).Format(timeFormat), p.Commit, by))
 }
 
@@ -56,28 +56,28 @@ func RefusedWAL(err error) error {
 	return Refused(err)
 }
 
-// Moved is the error of a slot that has confirmed what the stream has not acknowledged.
-func Moved(slot string, confirmed, bound wal.LSN) error {
+// moved is the error of a slot that has confirmed what the stream has not acknowledged.
+func moved(slot string, confirmed, bound wal.LSN) error {
 	return &walerr.Error{Kind: walerr.SlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, to which this stream has acknowledged", slot, confirmed, bound),
 		Advice: "something else has advanced the slot or made it again, and changes may be lost to this stream: compare, then Subscribe again"}
 }
 
-// MovedAhead is the error of a slot that has confirmed more than the consumer's checkpoint covers.
-func MovedAhead(slot string, confirmed, bound wal.LSN) error {
+// movedAhead is the error of a slot that has confirmed more than the consumer's checkpoint covers.
+func movedAhead(slot string, confirmed, bound wal.LSN) error {
 	return &walerr.Error{Kind: walerr.SlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of the checkpoint, which is at %s", slot, confirmed, bound),
 		Advice: fmt.Sprintf("either messages were acknowledged whose checkpoint was not stored, or the target is older than the slot, or something else has moved the slot; "+
 			"if another process has stored more since the checkpoint was read, begin again (WithCheckpointFrom reads it in time). "+
 			"Otherwise the changes in between are gone: copy the tables again (SubscribeAnew), or accept the gap with WithFrom(%s) beside WithCheckpoint", confirmed)}
 }
 
-// DidNotComeAgain is the error of a last transaction that the server should have sent again, when nothing proves that it has it.
-func DidNotComeAgain(p resume.Point) error {
+// didNotComeAgain is the error of a last transaction that the server should have sent again, when nothing proves that it has it.
+func didNotComeAgain(p resume.Point) error {
 	return &walerr.Error{Kind: walerr.Unproven, What: fmt.Sprintf("transaction %d, which was committed at %s and delivered, should have come again and did not", p.XID, p.Commit),
 		Advice: "either the server has another history, or the transaction is no longer published (see the publications); compare, then use WithProof(false), or begin anew"}
 }
 
-// Unproven is the error of a history that nothing proves, when a proof is asked for.
-func Unproven(p resume.Point) error {
+// unproven is the error of a history that nothing proves, when a proof is asked for.
+func unproven(p resume.Point) error {
 	what := fmt.Sprintf("nothing proves that the server has transaction %d, which was committed at %s and delivered", p.XID, p.Commit)
 	if !p.HasTransaction() {
 		what = "nothing proves that the server has the history of the checkpoint, because no transaction was delivered yet"

@@ -34,3 +34,27 @@ func (r *Reached) OrdinaryConfig() *pgconn.Config {
 	}
 	return cfg
 }
+
+// DialBeside makes a second connection to the server of this one: a walsender, which can read WAL, or else an ordinary one.
+// plain asks for an ordinary one.
+func (r *Reached) DialBeside(ctx context.Context, plain bool) (*pgconn.PgConn, error) {
+	cfg := r.OrdinaryConfig()
+	if !plain {
+		walsender := cfg.Copy()
+		walsender.RuntimeParams["replication"] = "database"
+		// Not the stream's name, or it may be taken for a synchronous standby.
+		walsender.RuntimeParams["application_name"] = "walchan proof"
+		conn, err := pgconn.ConnectConfig(ctx, walsender)
+		if err == nil {
+			return conn, nil
+		}
+		if ctx.Err() != nil {
+			return nil, Error(err, walsender)
+		}
+	}
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, Error(err, cfg)
+	}
+	return conn, nil
+}

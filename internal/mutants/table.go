@@ -57,7 +57,7 @@ var mutants = append([]mutant{
 	{"a fork goes unnoticed", "if fork < p.Needed() {", "if false {", "TestWhatCannotContinue|TestFailoverThatLost"},
 	{"WAL on the new timeline is skipped", "	from := min(o.ledger.Advance(), max(o.certain(), p.Commit))\n	if p.HasTransaction() {\n		from = min(from, p.Commit)\n	}\n", "	from := o.ledger.Advance()\n", "TestNewTimelineIsReadFromTheFork"},
 	{"WAL behind us goes unnoticed", "if s.Flushed < p.Needed() {", "if false {", "TestWhatCannotContinue"},
-	{"a moved slot goes unnoticed", "	if slot.Confirmed > p.bound {", "	if false {", "TestWhatCannotContinue"},
+	{"a moved slot goes unnoticed", "	if slot.Confirmed > p.Bound {", "	if false {", "TestWhatCannotContinue"},
 	{"the delay begins anew at each attempt", "if c.received > o.at ||", "if true ||", "TestOutageWithoutProgress"},
 	{"the delay never begins anew", "if c.received > o.at || time.Since(c.status.Since) > lasting {", "if false {", "TestReconnectsForEver"},
 	{"give up after 15 minutes", "		backoff.WithMaxElapsedTime(0),\n", "", "TestReconnectsForEver"},

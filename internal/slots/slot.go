@@ -9,6 +9,7 @@ import (
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
+	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
 	"github.com/walchan/walchan/wal"
 	"github.com/walchan/walchan/walerr"
@@ -25,6 +26,11 @@ type Row struct {
 
 // Querying runs a query, whose values come as text.
 type Querying = func(context.Context, string) ([][]string, error)
+
+// Over asks over a connection.
+func Over(conn *pgconn.PgConn) Querying {
+	return func(ctx context.Context, sql string) ([][]string, error) { return session.Query(ctx, conn, sql) }
+}
 
 // Read returns the row of a slot, nil if there is none.
 func Read(ctx context.Context, query Querying, name string) (*Row, error) {

@@ -1,0 +1,103 @@
+package begin
+
+import (
+	"errors"
+	"time"
+
+	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/wal"
+)
+
+// Past is what a connection has to continue.
+type Past struct {
+	resume.Origin
+	resume.Point
+	Bound wal.LSN   // the slot may have confirmed up to here
+	Told  []wal.LSN // positions at which the slot may stand because of this consumer; nil: the past is that of a checkpoint
+}
+
+// Check is resume.Check of the server of a connection. history is that of its timeline.
+func (p *Past) Check(system session.System, standby bool, history string) (wal.LSN, error) {
+	bound, err := resume.Check(p.Origin, p.Point, p.Bound, resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby},
+		func() (string, error) { return history, nil })
+	if err != nil {
+		return 0, Refused(err)
+	}
+	return bound, nil
+}
+
+// Moved is the error of a slot that has confirmed what the consumer does not have.
+func (p *Past) Moved(slot string, confirmed wal.LSN) error {
+	if p.Told == nil {
+		return movedAhead(slot, confirmed, p.Bound)
+	}
+	return moved(slot, confirmed, p.Bound)
+}
+
+// stands says whether the slot is where this consumer has put it.
+func (p *Past) stands(confirmed wal.LSN) bool {
+	for _, told := range append(p.Told, p.Through) {
+		if confirmed == told {
+			return true
+		}
+	}
+	return false
+}
+
+// Verdict says how a stream goes on.
+type Verdict struct {
+	Doubt bool // nothing proves the history
+	By    string
+}
+
+// Judge says what an answer of the server means whose slot has confirmed a position. checkpoints says that the consumer stores them.
+// required says that the stream must not go on without a proof.
+func (p *Past) Judge(answer Answer, confirmed wal.LSN, checkpoints, required bool) (Verdict, error) {
+	switch {
+	case answer.Is == No:
+		return Verdict{}, differs(p.Point, answer.By)
+	case answer.Is == Yes:
+		return Verdict{By: answer.By}, nil
+	case p.stands(confirmed):
+		return Verdict{By: "the slot stands where this consumer left it"}, nil
+	case required:
+		return Verdict{}, unproven(p.Point)
+	case p.HasTransaction() || checkpoints:
+		return Verdict{Doubt: true, By: answer.By}, nil
+	}
+	return Verdict{By: "nothing was delivered"}, nil
+}
+
+// JudgeAbsent says what an answer means when the last transaction has not come again. waived says that the stream goes on without a proof.
+func (p *Past) JudgeAbsent(answer Answer, waived bool) (Verdict, error) {
+	switch {
+	case answer.Is == No:
+		return Verdict{}, differs(p.Point, answer.By)
+	case answer.Is == Unknown && !waived:
+		return Verdict{}, didNotComeAgain(p.Point)
+	case answer.Is == Unknown:
+		return Verdict{Doubt: true, By: "the last transaction did not come again"}, nil
+	}
+	return Verdict{By: answer.By}, nil
+}
+
+// Meanwhile runs f after the server has begun to stream, and before anything is read. f may take its time, and the server must not
+// take it for a dead client. So tell is called after each pause, until it fails.
+func Meanwhile(pause time.Duration, f func() error, tell func(now time.Time) error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	var broken error
+	for {
+		select {
+		case err := <-done:
+			return errors.Join(err, broken)
+		case now := <-tick.C:
+			if broken == nil {
+				broken = tell(now)
+			}
+		}
+	}
+}
