@@ -167,13 +167,11 @@ func (o *owner) checkCluster(lost *connection, system session.System, standby bo
 	if system.ID != o.source.SystemID {
 		return begin.OtherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
 	}
-	var was resume.Origin
+	p := begin.Past{Point: o.feed.delivered(), Bound: lost.status.Told}
 	if !lost.standby { // it may have been promoted since
-		was.Timeline = lost.timeline
+		p.Timeline = lost.timeline
 	}
-	server := resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby}
-	_, err := resume.Check(was, o.feed.delivered(), lost.status.Told, server, func() (string, error) { return history, nil })
-	return begin.RefusedWAL(err)
+	return p.CheckWAL(system, standby, history)
 }
 
 // readSettings asks what is to be known of the server, without SQL.

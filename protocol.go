@@ -98,14 +98,3 @@ func (c *config) checkVersion(version int, text string) error {
 	}
 	return pgfail.TooOld(missing, text)
 }
-
-// checkTwoPhase fails if the slot would send prepared transactions that are not asked for: pgoutput of PostgreSQL 15 and later
-// does so once the slot has two-phase on, whatever it is told when a stream begins (CreateDecodingContext in
-// src/backend/replication/logical/logical.c).
-func (c *config) checkTwoPhase(slot *slots.Row, name string, version int) error {
-	if !slot.TwoPhase || c.plugin != pgoutputPlugin || c.isTwoPhase() || version/10000 == 14 {
-		return nil
-	}
-	return &Error{Kind: ErrSlotMismatch, What: fmt.Sprintf("slot %q has two-phase on: it sends transactions that are prepared and may not be committed", name),
-		Advice: "ask for that with WithTwoPhase, or use another slot"}
-}

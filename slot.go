@@ -35,9 +35,11 @@ func (o *owner) prepareSlot(ctx context.Context, c, lost *connection, database s
 	if err := slot.Check(name, o.cfg.plugin, database); err != nil {
 		return 0, err
 	}
-	version, _ := c.Version()
-	if err := o.cfg.checkTwoPhase(slot, name, version); err != nil {
-		return 0, err
+	if o.cfg.plugin == pgoutputPlugin && !o.cfg.isTwoPhase() {
+		version, _ := c.Version()
+		if err := slot.CheckUnprepared(name, version); err != nil {
+			return 0, err
+		}
 	}
 	if lost != nil && o.cfg.terminateOld && slot.ActivePID == lost.PID() {
 		if err := o.terminate(ctx, c, lost); err != nil {

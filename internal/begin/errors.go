@@ -36,8 +36,8 @@ func OtherWAL(what string) error {
 		Advice: "this is not the WAL that the stream is to continue: connect to the right server, or begin anew in another archive (WithWALFrom, without the checkpoint)"}
 }
 
-// Refused makes an error of what resume.Check says.
-func Refused(err error) error {
+// refused makes an error of what resume.Check says.
+func refused(err error) error {
 	r := (*resume.Refusal)(nil)
 	switch {
 	case !errors.As(err, &r):
@@ -46,14 +46,6 @@ func Refused(err error) error {
 		return slots.InRecovery(r.Text, nil)
 	}
 	return Diverged(r.Text)
-}
-
-// RefusedWAL is Refused for a physical stream.
-func RefusedWAL(err error) error {
-	if r := (*resume.Refusal)(nil); errors.As(err, &r) && !r.Passing {
-		return OtherWAL(r.Text)
-	}
-	return Refused(err)
 }
 
 // moved is the error of a slot that has confirmed what the stream has not acknowledged.

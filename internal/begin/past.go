@@ -19,12 +19,25 @@ type Past struct {
 
 // Check is resume.Check of the server of a connection. history is that of its timeline.
 func (p *Past) Check(system session.System, standby bool, history string) (wal.LSN, error) {
-	bound, err := resume.Check(p.Origin, p.Point, p.Bound, resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby},
-		func() (string, error) { return history, nil })
+	bound, err := p.check(system, standby, history)
 	if err != nil {
-		return 0, Refused(err)
+		return 0, refused(err)
 	}
 	return bound, nil
+}
+
+// CheckWAL is Check for a physical stream.
+func (p *Past) CheckWAL(system session.System, standby bool, history string) error {
+	_, err := p.check(system, standby, history)
+	if r := (*resume.Refusal)(nil); errors.As(err, &r) && !r.Passing {
+		return OtherWAL(r.Text)
+	}
+	return refused(err)
+}
+
+func (p *Past) check(system session.System, standby bool, history string) (wal.LSN, error) {
+	server := resume.Server{Timeline: system.Timeline, Flushed: system.Flushed, Recovery: standby}
+	return resume.Check(p.Origin, p.Point, p.Bound, server, func() (string, error) { return history, nil })
 }
 
 // Moved is the error of a slot that has confirmed what the consumer does not have.

@@ -83,7 +83,7 @@ var mutants = append([]mutant{
 	{"blocks of what was acknowledged at PREPARE are delivered", "	if t != nil && !t.Prepared {", "	if false {", "TestAcknowledgedAtPrepareAndSentInBlocks"},
 	{"ordinals depend on options", "			f.current.at.add(nil) // ordinals do not depend on options\n", "", "TestOrdinals"},
 	{"a rolled-back prepared transaction is told again", "	case m.LSN <= max(f.ended, f.point.Commit):", "	case m.Kind != RollbackPrepared && m.LSN <= max(f.ended, f.point.Commit):", "TestTransactionsInProgress"},
-	{"two-phase on a slot comes unasked", "	if err := o.cfg.checkTwoPhase(slot, name, version); err != nil {\n		return 0, err\n	}\n", "	_ = version\n", "TestSlotWithTwoPhase"},
+	{"two-phase on a slot comes unasked", "		if err := slot.CheckUnprepared(name, version); err != nil {\n			return 0, err\n		}\n", "		_ = version\n", "TestSlotWithTwoPhase"},
 	{"a version that is missing is found by the server", "	if err := o.cfg.checkVersion(c.Version()); err != nil {\n		return err\n	}\n", "", "TestProtocolVersions"},
 	{"a rolled-back savepoint is kept", "	return t.spool.cut(t.store, begin)\n", "	_ = begin\n	return nil\n", "Test"},
 	{"a savepoint begins where it writes itself", "		begin = t.subs[n].begin\n", "", "Test"},

@@ -69,6 +69,18 @@ func (slot *Row) Check(name, plugin, database string) error {
 	return nil
 }
 
+// CheckUnprepared fails if the slot would send prepared transactions that are not asked for: pgoutput of PostgreSQL 15 and later
+// does so once the slot has two-phase on, whatever it is told when a stream begins (CreateDecodingContext in
+// src/backend/replication/logical/logical.c).
+func (slot *Row) CheckUnprepared(name string, version int) error {
+	if !slot.TwoPhase || version/10000 == 14 {
+		return nil
+	}
+	return &walerr.Error{Kind: walerr.SlotMismatch, What: fmt.Sprintf("slot %q has two-phase on: it sends transactions that are prepared and may not be committed", name),
+		Advice: "ask for that with WithTwoPhase, or use another slot"}
+}
+
+// Missing is the error of a logical slot that does not exist.
 func Missing(name string, err error) *walerr.Error {
 	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
 		Advice: "create it with WithCreateSlot or CreateSlot: it begins now, and what was changed before is not in it"}
