@@ -1,9 +1,8 @@
 // Package backfill reads the rows that exist of a table while its changes come by.
 //
-// A table is read in pieces, in the order of its key, while the stream goes on. The idea is that of
-// "DBLog: A Watermark Based Change-Data-Capture Framework" (Andreakis and Papapanagiotou, 2020): a mark is written into the
-// log when a piece is read, and where the stream comes to the mark the piece is delivered, without the rows that the stream
-// has newer.
+// A table is read in pieces, in the order of its key, while the stream goes on. When a piece is read, a mark is written into the
+// log. Where the stream comes to the mark, the piece is delivered, without the rows of which the stream has a newer version. The idea
+// is that of "DBLog" (Andreakis and Papapanagiotou: A Watermark Based Change-Data-Capture Framework, 2020).
 //
 // Which rows those are positions do not tell. A transaction is seen by others only some time after its commit record is
 // written (a synchronous commit waits in between), so that a change before a mark may be missing in a piece. So each
@@ -75,7 +74,7 @@ type Reader struct {
 	conn    *session.Conn
 	lookAt  time.Time // when to look again whether the server is stopping
 	target  target
-	altered bool // it is to be described anew
+	altered bool // it has to be described again
 
 	settled   bool
 	place     place
@@ -269,8 +268,8 @@ func (x *Reader) connect(ctx context.Context) error {
 	return nil
 }
 
-// settle waits until all transactions have ended that are running now: those may have made changes that the stream does not have,
-// for they were made before the table was published, or that it has delivered before changes are noted.
+// settle waits until all transactions have ended that are running now. They may have made changes before the table was published:
+// the stream does not have those. Others the stream may have delivered before the notes of changes begin.
 func (x *Reader) settle(ctx context.Context) error {
 	rows, err := x.conn.Query(ctx, "SELECT pg_catalog.pg_current_xact_id()")
 	if err != nil || len(rows) != 1 {

@@ -69,8 +69,8 @@ func (x *Notes) Note(ev *txn.Event, xid uint32) {
 	}
 }
 
-// Take returns the piece that is to be delivered at a mark; nil: none. If the connection breaks meanwhile, the mark comes again, and the
-// piece is returned again.
+// Take returns the piece that is to be delivered at a mark; nil: none. If the connection breaks before Done, the mark comes again, and the
+// same piece is returned.
 func (x *Notes) Take(mark string) *Piece {
 	p := x.piece.Load()
 	if p == nil || p.mark != mark {
@@ -96,9 +96,9 @@ func (x *Notes) Done(p *Piece) {
 	close(p.done)
 }
 
-// weed takes out of a piece what the stream has delivered newer, and finds what is to be read once more: rows whose large
-// values the consumer does not have, for they were changed before they were read, or moved to where the reading had been. It
-// forgets the changes that the piece has seen, for later ones see them, too.
+// weed takes those rows out of a piece of which the stream has delivered a newer version. It finds the rows that must be read once more:
+// the consumer does not have their large values, because they were changed before they were read, or moved to where the reading had been.
+// It forgets the changes that the piece has seen, because later pieces see them, too.
 func (x *Notes) weed(p *Piece) {
 	again := map[string]bool{}
 	take := func(key string) bool {

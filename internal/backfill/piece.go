@@ -25,7 +25,7 @@ type Piece struct {
 	bytes int64
 	end   place // how far the reading is with it
 
-	taken atomic.Bool // by who delivers it, or to be read anew
+	taken atomic.Bool // by who delivers it, or by the reader, who reads it again
 
 	weeded bool
 	next   int      // row to be delivered
@@ -52,7 +52,7 @@ func (p *Piece) Delivered() {
 // IsLast says whether nothing of the table comes after it.
 func (p *Piece) IsLast() bool { return p.end.exhausted && len(p.again) == 0 }
 
-// readPiece reads the rows that are to be read once more, or else those that follow.
+// readPiece reads the rows of again; if there are none, the next ones in the order of the key.
 func (x *Reader) readPiece(ctx context.Context) (*Piece, error) {
 	if _, err := x.conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
 		return nil, err
@@ -94,15 +94,15 @@ func (x *Reader) readPiece(ctx context.Context) (*Piece, error) {
 	return p, nil
 }
 
-// A piece begins small, for nobody knows how large the rows are, and comes to pieceBytes after a few. One whose rows are larger than those
-// before ends at mostBytes.
+// Nobody knows at first how large the rows are. So the first piece is small, and after a few they have pieceBytes. A piece whose rows are
+// larger than those before ends at mostBytes.
 const (
 	firstRows  = 16
 	pieceBytes = 1 << 20
 	mostBytes  = 8 << 20
 )
 
-// proceed: the next piece begins behind this one. full: it has not all the rows that were asked for.
+// proceed has the next piece begin after this one. full says that p does not have all the rows that were asked for.
 func (x *Reader) proceed(p *Piece, full bool) {
 	p.end.exhausted = len(p.rows) < x.place.size && !full
 	if len(p.rows) == 0 {

@@ -99,8 +99,8 @@ func leavesOf(oid uint32) string {
 		AND (c.oid = %[1]d OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%[1]d) WHERE isleaf))`, oid)
 }
 
-// shapeOf returns what must not change while the table is read: what its name means, its columns, what tells its rows apart, and how it
-// is published. rewritten: it looks empty to the snapshot of the transaction (see snapshot.checkRewritten).
+// shapeOf returns what must not change while the table is read: which table the name means, the columns, the keys, the publications.
+// rewritten says that the table looks empty to the snapshot of the transaction (see snapshot.checkRewritten).
 func (x *Reader) shapeOf(ctx context.Context, table *tables.Table) (shape string, rewritten bool, err error) {
 	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT pg_catalog.concat_ws(' ', pg_catalog.to_regclass(%[2]s)::pg_catalog.oid, c.relreplident,
 			(SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attgenerated), ',' ORDER BY a.attnum)
@@ -127,7 +127,7 @@ func (x *Reader) checkShape(ctx context.Context) error {
 	return &walerr.Error{Kind: walerr.Server, What: fmt.Sprintf("table %s was altered while it was read", x.target.Table)}
 }
 
-// findKey finds by what rows are told apart: in the stream's old rows by the replica identity.
+// findKey returns the columns of the replica identity, which the stream's old rows have.
 func (x *Reader) findKey(ctx context.Context, table *tables.Table) (key []string, columns []int, err error) {
 	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT a.attname
 		FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid

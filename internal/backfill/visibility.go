@@ -8,7 +8,7 @@ import (
 )
 
 // visibility says which transactions a snapshot of the database sees (pg_snapshot in the documentation of "System Information
-// Functions"): those that have ended before min, and all others before max but the running ones.
+// Functions"): all before min, and before max all but the running ones.
 type visibility struct {
 	min, max uint64
 	running  []uint64 // ascending
@@ -34,7 +34,8 @@ func parseVisibility(s string) (v visibility, err error) {
 	return v, err
 }
 
-// sees says whether it sees a transaction. The stream has but the lower half of its number, which is within 2^31 of others at work.
+// sees says whether it sees a transaction. The stream has only the lower 32 bits of the number. Transactions at work lie within 2^31 of
+// each other.
 func (v *visibility) sees(xid uint32) bool {
 	full := v.max + uint64(int64(int32(xid-uint32(v.max))))
 	switch {

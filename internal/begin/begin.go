@@ -1,3 +1,3 @@
-// Package begin asks a server what is to be known before a stream begins there, or goes on: who it is, whether it has the history of
-// what was delivered, who has its slot, and why it refuses. It says what the answers mean. It acts on none of them: a stream does.
+// Package begin asks a server what a stream must know before it begins there, or goes on: which server it is, whether it has the history
+// of what was delivered, who holds the slot, and why it refuses. The package says what the answers mean. The stream acts on them.
 package begin

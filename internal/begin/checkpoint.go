@@ -60,8 +60,8 @@ func (s Source) CheckWAL(cp *resume.Checkpoint) error {
 	return nil
 }
 
-// MissingBehind is the error of a slot that does not exist, and of which the consumer has a checkpoint; nil if a new slot leaves no gap.
-// position is that of the checkpoint. snapshot says that rows are copied first.
+// MissingBehind is the error of a slot that does not exist although the consumer has a checkpoint of it. It is nil if a new slot leaves no
+// gap. position is that of the checkpoint. snapshot says that rows are copied first.
 func MissingBehind(slot string, cp *resume.Checkpoint, position fmt.Stringer, snapshot bool) error {
 	switch {
 	case cp.HasTransaction(), cp.Message != 0:

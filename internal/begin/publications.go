@@ -36,8 +36,8 @@ type Gap struct {
 	Received     wal.LSN // up to here everything has come
 }
 
-// Explain asks the server which publication is missing, over a connection of its own, and returns the permanent error of such changes.
-// cause is what the server says of them.
+// Explain asks the server, over another connection, which publication is missing. It returns the permanent error of such changes. cause is
+// what the server has said.
 func (g *Gap) Explain(ctx context.Context, server *dial.Reached, cause error) error {
 	e := &walerr.Error{Kind: walerr.PublicationMissing, Err: cause}
 	missing, err := g.missing(ctx, server)

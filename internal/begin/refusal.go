@@ -10,7 +10,7 @@ import (
 	"github.com/walchan/walchan/walerr"
 )
 
-// Slot is that of a stream, for what is said of its refusals.
+// Slot is the slot of a stream. Its methods explain why the server has refused it.
 type Slot struct {
 	Name        string
 	Plugin      string // of a logical one

@@ -22,7 +22,7 @@ type Access struct {
 	dial.Reached
 }
 
-// SQL runs a query, if need be on an ordinary connection of its own, for a physical one has no SQL.
+// SQL runs a query. A physical connection has no SQL: then it makes an ordinary one for the query.
 func (a *Access) SQL(ctx context.Context, query string) ([][]string, error) {
 	if !a.IsPhysical() {
 		return a.Query(ctx, query)

@@ -69,8 +69,8 @@ func (slot *Row) Check(name, plugin, database string) error {
 	return nil
 }
 
-// CheckUnprepared fails if the slot would send prepared transactions that are not asked for: pgoutput of PostgreSQL 15 and later
-// does so once the slot has two-phase on, whatever it is told when a stream begins (CreateDecodingContext in
+// CheckUnprepared fails if the slot would send prepared transactions that the stream has not asked for. Since PostgreSQL 15 pgoutput does
+// so once the slot has two-phase on, whatever the options of the stream (CreateDecodingContext in
 // src/backend/replication/logical/logical.c).
 func (slot *Row) CheckUnprepared(name string, version int) error {
 	if !slot.TwoPhase || version/10000 == 14 {
@@ -105,9 +105,9 @@ func Invalidated(name, reason string, err error) error {
 	return &walerr.Error{Kind: walerr.SlotInvalidated, What: what, Err: err, Advice: advice}
 }
 
-// IsOptionRefused says whether the output plugin has refused an option, when asked at START_REPLICATION: of its kinds of errors
-// pgoutput has an internal one for an option that it does not know (parse_output_parameters in
-// src/backend/replication/pgoutput/pgoutput.c), which the name of the source file tells from others.
+// IsOptionRefused says whether the output plugin has refused an option at START_REPLICATION. For an option that it does not know pgoutput
+// has an internal error (parse_output_parameters in src/backend/replication/pgoutput/pgoutput.c). The name of the source file tells that
+// from others.
 func IsOptionRefused(pg *pgconn.PgError) bool {
 	if pg == nil {
 		return false

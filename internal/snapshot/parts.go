@@ -102,9 +102,9 @@ func (s *Snapshot) lock(ctx context.Context, leaves []*leaf) error {
 	return s.checkRewritten(ctx, leaves)
 }
 
-// checkRewritten: an ALTER TABLE that rewrites a table, and TRUNCATE, between the snapshot and the lock leave a table that looks
-// empty to the snapshot ("Caveats" of "Concurrency Control"), and whose rows the stream does not have. And a table may have got
-// another name, and its name another table. The catalogue as the snapshot sees it and as it is tell.
+// checkRewritten fails if a table was rewritten, truncated or renamed between the snapshot and the lock. After TRUNCATE, and after an ALTER
+// TABLE that rewrites, the table looks empty to the snapshot ("Caveats" of "Concurrency Control"), and the stream does not have the rows
+// either. The catalogue as the snapshot sees it differs then from the catalogue as it is.
 func (s *Snapshot) checkRewritten(ctx context.Context, leaves []*leaf) error {
 	var oids []string
 	for _, l := range leaves {
@@ -151,7 +151,7 @@ func (s *Snapshot) measure(ctx context.Context, leaves []*leaf) error {
 	return nil
 }
 
-// addParts cuts a table into ranges of pages. The last one is open, for the table may have grown since it was measured.
+// addParts cuts a table into ranges of pages. The last one is open, because the table may have grown since.
 func (s *Snapshot) addParts(l *leaf, step, pages int64) {
 	format := ""
 	if s.request.Binary {

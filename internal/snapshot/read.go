@@ -40,8 +40,8 @@ type Batch struct {
 	last   bool  // of its part
 }
 
-// A batch ends when it is as large, or when there is nothing more to read for the moment and who delivers has nothing to do. As many as
-// twice the workers wait for that, beside those that the workers fill.
+// A batch ends when it is as large. It ends sooner if nothing more can be read at once and no batch waits to be delivered. At most two
+// batches for each worker wait.
 const (
 	batchRows  = 256
 	batchBytes = 64 << 10
@@ -89,7 +89,7 @@ func (r *Reading) IsReady() bool {
 	}
 }
 
-// Next returns what was read, and does not wait. If it IsReady, false without an error says that there is no more.
+// Next returns what was read, and does not wait. False without an error means, after IsReady, that all was read.
 func (r *Reading) Next() (b Batch, ok bool, err error) {
 	select {
 	case b = <-r.batches:
@@ -137,8 +137,8 @@ func (w *worker) close() {
 	}
 }
 
-// read reads a part. If the connection breaks it goes on over another one: a snapshot shows the same rows in the same order, and a hash
-// tells if it does not, for a condition of the user's can have the server read otherwise.
+// read reads a part. If the connection breaks it goes on over another one, because a snapshot shows the same rows in the same order. A
+// condition of the user's can have the server read in another order: a hash of the rows tells.
 func (w *worker) read(ctx context.Context, p *part) error {
 	delays := w.snapshot.request.Retry()
 	delays.Reset()

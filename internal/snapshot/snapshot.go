@@ -90,9 +90,9 @@ func (s *Snapshot) Plan(ctx context.Context) (err error) {
 	return s.cut(ctx)
 }
 
-// checkPublications fails if the publications were altered between the snapshot and now. What pg_publication_tables says is of now
-// (GetPublicationRelations in src/backend/catalog/pg_publication.c), but the server streams the changes since the snapshot as
-// the publications were at each: a table that was added meanwhile would lack the rows in between.
+// checkPublications fails if the publications were altered between the snapshot and now. pg_publication_tables shows them as they are now
+// (GetPublicationRelations in src/backend/catalog/pg_publication.c). The server sends each change as the publications were at its time. So
+// a table that was added since would lack the rows in between.
 func (s *Snapshot) checkPublications(ctx context.Context, version int, names []string) error {
 	sql := tables.PublicationRows(version, names)
 	then, err := s.keeper.Query(ctx, sql)
