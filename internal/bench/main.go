@@ -6,7 +6,8 @@
 //	go run ./internal/bench memory       # of a large transaction, when the consumer stops for a minute
 //	go run ./internal/bench growth       # how walchan's cost grows: `make bench-growth`
 //
-// Each has -help. A first impression in a minute: throughput -scale 0.05 -rounds 2 -works mix.
+// Each has -help. A first impression in a minute: throughput -scale 0.05 -rounds 2 -works mix. To compare two versions of walchan,
+// build this program from each, name the older one in WALCHAN_BENCH_BEFORE, and give the newer one -contenders 'walchan before,walchan'.
 //
 // It starts a server of its own, gives it something to send, and has the contenders receive it in turn, each in a process
 // of its own, so that the system accounts for its CPU time and memory. Numbers of one machine at one time can be compared
