@@ -33,7 +33,7 @@ type changes struct {
 	done    ready
 	current current
 
-	point resume.Point // what was delivered
+	point resume.Point // what was delivered before the transaction that is coming
 	ended LSN          // end of the last entry that was received as a whole
 	anew  LSN          // commit LSN of the transaction that is to be delivered again
 	trial *trial       // until the server's history is known to be that of point; nil: it is
@@ -93,9 +93,10 @@ func (f *changes) connected(b beginning) {
 	f.made.keeping, f.made.table, f.made.tables = false, nil, 0
 }
 
-func (f *changes) disconnected() { f.in.Drop() }
-
-func (f *changes) delivered() resume.Point { return f.point }
+func (f *changes) disconnected() {
+	f.in.Drop()
+	f.leave()
+}
 
 func (f *changes) held() int64 { return f.in.Store.Size() }
 
@@ -272,7 +273,7 @@ func (f *changes) piece(t *turn, mark *Message) (act, error) {
 }
 
 // here is what the checkpoint of a message outside of transactions says.
-func (f *changes) here() *resume.Place { return &resume.Place{Source: f.origin, Point: f.point} }
+func (f *changes) here() *resume.Place { return &resume.Place{Source: f.origin, Point: f.delivered()} }
 
 // alone delivers a message that is sent by itself. Its LSN is the end of its record.
 func (f *changes) alone(t *turn, ev *txn.Event) (act, error) {

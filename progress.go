@@ -53,7 +53,7 @@ func (o *owner) deliverProgress(c *connection, f *changes) error {
 	if err := o.deliver(&Message{Kind: Progress, LSN: c.ahead, sent: c.frame.SentAt, ext: at}); err != nil {
 		return err
 	}
-	f.point = at.Point
+	f.moved(at.Point)
 	o.ledger.MarkAt(at)
 	return nil
 }

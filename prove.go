@@ -179,7 +179,7 @@ func (o *owner) rewind(c *connection) {
 // certain is the highest position that lies in the history of what was delivered for certain. A keepalive's position may not.
 func (o *owner) certain() LSN {
 	if f, ok := o.feed.(*changes); ok {
-		return max(f.ended, f.point.Commit)
+		return max(f.ended, f.delivered().Commit)
 	}
 	return o.feed.delivered().Through
 }

@@ -109,6 +109,42 @@ func TestEachChangeOnceWhereverTheConnectionBreaks(t *testing.T) {
 	}
 }
 
+// The connection breaks while a message waits for the consumer: it comes once, over the next one.
+func TestConnectionBreaksWhileAMessageWaits(t *testing.T) {
+	log := []fakewal.Tx{tx(1, 0x200, "a", "b", "c"), tx(2, 0x300, "d"), tx(3, 0x400, "e", "f")}
+	for taken := range 5 {
+		for _, transactions := range []bool{false, true} {
+			bubble(t, func(t *testing.T, srv *fakewal.Server) {
+				opts := []walchan.Option{walchan.WithBuffer(1, 1<<20)}
+				want := []string{"1:a", "1:b", "1:c", "2:d", "3:e", "3:f"}
+				if transactions {
+					opts = append(opts, walchan.WithTransactions())
+					want = []string{"1:begin", "1:a", "1:b", "1:c", "1:commit", "2:begin", "2:d", "2:commit", "3:begin", "3:e", "3:f", "3:commit"}
+				}
+				s := subscribeTo(t, srv, opts...)
+				got := receive(t, s, taken, false)
+				time.Sleep(time.Hour) // the break comes meanwhile
+				got = append(got, receive(t, s, len(want)-taken, false)...)
+				if !slices.Equal(got, want) {
+					t.Errorf("%d were taken: %v", taken, got)
+				}
+				if s.Stats().Reconnects == 0 {
+					t.Error("the connection did not break")
+				}
+				nothingMore(t, s)
+				finish(t, s)
+			}, func(c *fakewal.Conn) error {
+				if err := play(c, log, 1<<20); err != nil {
+					return err
+				}
+				time.Sleep(time.Minute)
+				c.Reset()
+				return nil
+			}, whole(log))
+		}
+	}
+}
+
 // A transaction that is sent differently after a reconnect, because a publication was altered, must not lose a row to counting.
 func TestTransactionSentDifferentlyComesAgainWhole(t *testing.T) {
 	before := []fakewal.Tx{tx(1, 0x200, "a"), tx(2, 0x300, "b", "c", "d", "e"), tx(3, 0x400, "f")}

@@ -15,16 +15,13 @@ import (
 type current struct {
 	tx        *Tx // nil between transactions
 	begun     bool
-	fresh     bool     // nothing of it was delivered
+	fresh     bool     // nothing of it was delivered before
 	old       bool     // it was delivered before, wholly
 	committed int64    // when, microseconds since 2000-01-01 UTC
 	at        progress // as the server sends it
 	skip      progress // up to which it was delivered before
-
-	// To take the last message back:
-	was    progress
-	first  bool         // it was the first
-	before resume.Point // then
+	given     progress // what was delivered of it now; zero: nothing
+	was       progress // given, before the last message
 }
 
 // progress is how far a transaction has come.
@@ -55,7 +52,7 @@ func (f *changes) begin(t *turn, ev *txn.Event) (act, error) {
 	x := &f.current
 	x.tx, x.committed = tx, ev.Time
 	x.begun, x.old, x.fresh = false, f.point.Covers(lsn), lsn != f.point.Commit || f.point.IsBare()
-	x.at, x.skip = progress{ordinal: 1}, progress{}
+	x.at, x.skip, x.given = progress{ordinal: 1}, progress{}, progress{}
 	if ev.Bare {
 		x.at.ordinal = 0
 	}
@@ -146,18 +143,11 @@ func (f *changes) give(t *turn, m *Message) (act, error) {
 	if x.tx == nil {
 		return deliver, nil // close notes it
 	}
-	x.was = progress{f.point.Ordinal, f.point.Hash}
-	if x.first = x.fresh; x.first {
-		x.before, x.fresh = f.point, false
-		p := &f.point
-		p.Through, p.Message = x.tx.before, 0
-		p.Commit, p.XID, p.Time, p.Prepared = x.tx.CommitLSN, x.tx.XID, x.committed, x.tx.prepared
-	}
-	f.point.Ordinal, f.point.Hash = m.Ordinal, m.hash
+	x.was, x.given = x.given, progress{m.Ordinal, m.hash}
 	if f.checkpoints && m.ext != nil {
 		if end := m.end(); end != 0 {
 			f.done.place = &f.made.place
-			*f.done.place = resume.Place{Source: f.origin, Point: f.point}
+			*f.done.place = resume.Place{Source: f.origin, Point: f.delivered()}
 			f.done.place.Through, f.done.place.Message = end, 0
 		}
 	}
@@ -169,16 +159,34 @@ func (f *changes) give(t *turn, m *Message) (act, error) {
 
 // takeBack: the consumer has not got it.
 func (f *changes) takeBack() {
-	x := &f.current
-	switch {
-	case x.tx == nil:
-	case x.first:
-		f.point, x.fresh = x.before, true
-	default:
-		f.point.Ordinal, f.point.Hash = x.was.ordinal, x.was.hash
-	}
+	f.current.given = f.current.was
 	f.done.place = nil
 }
+
+// delivered is point, with what was delivered of the transaction that is coming.
+func (f *changes) delivered() resume.Point {
+	p, x := f.point, &f.current
+	if x.given == (progress{}) {
+		return p
+	}
+	if x.fresh {
+		p = resume.Point{Through: x.tx.before, Commit: x.tx.CommitLSN, XID: x.tx.XID, Time: x.committed, Prepared: x.tx.prepared}
+	}
+	p.Ordinal, p.Hash = x.given.ordinal, x.given.hash
+	return p
+}
+
+// leave has point say what was delivered of the transaction that is coming: it is over, or will come again.
+func (f *changes) leave() {
+	x := &f.current
+	if x.given != (progress{}) {
+		f.point = f.delivered()
+	}
+	x.tx, x.given, x.was = nil, progress{}, progress{}
+}
+
+// moved notes that a Progress was delivered, also in the midst of a transaction.
+func (f *changes) moved(p resume.Point) { f.point, f.current.fresh = p, false }
 
 // pushLast has the change delivered that was kept, now that it is known to be the transaction's last.
 func (f *changes) pushLast(end LSN) {
@@ -246,12 +254,13 @@ var errAgain = errors.New("walchan: a transaction is delivered again")
 func (f *changes) close(t *turn) (act, error) {
 	d := &f.done
 	lsn, place := d.end, d.place
+	f.leave()
 	f.ended = max(f.ended, lsn)
 	f.point.Through = max(f.point.Through, lsn)
 	if d.single {
 		f.point.Message = lsn
 	}
-	d.end, d.place, d.single, f.current.tx = 0, nil, false, nil
+	d.end, d.place, d.single = 0, nil, false
 	f.made.letGo()
 	confirm := lsn
 	if place != nil {

@@ -47,6 +47,8 @@ var mutants = append([]mutant{
 	{"repeat what was delivered", "x.begun, x.old, x.fresh = false, f.point.Covers(lsn)", "x.begun, x.old, x.fresh = false, false", "TestEachChangeOnce"},
 	{"one mark for messages and transactions", "		return commit < p.Commit || commit == p.Commit && p.IsComplete()", "		return commit <= p.Commit", "TestMessageAtTheCommit"},
 	{"an older transaction that is new is delivered late", "		return commit < p.Commit ||", "		return commit < min(p.Through, p.Commit) ||", "TestPoint"},
+	{"a message that was refused counts as delivered", "	f.current.given = f.current.was\n", "", "TestConnectionBreaksWhileAMessageWaits"},
+	{"what was delivered before a break is forgotten", "	f.in.Drop()\n	f.leave()\n", "	f.in.Drop()\n", "TestOnceWhereverTheConnectionBreaks|TestEachChangeOnce"},
 	{"the part of a transaction that was delivered is forgotten", "		x.skip = progress{f.point.Ordinal, f.point.Hash}\n", "", "TestEachChangeOnce"},
 	{"a logical message comes again", "	case m.LSN <= max(f.ended, f.point.Commit):", "	case m.LSN < max(f.ended, f.point.Commit):", "TestOnceWhereverTheConnectionBreaks|TestMessageAt"},
 	{"count without comparing", "x.at.hash != x.skip.hash", "false", "TestTransactionSentDifferently"},
