@@ -53,6 +53,7 @@ type Server struct {
 	mu     sync.Mutex
 	stream *walchan.Stream // the last one
 	stop   func()          // ends it
+	begun  bool            // Subscribe has returned it
 	failed bool            // nobody can connect any more
 }
 
@@ -78,7 +79,7 @@ func NewServer(entries ...Entry) *Server {
 func (s *Server) Subscribe(ctx context.Context, opts ...walchan.Option) (*walchan.Stream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s.mu.Lock()
-	s.stop = cancel
+	s.stop, s.begun = cancel, false
 	s.mu.Unlock()
 	stream, err := walchan.Subscribe(ctx, fakewal.DSN, append([]walchan.Option{
 		walchan.WithSlot(name),
@@ -94,7 +95,7 @@ func (s *Server) Subscribe(ctx context.Context, opts ...walchan.Option) (*walcha
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stream = stream
+	s.stream, s.begun = stream, true
 	return stream, nil
 }
 
@@ -119,8 +120,8 @@ func (s *Server) play(c *fakewal.Conn) error {
 		}
 		end = e.end
 	}
-	// What was received, as a status has it, was delivered.
-	for received := walchan.LSN(0); received < end; {
+	// What was received, as a status has it, was delivered. While Subscribe proves the history, there are statuses, too.
+	for received := walchan.LSN(0); received < end || !s.hasBegun(); {
 		status, err := c.ReadStatus()
 		if err != nil {
 			return err
@@ -137,6 +138,12 @@ func (s *Server) play(c *fakewal.Conn) error {
 		s.stop()
 	}
 	return nil
+}
+
+func (s *Server) hasBegun() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.begun
 }
 
 // Confirmed returns how many entries, from the first on, were confirmed to the server: they are not sent again. It is final

@@ -121,6 +121,32 @@ func TestAcknowledging(t *testing.T) {
 }
 
 // A stream whose consumer does not acknowledge waits for the drain timeout, but not if the server is closed.
+// A process that has everything begins, and ends at once, however long its checkpoint takes to be read.
+func TestSecondProcessHasNothingToDo(t *testing.T) {
+	srv := walchantest.NewServer(items.Insert(0, "a"), items.Insert(1, "b"))
+	t.Cleanup(srv.Close)
+	var stored walchan.Checkpoint
+	for process := range 2 {
+		stream, err := srv.Subscribe(t.Context(), walchan.WithFrom(0x1000000), walchan.WithCheckpointFrom(func(context.Context) (walchan.Checkpoint, error) {
+			time.Sleep(50 * time.Millisecond) // the server hears ten statuses meanwhile
+			return stored, nil
+		}))
+		if err != nil {
+			t.Fatalf("process %d: %v", process, err)
+		}
+		for m := range stream.C() {
+			stored = m.Checkpoint()
+			stream.Ack(m)
+		}
+		if err := stream.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := srv.Confirmed(); n != 2 {
+		t.Errorf("%d entries are confirmed", n)
+	}
+}
+
 func TestCloseWithoutAcknowledgements(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := walchantest.NewServer(items.Insert(1, "a"))
