@@ -4,7 +4,7 @@
 //
 // Messages are numbered from 0. Whether one is acknowledged is a bit in a chunk; a Receipt is a chunk and the place of the
 // bit, so that acknowledging is one atomic operation and takes no lock. Chunks form a list from the oldest unacknowledged
-// message to the newest one; what lies before is let go.
+// message to the newest one. Older chunks are garbage.
 //
 // The owner of the stream is the only one to deliver, mark and advance. While it sleeps it watches one unacknowledged
 // message, whose acknowledgement wakes it: the newest one before the next mark (within its chunk), since no mark can be
@@ -122,11 +122,11 @@ func (l *Ledger) Mark(lsn wal.LSN) {
 	l.mark(lsn)
 }
 
-// mark makes a mark, or moves the last one on. Positions never go back: then it returns false.
+// mark makes a mark, or moves the last one on, and says whether the last mark is this one now. Positions never go back.
 func (l *Ledger) mark(lsn wal.LSN) bool {
 	if l.marks.len() > 0 {
 		if last := l.marks.last(); lsn <= last.lsn {
-			return false
+			return *last == mark{l.seq, lsn}
 		} else if last.seq == l.seq {
 			last.lsn = lsn
 			return true

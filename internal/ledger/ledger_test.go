@@ -463,6 +463,20 @@ func TestLedgerLetsGoOfReachedMarks(t *testing.T) {
 	}
 }
 
+// A mark that is made again, at the same place, says what the later one says.
+func TestLedgerMarkMadeAgain(t *testing.T) {
+	p := newPair(0)
+	p.Ledger.Storing = true
+	p.deliver(1)
+	for _, from := range []wal.LSN{1, 2} {
+		p.Ledger.MarkBefore(10, &resume.Place{Point: resume.Point{Through: 12, From: from}})
+	}
+	p.receipts[0].Ack()
+	if lsn := p.Ledger.Advance(); lsn != 10 || p.Ledger.Checkpoint().From != 2 {
+		t.Errorf("confirmed is %d, and the checkpoint %+v", lsn, p.Ledger.Checkpoint())
+	}
+}
+
 func bit(b bool) uint64 {
 	if b {
 		return 1
