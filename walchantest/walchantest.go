@@ -53,7 +53,8 @@ type Server struct {
 	mu     sync.Mutex
 	stream *walchan.Stream // the last one
 	stop   func()          // ends it
-	begun  bool            // Subscribe has returned it
+	begun  bool            // Subscribe has it
+	atEnd  func()          // what is to be done once it has; nil: the log has not come to its end
 	failed bool            // nobody can connect any more
 }
 
@@ -79,7 +80,7 @@ func NewServer(entries ...Entry) *Server {
 func (s *Server) Subscribe(ctx context.Context, opts ...walchan.Option) (*walchan.Stream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s.mu.Lock()
-	s.stop, s.begun = cancel, false
+	s.stop, s.begun, s.atEnd = cancel, false, nil
 	s.mu.Unlock()
 	stream, err := walchan.Subscribe(ctx, fakewal.DSN, append([]walchan.Option{
 		walchan.WithSlot(name),
@@ -96,6 +97,9 @@ func (s *Server) Subscribe(ctx context.Context, opts ...walchan.Option) (*walcha
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stream, s.begun = stream, true
+	if s.atEnd != nil {
+		s.atEnd()
+	}
 	return stream, nil
 }
 
@@ -120,8 +124,8 @@ func (s *Server) play(c *fakewal.Conn) error {
 		}
 		end = e.end
 	}
-	// What was received, as a status has it, was delivered. While Subscribe proves the history, there are statuses, too.
-	for received := walchan.LSN(0); received < end || !s.hasBegun(); {
+	// What was received, as a status has it, was delivered.
+	for received := walchan.LSN(0); received < end; {
 		status, err := c.ReadStatus()
 		if err != nil {
 			return err
@@ -130,20 +134,19 @@ func (s *Server) play(c *fakewal.Conn) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.fail != nil:
-		s.failed = true
-		c.Close()
-	case !s.idle:
-		s.stop()
+	s.atEnd = func() {
+		switch {
+		case s.fail != nil:
+			s.failed = true
+			c.Close()
+		case !s.idle:
+			s.stop()
+		}
+	}
+	if s.begun { // else Subscribe does it: while it proves the history, there are statuses, too
+		s.atEnd()
 	}
 	return nil
-}
-
-func (s *Server) hasBegun() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.begun
 }
 
 // Confirmed returns how many entries, from the first on, were confirmed to the server: they are not sent again. It is final
