@@ -71,7 +71,7 @@ func TestArrowsPointDown(t *testing.T) {
 	}
 }
 
-// Rooms stay small enough to be read. Of the structs that are larger, some are records that users read, and some wait for their turn.
+// Rooms stay small enough to be read. The larger structs are named: records that users read, and some that are still to be cut.
 func TestRoomsStaySmall(t *testing.T) {
 	const mostLines, mostFields = 400, 15
 	larger := map[string]int{"Stats": 20, "Slot": 20, "Event": 17, "Ledger": 20, "gauge": 16}

@@ -55,8 +55,8 @@ func (o *owner) prepareSlot(ctx context.Context, c, lost *connection, database s
 	return slot.Confirmed, nil
 }
 
-// checkSwitch fails if the slot is behind the checkpoint when WithTwoPhase is switched on, which the server does for good. It would then send
-// what was prepared in between at its PREPARE, in the midst of what the consumer has, and at its COMMIT PREPARED not again.
+// checkSwitch fails if the slot is behind the checkpoint when WithTwoPhase is switched on, which the server does for good: see
+// begin.BehindCheckpoint.
 func (o *owner) checkSwitch(slot LSN) error {
 	cp, err := o.cfg.checkpoint(o.ctx)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/walchan/walchan/internal/txn"
 )
 
-// A row walks session, txn, feed, deliver. What it passes below the root is given values, and calls nobody back: none of these
-// functions takes a function or an interface, and no feed leads to the stream.
+// A row walks session, txn, feed, deliver, and nothing on its way calls back. None of these functions takes a function or an interface, and
+// the feeds of pgoutput and of the log do not lead to the stream.
 func TestRowCallsNobodyBack(t *testing.T) {
 	for _, f := range []any{(*session.Conn).Next, (*session.Conn).Fill, (*pgoutput.Decoder).Decode, (*txn.Assembler).Next, (*ledger.Ledger).Next, (*ledger.Ledger).Delivered, (*ledger.Ledger).Mark, (*ledger.Ledger).MarkBefore,
 		feed.next, (*changes).next, (*raw).next, (*walFeed).next} {

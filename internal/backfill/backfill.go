@@ -4,11 +4,10 @@
 // log. Where the stream comes to the mark, the piece is delivered, without the rows of which the stream has a newer version. The idea
 // is that of "DBLog" (Andreakis and Papapanagiotou: A Watermark Based Change-Data-Capture Framework, 2020).
 //
-// Which rows those are positions do not tell. A transaction is seen by others only some time after its commit record is
-// written (a synchronous commit waits in between), so that a change before a mark may be missing in a piece. So each
-// piece knows the database's snapshot at which it was read: what the stream has of transactions that were not seen
-// then is newer. And what was committed before the notes of changes begin must be seen by the first piece: it waits for the end of the
-// transactions that are running.
+// Positions do not tell which rows those are. Others see a transaction only some time after its commit record is written (a synchronous
+// commit waits in between). So a piece may lack a change that lies before its mark. Each piece knows the database's snapshot at which it
+// was read: changes of transactions that this did not see are newer. The first piece must see what was committed before the notes of
+// changes begin. So it waits until the transactions that are running have ended.
 //
 // An UPDATE comes without the large values it leaves alone. A consumer that does not have the row yet would never see them: then
 // the row is read once more.
@@ -53,8 +52,8 @@ type Request struct {
 	// Connection returns the connection over which the changes come; false: there will be none any more.
 	Connection func() (Connection, bool)
 
-	// Described is called when the table is described, again when it was altered. Between the first call and the next one the notes of
-	// changes must begin.
+	// Described is called when the table is described, and again after it was altered. From the first call on the Notes must be given the
+	// changes.
 	Described func(*snapshot.Table, *Notes) error
 }
 
@@ -65,8 +64,8 @@ type Connection struct {
 	Server func() *pgconn.Config // for ordinary connections to its server
 }
 
-// Reader reads a table. It belongs to one goroutine.
-type Reader struct {
+// reader reads a table. It belongs to one goroutine.
+type reader struct {
 	request Request
 	notes   *Notes
 	id      string     // of its marks
@@ -93,12 +92,12 @@ type place struct {
 
 // Run reads all there is, over as many connections as it takes. It returns when all is delivered.
 func Run(ctx context.Context, r Request) error {
-	x := &Reader{request: r, notes: &Notes{}, id: fmt.Sprintf("%x", rand.Uint64()), place: place{after: r.After, size: firstRows}}
+	x := &reader{request: r, notes: &Notes{}, id: fmt.Sprintf("%x", rand.Uint64()), place: place{after: r.After, size: firstRows}}
 	defer x.close()
 	return x.run(ctx)
 }
 
-func (x *Reader) run(ctx context.Context) error {
+func (x *reader) run(ctx context.Context) error {
 	delays := x.request.Retry()
 	delays.Reset()
 	for {
@@ -133,7 +132,7 @@ func (x *Reader) run(ctx context.Context) error {
 }
 
 // follow waits until the stream is connected again.
-func (x *Reader) follow(ctx context.Context) bool {
+func (x *reader) follow(ctx context.Context) bool {
 	x.request.Log.Info("reading rows pauses until the stream is connected again", "slot", x.request.Slot)
 	select {
 	case <-x.base.Next:
@@ -143,7 +142,7 @@ func (x *Reader) follow(ctx context.Context) bool {
 	}
 }
 
-func (x *Reader) close() {
+func (x *reader) close() {
 	if x.conn != nil {
 		x.conn.Close()
 		x.conn = nil
@@ -151,7 +150,7 @@ func (x *Reader) close() {
 }
 
 // read goes on where it was, over one connection, which ends with that of the stream.
-func (x *Reader) read(ctx context.Context) error {
+func (x *reader) read(ctx context.Context) error {
 	base, ok := x.request.Connection()
 	if !ok {
 		return walerr.Closed
@@ -211,7 +210,7 @@ func (x *Reader) read(ctx context.Context) error {
 }
 
 // await waits until the piece is delivered, or the connection breaks: then its mark may be lost, too.
-func (x *Reader) await(ctx context.Context, p *Piece) error {
+func (x *reader) await(ctx context.Context, p *Piece) error {
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
 	for {
@@ -239,7 +238,7 @@ const stopCheck = 5 * time.Second
 
 var errStopping = errors.New("walchan: the server is stopping")
 
-func (x *Reader) checkStopping(ctx context.Context) error {
+func (x *reader) checkStopping(ctx context.Context) error {
 	now := time.Now()
 	if now.Before(x.lookAt) {
 		return nil
@@ -251,7 +250,7 @@ func (x *Reader) checkStopping(ctx context.Context) error {
 	return nil
 }
 
-func (x *Reader) connect(ctx context.Context) error {
+func (x *reader) connect(ctx context.Context) error {
 	x.lookAt = time.Now().Add(stopCheck)
 	cfg := x.base.Server()
 	conn, err := session.DialOrdinary(ctx, cfg)
@@ -270,7 +269,7 @@ func (x *Reader) connect(ctx context.Context) error {
 
 // settle waits until all transactions have ended that are running now. They may have made changes before the table was published:
 // the stream does not have those. Others the stream may have delivered before the notes of changes begin.
-func (x *Reader) settle(ctx context.Context) error {
+func (x *reader) settle(ctx context.Context) error {
 	rows, err := x.conn.Query(ctx, "SELECT pg_catalog.pg_current_xact_id()")
 	if err != nil || len(rows) != 1 {
 		return pgfail.Failed("begin to read the table", err)
@@ -298,7 +297,7 @@ func (x *Reader) settle(ctx context.Context) error {
 }
 
 // look returns what is visible now.
-func (x *Reader) look(ctx context.Context) (v visibility, err error) {
+func (x *reader) look(ctx context.Context) (v visibility, err error) {
 	rows, err := x.conn.Query(ctx, "SELECT pg_catalog.pg_current_snapshot()")
 	if err != nil || len(rows) != 1 {
 		return v, pgfail.Failed("look which transactions are running", err)

@@ -53,7 +53,7 @@ func (p *Piece) Delivered() {
 func (p *Piece) IsLast() bool { return p.end.exhausted && len(p.again) == 0 }
 
 // readPiece reads the rows of again; if there are none, the next ones in the order of the key.
-func (x *Reader) readPiece(ctx context.Context) (*Piece, error) {
+func (x *reader) readPiece(ctx context.Context) (*Piece, error) {
 	if _, err := x.conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ const (
 )
 
 // proceed has the next piece begin after this one. full says that p does not have all the rows that were asked for.
-func (x *Reader) proceed(p *Piece, full bool) {
+func (x *reader) proceed(p *Piece, full bool) {
 	p.end.exhausted = len(p.rows) < x.place.size && !full
 	if len(p.rows) == 0 {
 		return
@@ -114,7 +114,7 @@ func (x *Reader) proceed(p *Piece, full bool) {
 	p.end.size = min(max(fitting, x.place.size/4, 1), 2*x.place.size, 10_000)
 }
 
-func (x *Reader) query() string {
+func (x *reader) query() string {
 	key := make([]string, len(x.notes.key))
 	for i, name := range x.notes.key {
 		key[i] = pgsql.Quoted(name)

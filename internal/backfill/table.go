@@ -15,7 +15,7 @@ import (
 )
 
 // describe finds the table and its key, again when it was altered.
-func (x *Reader) describe(ctx context.Context) error {
+func (x *reader) describe(ctx context.Context) error {
 	version, _ := x.conn.Version()
 	if _, err := x.conn.Query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
 		return pgfail.Failed("look up the table", err)
@@ -52,10 +52,10 @@ func (x *Reader) describe(ctx context.Context) error {
 	case x.target.Table == nil && x.place.after != nil && len(x.place.after) != len(key):
 		return pgfail.Invalid(fmt.Sprintf("ReadRows is to begin after %d values, and the key of %s has %d", len(x.place.after), t.Table, len(key)))
 	}
-	new := target{Table: snapshot.NewTable(t, false), columns: columns, from: t.Table.String()}
+	now := target{Table: snapshot.NewTable(t, false), columns: columns, from: t.Table.String()}
 	if !t.Partitioned {
-		new.from = "ONLY " + new.from
-	} else if err := x.leaveOut(ctx, new.Table); err != nil {
+		now.from = "ONLY " + now.from
+	} else if err := x.leaveOut(ctx, now.Table); err != nil {
 		return err
 	}
 	rows, err := x.conn.Query(ctx, `SELECT coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::int8, coalesce(sum(greatest(c.reltuples, 0)), 0)::int8
@@ -63,25 +63,25 @@ func (x *Reader) describe(ctx context.Context) error {
 	if err != nil || len(rows) != 1 {
 		return pgfail.Failed("measure the table", err)
 	}
-	new.EstimatedBytes, _ = strconv.ParseInt(rows[0][0], 10, 64)
-	new.EstimatedRows, _ = strconv.ParseInt(rows[0][1], 10, 64)
-	new.Left.Store(1)
-	if new.shape, _, err = x.shapeOf(ctx, t.Table); err != nil {
+	now.EstimatedBytes, _ = strconv.ParseInt(rows[0][0], 10, 64)
+	now.EstimatedRows, _ = strconv.ParseInt(rows[0][1], 10, 64)
+	now.Left.Store(1)
+	if now.shape, _, err = x.shapeOf(ctx, t.Table); err != nil {
 		return err
 	}
 	if _, err := x.conn.Query(ctx, "COMMIT"); err != nil {
 		return pgfail.Failed("look up the table", err)
 	}
 	if old := x.target.Table; old != nil {
-		new.Rows.Store(old.Rows.Load())
-		new.Bytes.Store(old.Bytes.Load())
+		now.Rows.Store(old.Rows.Load())
+		now.Bytes.Store(old.Bytes.Load())
 	} else {
 		x.notes.oid, x.notes.key = t.Table.OID, key
 	}
-	if err := x.request.Described(new.Table, x.notes); err != nil {
+	if err := x.request.Described(now.Table, x.notes); err != nil {
 		return err
 	}
-	x.target = new
+	x.target = now
 	return nil
 }
 
@@ -101,7 +101,7 @@ func leavesOf(oid uint32) string {
 
 // shapeOf returns what must not change while the table is read: which table the name means, the columns, the keys, the publications.
 // rewritten says that the table looks empty to the snapshot of the transaction (see snapshot.checkRewritten).
-func (x *Reader) shapeOf(ctx context.Context, table *tables.Table) (shape string, rewritten bool, err error) {
+func (x *reader) shapeOf(ctx context.Context, table *tables.Table) (shape string, rewritten bool, err error) {
 	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT pg_catalog.concat_ws(' ', pg_catalog.to_regclass(%[2]s)::pg_catalog.oid, c.relreplident,
 			(SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attname, a.atttypid, a.atttypmod, a.attgenerated), ',' ORDER BY a.attnum)
 				FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -119,7 +119,7 @@ func (x *Reader) shapeOf(ctx context.Context, table *tables.Table) (shape string
 }
 
 // checkShape fails if the table was altered since it was described, or while a piece was read.
-func (x *Reader) checkShape(ctx context.Context) error {
+func (x *reader) checkShape(ctx context.Context) error {
 	shape, rewritten, err := x.shapeOf(ctx, x.target.Table.Table)
 	if err != nil || shape == x.target.shape && !rewritten {
 		return err
@@ -128,7 +128,7 @@ func (x *Reader) checkShape(ctx context.Context) error {
 }
 
 // findKey returns the columns of the replica identity, which the stream's old rows have.
-func (x *Reader) findKey(ctx context.Context, table *tables.Table) (key []string, columns []int, err error) {
+func (x *reader) findKey(ctx context.Context, table *tables.Table) (key []string, columns []int, err error) {
 	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT a.attname
 		FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
 		JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
@@ -152,7 +152,7 @@ func (x *Reader) findKey(ctx context.Context, table *tables.Table) (key []string
 }
 
 // leaveOut leaves out the partitions that are not in the log.
-func (x *Reader) leaveOut(ctx context.Context, table *snapshot.Table) error {
+func (x *reader) leaveOut(ctx context.Context, table *snapshot.Table) error {
 	rows, err := x.conn.Query(ctx, fmt.Sprintf(`SELECT c.oid FROM pg_catalog.pg_partition_tree(%d) t JOIN pg_catalog.pg_class c ON c.oid = t.relid
 		WHERE t.isleaf AND (c.relkind <> 'r' OR c.relpersistence <> 'p')`, table.OID))
 	if err != nil {

@@ -66,7 +66,7 @@ type recording struct {
 	rows     int // of a transaction
 	tables   int // that the rows of a transaction take in turn
 	messages int // altogether, roughly
-	singles  int // transactions of one row that follow a large one
+	singles  int // so many transactions of one row come after it
 	streams  int // that are sent it at the same time
 }
 

@@ -221,7 +221,7 @@ func (l *Ledger) isStored(m mark) bool {
 	return !l.Storing || max(l.behind, l.stored.Load()) >= m.seq || l.saved >= m.lsn || l.isStoredAhead()
 }
 
-// isStoredAhead says whether a message was acknowledged, and not skipped, behind one that is not.
+// isStoredAhead says whether a later message than the oldest unacknowledged one was acknowledged, and not skipped.
 func (l *Ledger) isStoredAhead() bool {
 	for c, n := l.first, l.head; c != nil; c, n = c.next, c.base+chunkLen {
 		if c.newestStored(n, c.base+chunkLen) > 0 {

@@ -7,7 +7,7 @@ import (
 	"github.com/walchan/walchan/walerr"
 )
 
-// Needs adds a feature to those that are missing if the server is older than it. version is server_version_num, 0 if it is not known.
+// Needs appends a message to missing if the server is older than major. version is server_version_num; 0 means that it is not known.
 func Needs(missing []string, version int, feature string, major int) []string {
 	if version == 0 || version/10000 >= major {
 		return missing
