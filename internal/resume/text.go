@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/bits"
 	"net/url"
 	"strconv"
 	"strings"
@@ -50,46 +51,72 @@ var (
 //
 // m stands for a message outside of transactions, which ends at THROUGH or at MESSAGE, and p for Prepared. CRC is the CRC-32C of what stands before it.
 func (c Checkpoint) String() string {
-	if c == (Checkpoint{}) {
+	if c.Through == 0 && c == (Checkpoint{}) {
 		return none
 	}
-	scratch := texts.Get().(*[256]byte) // crc32 would have it allocated each time
-	defer texts.Put(scratch)
-	b := scratch[:0]
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	if s.origin != c.Origin || s.physical != c.Physical {
+		s.begin(&c)
+	}
+	b := s.text
 	if c.Physical {
-		b = c.appendPhysical(append(b, "wp1:"...))
+		b = appendWAL(b, &c.Point)
 	} else {
-		b = c.appendLogical(append(b, "wc1:"...))
+		b = appendPoint(b, &c.Point)
 	}
-	return string(appendHash(b, crc32.Checksum(b, castagnoli)))
+	b = appendHash(b, crc32.Update(s.crc, castagnoli, b[len(s.text):]))
+	s.text = b[:len(s.text)]
+	return string(b)
 }
 
-var texts = sync.Pool{New: func() any { return new([256]byte) }}
-
-func (c *Checkpoint) appendLogical(b []byte) []byte {
-	b = append(append(b, escape(c.SystemID)...), ':')
-	b = append(append(b, escape(c.Database)...), ':')
-	b = append(append(b, escape(c.Slot)...), ':')
-	b = append(strconv.AppendInt(b, int64(c.Timeline), 10), ':')
-	b = append(strconv.AppendInt(b, c.Started, 10), ':')
-	b = append(appendFlag(appendLSN(b, c.Through), c.Message != 0, 'm'), ':')
-	if c.Message != 0 && c.Message != c.Through {
-		b = append(appendLSN(b[:len(b)-1], c.Message), ':')
-	}
-	b = append(appendLSN(b, c.Commit), ':')
-	b = append(appendFlag(strconv.AppendUint(b, uint64(c.XID), 10), c.Prepared, 'p'), ':')
-	b = append(strconv.AppendInt(b, c.Time, 10), ':')
-	b = append(strconv.AppendUint(b, uint64(c.Ordinal), 10), ':')
-	return append(appendHash(b, c.Hash), ':')
+// scratch is where a text is written. The origin stays there, because the next text is mostly of the same one.
+type scratch struct {
+	origin   Origin
+	physical bool
+	text     []byte // the fields of the origin
+	crc      uint32 // of them
 }
 
-func (c *Checkpoint) appendPhysical(b []byte) []byte {
-	b = append(append(b, escape(c.SystemID)...), ':')
-	b = append(append(b, escape(c.Slot)...), ':')
+var scratches = sync.Pool{New: func() any {
+	s := &scratch{text: make([]byte, 0, 256)}
+	s.begin(&Checkpoint{})
+	return s
+}}
+
+func (s *scratch) begin(c *Checkpoint) {
+	s.origin, s.physical = c.Origin, c.Physical
+	b := s.text[:0]
+	if c.Physical {
+		b = append(append(b, "wp1:"...), escape(c.SystemID)...)
+	} else {
+		b = append(append(b, "wc1:"...), escape(c.SystemID)...)
+		b = append(append(b, ':'), escape(c.Database)...)
+	}
+	b = append(append(append(b, ':'), escape(c.Slot)...), ':')
 	b = append(strconv.AppendInt(b, int64(c.Timeline), 10), ':')
-	b = append(appendLSN(b, c.Through), ':')
-	b = append(appendLSN(b, c.From), ':')
-	return append(appendHash(b, c.Hash), ':')
+	if !c.Physical {
+		b = append(strconv.AppendInt(b, c.Started, 10), ':')
+	}
+	s.text, s.crc = b, crc32.Checksum(b, castagnoli)
+}
+
+func appendPoint(b []byte, p *Point) []byte {
+	b = append(appendFlag(appendLSN(b, p.Through), p.Message != 0, 'm'), ':')
+	if p.Message != 0 && p.Message != p.Through {
+		b = append(appendLSN(b[:len(b)-1], p.Message), ':')
+	}
+	b = append(appendLSN(b, p.Commit), ':')
+	b = append(appendFlag(strconv.AppendUint(b, uint64(p.XID), 10), p.Prepared, 'p'), ':')
+	b = append(strconv.AppendInt(b, p.Time, 10), ':')
+	b = append(strconv.AppendUint(b, uint64(p.Ordinal), 10), ':')
+	return append(appendHash(b, p.Hash), ':')
+}
+
+func appendWAL(b []byte, p *Point) []byte {
+	b = append(appendLSN(b, p.Through), ':')
+	b = append(appendLSN(b, p.From), ':')
+	return append(appendHash(b, p.Hash), ':')
 }
 
 func appendFlag(b []byte, on bool, letter byte) []byte {
@@ -108,11 +135,7 @@ func appendLSN(b []byte, lsn LSN) []byte {
 
 // appendHex writes a number without leading zeros.
 func appendHex(b []byte, n uint32) []byte {
-	shift := 28
-	for shift > 0 && n>>shift == 0 {
-		shift -= 4
-	}
-	for ; shift >= 0; shift -= 4 {
+	for shift := (bits.Len32(n|1) - 1) &^ 3; shift >= 0; shift -= 4 {
 		b = append(b, hexDigits[n>>shift&0xF])
 	}
 	return b

@@ -81,6 +81,16 @@ func TestTexts(t *testing.T) {
 	}
 }
 
+func BenchmarkText(b *testing.B) {
+	c := Checkpoint{Origin: Origin{SystemID: "7412345678901234567", Database: "shop", Slot: "orders", Timeline: 1, Started: 1769900000000000}}
+	c.Through, c.Commit, c.XID, c.Time, c.Ordinal, c.Hash = 0x16B3748, 0x16B3700, 689, 822000000000000, 2, 0x0A1B2C3D
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Through += 0x80
+		_ = c.String()
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add("none")
 	f.Add("wc1:1:a:b:1:2:0/3m:0/4:5p:6:7:00000008:00000000")
