@@ -64,8 +64,8 @@ func (k Kind) String() string {
 // Message is one change, or one mark between changes, of the write-ahead log.
 //
 // It is a value of 96 bytes, immutable, and belongs to its receiver: it may be kept, copied and handed to several
-// goroutines. Its row bytes are one block of its own; keeping a message pins that block, its Tx and its Relation, and no
-// buffer of the stream. The zero Message is no message: its methods return zero values.
+// goroutines. Its row bytes are a copy. Small rows share blocks of 1 kB with their neighbours, larger ones have a block each. Keeping a
+// message, or a value of it, pins that block, and no buffer of the stream. The zero Message is no message: its methods return zero values.
 type Message struct {
 	Kind Kind
 

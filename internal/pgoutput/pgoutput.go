@@ -98,8 +98,9 @@ type Decoder struct {
 	Parallel bool
 
 	ev      Event
-	wide    bool   // it may have fields that rows do not set
-	table   []byte // scratch: offset tables
+	wide    bool            // it may have fields that rows do not set
+	table   []byte          // scratch: offset tables
+	rows    strings.Builder // the last small ones; it gives memory that is not cleared first
 	b       []byte
 	at      int
 	problem string
@@ -249,16 +250,30 @@ func (d *Decoder) row(ev *Event) {
 	if d.problem != "" {
 		return
 	}
-	// strings.Builder, because it gives memory that is not cleared first.
-	var sb strings.Builder
-	sb.Grow(len(d.b) - start + len(d.table))
-	sb.Write(d.b[start:])
-	sb.Write(d.table[ev.Split:])
-	if ev.Split > 0 {
-		sb.Write(d.table[:ev.Split]) // the old row's table was read first and stands last
+	size := len(d.b) - start + len(d.table)
+	rows := &d.rows
+	switch {
+	case size > smallRow:
+		rows = new(strings.Builder)
+		rows.Grow(size)
+	case rows.Cap()-rows.Len() < size:
+		*rows = strings.Builder{}
+		rows.Grow(sharedRows)
 	}
-	ev.Block = sb.String()
+	from := rows.Len()
+	rows.Write(d.b[start:])
+	rows.Write(d.table[ev.Split:])
+	if ev.Split > 0 {
+		rows.Write(d.table[:ev.Split]) // the old row's table was read first and stands last
+	}
+	ev.Block = rows.String()[from:]
 }
+
+// Small rows share memory, because it costs more to get than to fill. Whoever keeps one of them keeps at most so much.
+const (
+	sharedRows = 1024
+	smallRow   = sharedRows / 4
+)
 
 // tuple reads a tuple behind its kind byte, and appends its offsets, counted from start, to the table.
 func (d *Decoder) tuple(start int) int {
