@@ -1,7 +1,7 @@
 // Command mutants breaks the code on purpose, in one small place after another, and runs the tests that must notice:
 //
 //	go run ./internal/mutants            all
-//	go run ./internal/mutants keepalive  those whose name contains it
+//	go run ./internal/mutants keepalive  those whose name contains it, or one of several words
 //
 // Each mutant of the table is applied to a copy of the module. A mutant that no test catches, or whose place is no longer
 // found, is an error: then a test or the table is to be mended.
@@ -38,7 +38,7 @@ func main() {
 func run(args []string) error {
 	var chosen []mutant
 	for _, m := range mutants {
-		if len(args) == 0 || strings.Contains(m.name, args[0]) {
+		if len(args) == 0 || slices.ContainsFunc(args, func(word string) bool { return strings.Contains(m.name, word) }) {
 			chosen = append(chosen, m)
 		}
 	}
