@@ -171,8 +171,13 @@ func TestMissingSlotAndCheckpoint(t *testing.T) {
 		t.Errorf("a slot and no checkpoint: %v", err)
 	}
 	db.Exec(t, "SELECT pg_drop_replication_slot('"+db.Name+"')")
-	if _, err := subscribe(walchan.WithCreateSlot(), walchan.WithCheckpoint(k.last(t))); !errors.Is(err, walchan.ErrSlotMissing) {
-		t.Errorf("a checkpoint and no slot: %v", err)
+	for name, begin := range map[string]walchan.Option{"a new slot": walchan.WithCreateSlot(), "a snapshot": walchan.WithSnapshot()} {
+		if s, err := subscribe(begin, walchan.WithCheckpoint(k.last(t))); !errors.Is(err, walchan.ErrSlotMissing) {
+			t.Errorf("%s behind a checkpoint of a slot that is gone: %v", name, err)
+			if err == nil {
+				s.Close()
+			}
+		}
 	}
 	failed := errors.New("the store is down")
 	_, err := subscribe(walchan.WithCreateSlot(), walchan.WithCheckpointFrom(func(context.Context) (walchan.Checkpoint, error) { return walchan.Checkpoint{}, failed }))
