@@ -14,6 +14,7 @@ import (
 // The rooms of the house, each above what it may use: see docs/architecture.md. Tools stand outside.
 var rooms = []string{
 	"", // the root
+	"internal/feed",
 	"internal/backfill",
 	"internal/snapshot",
 	"internal/begin",

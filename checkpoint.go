@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 )
@@ -161,7 +162,7 @@ func (m Message) place() (*resume.Source, resume.Point) {
 	}
 	p := resume.Point{Through: m.Tx.before, Commit: m.Tx.CommitLSN, XID: m.Tx.XID, Time: pgtime.Micros(m.Tx.CommitTime), Prepared: m.Tx.prepared,
 		Ordinal: m.Ordinal, Hash: m.hash}
-	if end := m.end(); end != 0 {
+	if end := feed.EndOf(m.ext); end != 0 {
 		p.Through = end
 	}
 	return m.Tx.origin, p
@@ -172,33 +173,15 @@ func (m Message) at() *resume.Place {
 	switch x := m.ext.(type) {
 	case *resume.Place: // a Progress, a RollbackPrepared, a Read among changes
 		return x
-	case *logicalMessage:
-		return x.at
+	case *feed.Emitted:
+		return x.At
 	case *Snapshot:
 		return x.at
-	case *walMessage:
-		return &x.at
+	case *feed.Piece:
+		return &x.At
 	}
 	return nil
 }
-
-// end returns the end of the transaction, if m is the last message of it.
-func (m Message) end() LSN {
-	switch x := m.ext.(type) {
-	case LSN:
-		return x
-	case *lastEnd:
-		return LSN(*x)
-	case *truncation:
-		return x.end
-	case *logicalMessage:
-		return x.end
-	}
-	return 0
-}
-
-// lastEnd is the end of the transaction of which a row is the last message.
-type lastEnd LSN
 
 // ID returns the identity of the message: system, commit LSN, XID, commit time and ordinal, as one line of text. It stays the same
 // when the message is delivered a second time, in every process and after every restart. In another history it differs. It

@@ -28,10 +28,11 @@ type connection struct {
 	remote
 	succession
 
-	origin   *resume.Source // of its messages
-	from     LSN            // where the stream begins
-	made     bool           // the slot was made for it
-	snapshot *snapshotRun   // to be taken before its stream begins; nil: none
+	origin    *resume.Source // of its messages
+	from      LSN            // where the stream begins
+	made      bool           // the slot was made for it
+	described bool           // the server has described a table over it
+	snapshot  *snapshotRun   // to be taken before its stream begins; nil: none
 
 	frame    session.Frame
 	gap      error // the server has left out changes; nil: it has not

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/begin"
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
@@ -85,17 +86,16 @@ func (o *owner) continueCheckpoint(ctx context.Context, c *connection, system se
 		return err
 	}
 	p.Bound = max(p.Bound, o.cfg.from) // a person has accepted the gap; it may lie behind a fail-over
-	f := o.feed.(*changes)
-	f.resume(p.Point)
+	f := o.feed.(*feed.Changes)
+	f.Resume(p.Point)
 	if err := o.examine(ctx, c, p, from); err != nil {
 		return err
 	}
-	if p.IsBare() {
-		f.point.Through = c.status.Told // it was acknowledged, thus stored
-	}
 	begun := resume.Place{Source: &resume.Source{Origin: p.Origin, Checkpoints: true}, Point: p.Point} // of its own server: the proof may not be there yet
 	if p.IsBare() {
-		begun = resume.Place{Source: c.origin, Point: f.point}
+		p.Through = c.status.Told // it was acknowledged, thus stored
+		f.Resume(p.Point)
+		begun = resume.Place{Source: c.origin, Point: p.Point}
 	}
 	o.ledger.Start(begun)
 	o.cfg.log.Info("the stream goes on after the checkpoint", "slot", o.source.Slot, "checkpoint", cp.place(), "confirmed", c.status.Told)

@@ -1,9 +1,11 @@
 package walchan
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
@@ -68,7 +70,7 @@ func (o *owner) streamError(err error) error {
 	case err == errStopped || err == errAgain || err == errEnded || causes.IsOurs(err):
 		return err
 	case o.cfg.physical && errors.Is(err, session.ErrCopyDone):
-		return o.feed.(*walFeed).timelineEnd()
+		return cmp.Or(o.feed.(*feed.Log).TimelineEnd(), errTimelineEnd)
 	case errors.Is(err, session.ErrServerStopped):
 		return &Error{Kind: ErrServerDown, What: "connection lost", Err: err, Advice: "wait until it is up again"}
 	case pg == nil:

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
@@ -90,7 +91,7 @@ type Message struct {
 	hash  uint32 // of the transaction's messages up to this one: see resume.Hash
 	data  string // row block (see pgoutput.Block) or payload
 	ack   Receipt
-	ext   any // what only some kinds have: *truncation, *logicalMessage, LSN (end), *lastEnd, *walMessage, *Snapshot, *point, *origin
+	ext   any // what only some kinds have: see feed.Item; *Snapshot, *resume.Place, *resume.Source
 }
 
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
@@ -190,16 +191,10 @@ func (m Message) Size() int { return len(m.data) }
 
 // Prefix returns the prefix of a LogicalMessage.
 func (m Message) Prefix() string {
-	if l, ok := m.ext.(*logicalMessage); ok {
-		return l.prefix
+	if x, ok := m.ext.(*feed.Emitted); ok {
+		return x.Prefix
 	}
 	return ""
-}
-
-type logicalMessage struct {
-	prefix string
-	end    LSN           // of its transaction, if it is the last message of that
-	at     *resume.Place // if it is outside of transactions
 }
 
 // End returns the end LSN of a Commit, Prepare, CommitPrepared or RollbackPrepared: the position that is confirmed once
@@ -218,24 +213,22 @@ func (m Message) End() LSN {
 
 // Timeline returns the timeline that WAL belongs to, or that a TimelineHistory is of. 0 otherwise.
 func (m Message) Timeline() uint32 {
-	if w, ok := m.ext.(*walMessage); ok {
-		return uint32(w.timeline)
+	if x, ok := m.ext.(*feed.Piece); ok {
+		return uint32(x.Timeline)
 	}
 	return 0
 }
 
-// Truncated returns the tables that a Truncate has emptied, together, and its options. The slice must not be changed.
+// Truncated returns the tables that a Truncate has emptied, together, and its options.
 func (m Message) Truncated() (tables []*Relation, cascade, restartIdentity bool) {
-	if t, ok := m.ext.(*truncation); ok {
-		return t.tables, t.cascade, t.restart
+	x, ok := m.ext.(*feed.Truncation)
+	if !ok {
+		return nil, false, false
 	}
-	return nil, false, false
-}
-
-type truncation struct {
-	tables           []*Relation
-	cascade, restart bool
-	end              LSN // of its transaction, if it is the last message of that
+	for _, t := range x.Tables {
+		tables = append(tables, t.Owner.(*Relation))
+	}
+	return tables, x.Cascade, x.Restart
 }
 
 // SentAt returns the time on the server's clock at which it sent the message; the zero time on the zero Message.

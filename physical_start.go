@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/begin"
+	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
@@ -17,10 +19,10 @@ import (
 
 // startPhysical makes the connection stream.
 func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
-	f := *o.feed.(*walFeed) // a copy, until the stream has begun
+	f := *o.feed.(*feed.Log) // a copy, until the stream has begun
 	var cp Checkpoint
 	if lost == nil {
-		f = walFeed{wholeSegments: o.cfg.wholeSegments}
+		f = feed.Log{WholeSegments: o.cfg.wholeSegments}
 		if o.cfg.checkpoints {
 			var err error
 			if cp, err = o.cfg.checkpoint(o.ctx); err != nil {
@@ -56,7 +58,7 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 	if err := o.startWAL(ctx, c, lost, &f, cp, system); err != nil {
 		return err
 	}
-	*o.feed.(*walFeed) = f
+	*o.feed.(*feed.Log) = f
 	o.startedWAL(c, lost, &f, system)
 	if lost == nil && o.cfg.checkpoints {
 		return o.askAgain(c, cp)
@@ -65,24 +67,22 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 }
 
 // startedWAL notes where the connection stands when its stream has begun.
-func (o *owner) startedWAL(c, lost *connection, f *walFeed, system session.System) {
+func (o *owner) startedWAL(c, lost *connection, f *feed.Log, system session.System) {
 	slot := c.status.Told
-	system.Timeline = f.timeline
-	if f.trial != nil {
-		system.Timeline = f.trial.timeline
-	}
-	o.started(c, lost, system, f.at)
-	c.received = f.expect
+	var from LSN
+	from, system.Timeline = f.Sending()
+	o.started(c, lost, system, f.At())
+	c.received = from
 	if lost == nil {
-		o.ledger.Begin(f.confirmable(f.last))
+		o.ledger.Begin(f.Confirmable())
 	}
-	if f.trial != nil { // until its end no position is told that the server may not have
-		c.limit = cmp.Or(slot, f.expect)
+	if f.IsOnTrial() { // until its end no position is told that the server may not have
+		c.limit = cmp.Or(slot, from)
 		c.status.Told, o.known = slot, slot
 	}
 	c.status.Confirmed = min(o.ledger.Advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
-	if lost == nil && o.cfg.checkpoints && f.last.IsProvable() {
-		o.ledger.Start(f.last)
+	if lost == nil && o.cfg.checkpoints && f.Last().IsProvable() {
+		o.ledger.Start(f.Last())
 	}
 }
 
@@ -106,7 +106,7 @@ func (o *owner) askAgain(c *connection, cp Checkpoint) error {
 }
 
 // startWAL finds out where the stream begins, or goes on, and begins it there.
-func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *walFeed, cp Checkpoint, system session.System) error {
+func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *feed.Log, cp Checkpoint, system session.System) error {
 	history, err := begin.TimelineHistory(ctx, c.Conn, system.Timeline)
 	if err != nil {
 		return err
@@ -117,49 +117,27 @@ func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *walFeed, c
 			return err
 		}
 	case !cp.IsZero():
-		f.goOnAfter(cp)
+		f.GoOnAfter(&cp.c)
 	default:
-		f.choose(o.cfg, c.status.Told, system, history)
+		f.BeginAt(cmp.Or(o.cfg.walFrom, c.status.Told, system.Flushed), int32(o.cfg.walTimeline), system, history)
 	}
-	if err := f.locate(system, history, c.standby); err != nil {
+	if err := f.Locate(system, history, c.standby); err != nil {
 		return err
 	}
-	f.arrive(o, c)
-	if f.timeline != f.historyOf {
-		f.historyOf = f.timeline
-		if f.history, err = begin.TimelineHistory(ctx, c.Conn, f.timeline); err != nil {
+	c.origin = &resume.Source{Checkpoints: o.cfg.checkpoints, Origin: resume.Origin{SystemID: o.source.SystemID, Slot: o.source.Slot, Timeline: f.Timeline()}}
+	f.Arrive(c.origin, c.Address)
+	if f.LacksHistory() {
+		content, err := begin.TimelineHistory(ctx, c.Conn, f.Timeline())
+		if err != nil {
 			return err
 		}
+		f.SetHistory(content)
 	}
-	from, timeline := f.begin(c)
+	from, timeline := f.Sending()
 	if err := c.Start(ctx, begin.StartPhysical(o.cfg.slot, from, timeline)); err != nil {
 		return begin.RefusedPhysical(ctx, c.SQL, o.cfg.slot, err)
 	}
 	return nil
-}
-
-// goOnAfter has the stream go on after a checkpoint.
-func (f *walFeed) goOnAfter(cp Checkpoint) {
-	f.at, f.timeline = cp.c.Through, cp.c.Timeline
-	f.last = resume.Place{Source: &resume.Source{Origin: cp.c.Origin, Checkpoints: true}, Point: cp.c.Point}
-	f.now = f.last
-	if f.last.IsProvable() { // else it is that of the stream's first message, which may be a history
-		f.historyOf = f.timeline
-	}
-}
-
-// arrive sets what the messages of the connection come from.
-func (f *walFeed) arrive(o *owner, c *connection) {
-	c.origin = &resume.Source{Checkpoints: o.cfg.checkpoints, Origin: resume.Origin{SystemID: o.source.SystemID, Slot: o.source.Slot, Timeline: f.timeline}}
-	here := resume.Place{Source: c.origin, Point: resume.Point{Through: f.at, From: f.at}}
-	switch {
-	case f.last.Source == nil: // nothing was delivered
-		f.now, f.last = here, here
-	case f.now.Through != f.at: // the beginning of a segment is repeated
-		f.now = here
-	default:
-		f.now.Source = c.origin
-	}
 }
 
 // checkCluster compares the cluster with what was delivered over the lost connection.
@@ -167,7 +145,7 @@ func (o *owner) checkCluster(lost *connection, system session.System, standby bo
 	if system.ID != o.source.SystemID {
 		return begin.OtherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
 	}
-	p := begin.Past{Point: o.feed.delivered(), Bound: lost.status.Told}
+	p := begin.Past{Point: o.feed.Delivered(), Bound: lost.status.Told}
 	if !lost.standby { // it may have been promoted since
 		p.Timeline = lost.timeline
 	}
@@ -175,32 +153,14 @@ func (o *owner) checkCluster(lost *connection, system session.System, standby bo
 }
 
 // readSettings asks what is to be known of the server, without SQL.
-func (o *owner) readSettings(ctx context.Context, c *connection, f *walFeed) error {
+func (o *owner) readSettings(ctx context.Context, c *connection, f *feed.Log) error {
 	is, err := begin.AskWithoutSQL(ctx, c.Conn)
 	if err != nil {
 		return err
 	}
 	o.setTimers(c, is.SenderTimeout)
-	c.standby, f.segment = is.Standby, is.Segment
+	c.standby, f.Segment = is.Standby, is.Segment
 	return nil
-}
-
-// choose sets where the stream begins. restart is the position of its slot.
-func (f *walFeed) choose(cfg *config, restart LSN, system session.System, history string) {
-	f.at = cmp.Or(cfg.walFrom, restart, system.Flushed)
-	// Rounded down it may lie on the timeline before, but the segment's file of this one has both.
-	f.timeline = int32(cfg.walTimeline)
-	if f.timeline == 0 {
-		f.timeline = resume.TimelineAt(f.at, history, system.Timeline)
-	}
-	f.at = f.round(f.at)
-}
-
-// locate finds the stream's place in the server's history.
-func (f *walFeed) locate(system session.System, history string, standby bool) error {
-	p, err := begin.Place{At: f.at, Timeline: f.timeline}.Locate(system, history, standby, f.round)
-	f.at, f.timeline = p.At, p.Timeline
-	return err
 }
 
 // errTimelineEnd says that the server has sent all of a timeline that has ended. The stream goes on over a new connection, as
@@ -210,8 +170,27 @@ var errTimelineEnd = errors.New("walchan: the timeline has ended")
 // leaveTimeline ends the stream of a timeline properly, so that the slot is free when the function returns.
 func (o *owner) leaveTimeline(c *connection) {
 	o.cfg.log.Info("the timeline has ended", "slot", o.source.Slot, "timeline", c.timeline, "received", c.received)
-	o.feed.(*walFeed).leave(c)
+	o.feed.(*feed.Log).Leave(c.Address)
 	if err := c.farewell(o.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
 		o.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", o.source.Slot, "error", err)
 	}
+}
+
+// errUnprovable says that the server does not have the WAL that is compared. The stream goes on without it over a new connection.
+var errUnprovable = errors.New("walchan: the WAL that was delivered last is removed")
+
+// removed is what it means that the server has removed the WAL that is asked for.
+func (o *owner) removed(err error) error {
+	f := o.feed.(*feed.Log)
+	if !f.IsOnTrial() {
+		return begin.WALRemoved(err)
+	}
+	if o.cfg.proof == proofRequired {
+		return begin.UnprovenWAL(f.Last().From, f.Last().Through, err)
+	}
+	o.doubt(o.conn.Load(), causes.Line(begin.WALRemoved(err)))
+	f.Waive()
+	at := f.Last()
+	o.mark(f.Confirmable(), &at)
+	return errUnprovable
 }

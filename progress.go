@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/begin"
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -44,24 +45,24 @@ func (o *owner) progress(c *connection, now time.Time) (time.Time, error) {
 		return earliest(next, c.lookedAt.Add(lookPause)), nil
 	}
 	c.progressAt = now
-	return later, o.deliverProgress(c, o.feed.(*changes))
+	return later, o.deliverProgress(c, o.feed.(*feed.Changes))
 }
 
-func (o *owner) deliverProgress(c *connection, f *changes) error {
-	at := f.here()
+func (o *owner) deliverProgress(c *connection, f *feed.Changes) error {
+	at := f.Here()
 	at.Through = max(at.Through, c.ahead)
 	if err := o.deliver(&Message{Kind: Progress, LSN: c.ahead, sent: c.frame.SentAt, ext: at}); err != nil {
 		return err
 	}
-	f.moved(at.Point)
+	f.Moved(at.Point)
 	o.ledger.MarkAt(at)
 	return nil
 }
 
 // reachEnd takes a stream that has come to its end (WithUntil) beyond changes that nobody was sent: the next process begins there.
 func (o *owner) reachEnd(c *connection) error {
-	f, ok := o.feed.(*changes)
-	if !ok || !f.checkpoints || f.current.tx != nil || f.trial != nil || o.until == never || o.until <= o.ledger.Last() {
+	f, ok := o.feed.(*feed.Changes)
+	if !ok || !f.TakesProgress() || o.until == never || o.until <= o.ledger.Last() {
 		return errEnded
 	}
 	c.ahead = o.until

@@ -7,60 +7,24 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/begin"
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/slots"
-	"github.com/walchan/walchan/internal/txn"
 )
 
 // A connection is on trial until its server is known to have the history of what the consumer has.
 //
 // The numbers of a position mean something else in another history: after a fail-over, a restore, a second promotion. Positions
 // and timelines can show that (resume.Check), but they cannot show the opposite. So a proof is looked for. The slot is the
-// first witness: where history may have changed its position is old, and the server sends the last transaction a second time. Then
-// its XID and time must be the same. Where the slot stands after that transaction, the server is asked.
+// first witness: see feed.Trial. Where the slot stands after the last transaction, the server is asked.
 //
 // Until then the server hears no position but the slot's own. A position of the other history could lie ahead of its WAL. The
 // server would accept it, and would not send to the next connection what is written up to there.
 
-// trial is what is still open.
-type trial struct {
-	begin.Past
-	proven bool // the history is the same, but the last transaction has not come by
-}
-
-// witness looks at what comes by, as long as the last transaction is expected. begins is the beginning of a transaction; nil for a
-// message outside of transactions and for a keepalive. ev is to be taken in once more when that is settled.
-func (f *changes) witness(t *turn, lsn LSN, begins, ev *txn.Event) (act, error) {
-	x := f.trial
-	switch {
-	case x == nil || lsn < x.Commit || lsn == x.Commit && begins == nil:
-		return nextFrame, nil
-	case lsn > x.Commit:
-		f.done.asked, f.done.event, t.trial = true, ev, x
-		return askServer, nil
-	case !x.Is(begins.XID, begins.Time):
-		return nextFrame, begin.AnotherThere(x.Point, lsn, begins.XID, begins.Time)
-	}
-	f.trial = nil
-	if x.proven {
-		return nextFrame, nil
-	}
-	f.done.event, t.received, t.because = ev, 0, "the last transaction came again"
-	return acceptServer, nil
-}
-
-// acquit ends the trial although the last transaction has not come: the stream has asked for it.
-func (f *changes) acquit() {
-	f.trial, f.done.asked = nil, false
-	if !f.point.IsComplete() {
-		f.point.Through = f.point.Commit + 1
-	}
-}
-
 // absent: the last transaction has not come, although the server must have sent it.
-func (o *owner) absent(t *trial) error {
+func (o *owner) absent(t *feed.Trial) error {
 	c := o.conn.Load()
-	if !t.proven {
+	if !t.Proven {
 		var answer begin.Answer
 		failed, err := o.await(func(ctx context.Context) (err error) {
 			answer, err = o.ask(ctx, c, t.Past)
@@ -106,13 +70,13 @@ func (o *owner) examine(ctx context.Context, c *connection, p begin.Past, start 
 	c.status.Told, c.limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.Bound
 	c.from = max(start, slot.Confirmed)
 	c.received = max(c.received, c.from)
-	f, _ := o.feed.(*changes)
+	f, _ := o.feed.(*feed.Changes)
 	if f != nil {
-		f.trial = nil
+		f.Try(nil)
 	}
 	switch resume.Next(p.Point, c.from, same) {
 	case resume.Expect:
-		f.trial = &trial{p, same}
+		f.Try(&feed.Trial{Past: p, Proven: same})
 		if same {
 			o.accept(c, sameServer)
 		}
@@ -171,17 +135,17 @@ func (o *owner) doubt(c *connection, why string) {
 func (o *owner) rewind(c *connection) {
 	o.publish(c) // first: Stats must not say that more is confirmed than acknowledged
 	o.ledger.Rewind(max(c.limit, o.certain()))
-	if f, ok := o.feed.(*changes); ok {
-		f.rewind(c.limit)
+	if f, ok := o.feed.(*feed.Changes); ok {
+		f.Rewind(c.limit)
 	}
 }
 
 // certain is the highest position that lies in the history of what was delivered for certain. A keepalive's position may not.
 func (o *owner) certain() LSN {
-	if f, ok := o.feed.(*changes); ok {
-		return max(f.ended, f.delivered().Commit)
+	if f, ok := o.feed.(*feed.Changes); ok {
+		return f.Certain()
 	}
-	return o.feed.delivered().Through
+	return o.feed.Delivered().Through
 }
 
 // ask is hasTransaction over a new connection.

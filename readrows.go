@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/walchan/walchan/internal/backfill"
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
@@ -84,26 +85,26 @@ func (c *config) readRowsProblems(table SnapshotTable) error {
 	return invalid(problems...)
 }
 
-// deliverPiece delivers the piece of ReadRows whose mark m the stream has come to. It is called again, if the connection breaks meanwhile
+// deliverPiece delivers the piece of ReadRows whose mark the stream has come to. It is called again, if the connection breaks meanwhile
 // and the mark comes again.
-func (o *owner) deliverPiece(m *Message, at *resume.Place) error {
+func (o *owner) deliverPiece(mark *feed.Item, at *resume.Place) error {
 	notes := o.reading.Load()
 	if notes == nil {
 		return nil
 	}
-	p := notes.Take(m.data)
+	p := notes.Take(mark.Data)
 	if p == nil {
 		return nil
 	}
 	rel := p.Table.Owner.(*Relation)
 	info := &Snapshot{Tables: []*Relation{rel}, Attempt: 1, Among: true, at: at}
 	if p.First && !p.Begun {
-		if err := o.deliver(&Message{Kind: SnapshotBegin, LSN: m.LSN, sent: m.sent, ext: info}); err != nil {
+		if err := o.deliver(&Message{Kind: SnapshotBegin, LSN: mark.LSN, sent: mark.Sent, ext: info}); err != nil {
 			return err
 		}
 		p.Begun = true
 	}
-	out := Message{Kind: Read, LSN: m.LSN, Relation: rel, sent: m.sent, ext: at}
+	out := Message{Kind: Read, LSN: mark.LSN, Relation: rel, sent: mark.Sent, ext: at}
 	for {
 		var ok bool
 		if out.data, ok = p.Next(); !ok {
@@ -115,7 +116,7 @@ func (o *owner) deliverPiece(m *Message, at *resume.Place) error {
 		p.Delivered()
 	}
 	if p.IsLast() {
-		if err := o.deliver(&Message{Kind: SnapshotEnd, LSN: m.LSN, sent: m.sent, ext: info}); err != nil {
+		if err := o.deliver(&Message{Kind: SnapshotEnd, LSN: mark.LSN, sent: mark.Sent, ext: info}); err != nil {
 			return err
 		}
 	}

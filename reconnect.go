@@ -207,7 +207,7 @@ func (o *owner) start(c, lost *connection) error {
 
 // continueStream goes on where lost has ended.
 func (o *owner) continueStream(ctx context.Context, c, lost *connection, system session.System) error {
-	p := begin.Past{Origin: lost.origin.Origin, Point: o.feed.delivered(), Bound: o.told, Told: []LSN{o.told}}
+	p := begin.Past{Origin: lost.origin.Origin, Point: o.feed.Delivered(), Bound: o.told, Told: []LSN{o.told}}
 	bound, err := p.Check(system, c.standby, c.history)
 	if err != nil {
 		return err

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"time"
 
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -38,9 +40,9 @@ func (o *owner) stream(c *connection) error {
 			return err
 		}
 	}
-	o.feed.connected(beginning{c.from, o.until, c.origin, &c.flow})
+	o.feed.Connected(feed.Beginning{From: c.from, Until: o.until, Source: c.origin, Flow: &c.flow})
 	defer func() {
-		o.feed.disconnected()
+		o.feed.Disconnected()
 		o.publish(c)
 	}()
 	o.setState(StateStreaming, nil)
@@ -55,19 +57,19 @@ func (o *owner) stream(c *connection) error {
 
 // serve does what the feed asks for, until the end.
 func (o *owner) serve(c *connection) error {
-	t := &turn{}
+	t := &feed.Turn{}
 	var frame *session.Frame
 	for {
-		a, err := o.feed.next(frame, t)
+		a, err := o.feed.Next(frame, t)
 		frame = nil
 		switch {
 		case err != nil:
-		case a == nextFrame:
+		case a == feed.NextFrame:
 			frame, err = o.nextFrame(c, t)
-		case a == deliver:
-			err = o.handOver(t.message)
-		case a == deliverLast:
-			if err = o.handOver(t.message); err == nil {
+		case a == feed.Deliver:
+			err = o.handOver(t.Item)
+		case a == feed.DeliverLast:
+			if err = o.handOver(t.Item); err == nil {
 				frame, err = o.nextFrame(c, t)
 			}
 		default:
@@ -79,17 +81,8 @@ func (o *owner) serve(c *connection) error {
 	}
 }
 
-// handOver delivers a message, or has the feed take it back.
-func (o *owner) handOver(m *Message) error {
-	err := o.deliver(m)
-	if err != nil {
-		o.feed.takeBack()
-	}
-	return err
-}
-
 // nextFrame waits for a frame.
-func (o *owner) nextFrame(c *connection, t *turn) (*session.Frame, error) {
+func (o *owner) nextFrame(c *connection, t *feed.Turn) (*session.Frame, error) {
 	if c.received >= o.until {
 		return nil, errEnded
 	}
@@ -126,58 +119,61 @@ func (o *owner) tookIn(c *connection) {
 }
 
 // perform does what a feed asks for beside deliveries.
-func (o *owner) perform(c *connection, a act, t *turn) error {
+func (o *owner) perform(c *connection, a feed.Act, t *feed.Turn) error {
 	switch a {
-	case settle:
-		o.markSettled(c, t)
-	case isBetween:
-		c.ahead = max(c.ahead, t.received)
-	case lookUp:
-		return o.lookUp(t.relation, t.oids)
-	case askServer:
-		return o.absent(t.trial)
-	case acceptServer:
-		c.received = max(c.received, t.received)
-		o.accept(c, t.because)
-	case deliverPiece:
-		return o.deliverPiece(t.message, t.place)
-	case breathe:
+	case feed.Settle:
+		o.mark(t.Confirm, t.Place)
+		c.received = max(c.received, t.Received)
+		t.Confirmed = o.ledger.Confirmed
+	case feed.IsBetween:
+		c.ahead = max(c.ahead, t.Received)
+	case feed.Describe:
+		return o.describe(c, t.Table)
+	case feed.AskServer:
+		return o.absent(t.Trial)
+	case feed.AcceptServer:
+		c.received = max(c.received, t.Received)
+		o.accept(c, t.Because)
+	case feed.DeliverPiece:
+		return o.deliverPiece(t.Item, t.Place)
+	case feed.Breathe:
 		_, err := o.attend(c, time.Now())
 		c.listen(time.Now())
 		return err
-	case repeat:
+	case feed.Repeat:
 		o.cfg.log.Warn("the server sends a transaction differently than before (was a publication altered, or is it another list?): it is delivered again as a whole",
-			append([]any{"slot", o.source.Slot}, t.details...)...)
+			append([]any{"slot", o.source.Slot}, t.Details...)...)
 		return errAgain
-	case finish:
-		o.received(t.received)
+	case feed.Finish:
+		o.received(t.Received)
 		return errEnded
 	}
 	return nil
 }
 
-// markSettled notes that everything up to a position has come.
-func (o *owner) markSettled(c *connection, t *turn) {
+var errAgain = errors.New("walchan: a transaction is delivered again")
+
+// mark has a position confirmed once everything delivered so far is acknowledged; 0: none. place is what the checkpoint of the last
+// message says.
+func (o *owner) mark(confirm LSN, place *resume.Place) {
 	switch {
-	case t.confirm == 0:
+	case confirm == 0:
 	case !o.ledger.Storing:
-		o.ledger.Mark(t.confirm)
-	case t.place != nil:
-		o.ledger.MarkBefore(t.confirm, t.place)
+		o.ledger.Mark(confirm)
+	case place != nil:
+		o.ledger.MarkBefore(confirm, place)
 	}
-	c.received = max(c.received, t.received)
-	t.confirmed = o.ledger.Confirmed
 }
 
 // takeIn takes in, at a stop, what comes within a moment and needs no delivery: above all the commit of the transaction whose
 // last change was delivered, without which a consumer that stops there would see the transaction again.
-func (o *owner) takeIn(c *connection, t *turn) {
+func (o *owner) takeIn(c *connection, t *feed.Turn) {
 	c.Gather(false)
 	err := c.Arm(time.Now().Add(takeInTime))
-	for a := nextFrame; err == nil; {
+	for a := feed.NextFrame; err == nil; {
 		var frame *session.Frame
 		switch a {
-		case nextFrame:
+		case feed.NextFrame:
 			var ok bool
 			if ok, err = c.Next(&c.frame); !ok && err == nil {
 				err = c.Fill()
@@ -186,19 +182,20 @@ func (o *owner) takeIn(c *connection, t *turn) {
 			if frame = &c.frame; frame.Keepalive {
 				o.received(c.frame.End)
 			}
-		case settle, isBetween, acceptServer:
+		case feed.Settle, feed.IsBetween, feed.AcceptServer:
 			_ = o.perform(c, a, t)
-		case finish:
+		case feed.Describe: // no row of it is delivered any more
+		case feed.Finish:
 			_ = o.perform(c, a, t) // it says that the stream has ended, which it does anyway
 			return
-		case deliver, deliverLast:
-			o.feed.takeBack()
+		case feed.Deliver, feed.DeliverLast:
+			o.feed.TakeBack()
 			return
 		default:
 			return
 		}
 		if err == nil {
-			a, err = o.feed.next(frame, t)
+			a, err = o.feed.Next(frame, t)
 		}
 	}
 }

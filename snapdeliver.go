@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -178,7 +179,7 @@ func (o *owner) keepSlot(c *connection) error {
 	defer stopped()
 	p := c.snapshot
 	begun := resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
-	o.feed.(*changes).point = begun.Point
+	o.feed.(*feed.Changes).Resume(begun.Point)
 	o.snapshots.kept, o.known, o.told = p.from, p.from, p.from // should the answer be lost
 	o.ledger.Begin(p.from)
 	o.ledger.Start(begun)

@@ -103,7 +103,7 @@ func (o *owner) publish(c *connection) {
 	o.gauge.received.Store(uint64(c.received))
 	o.gauge.confirmed.Store(uint64(c.status.Told))
 	o.gauge.sendLag.Store(int64(c.flow.Lag))
-	o.gauge.spooled.Store(o.feed.held())
+	o.gauge.spooled.Store(o.feed.Held())
 }
 
 // watchdog logs, once, that a message stays unacknowledged while later ones are: it makes the server keep WAL for ever. It

@@ -77,7 +77,10 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/backfill"
+	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/ledger"
+	"github.com/walchan/walchan/internal/pgoutput"
+	"github.com/walchan/walchan/internal/txn"
 	"github.com/walchan/walchan/internal/value"
 )
 
@@ -126,8 +129,8 @@ type owner struct {
 	id    uint64 // among those who make the same slot
 	timer *time.Timer
 	sizes sizes // bytes of the messages in c
-	feed  feed  // from the server's frames to messages
-	until LSN   // where the stream ends
+	delivery
+	until LSN // where the stream ends
 	state StreamState
 	known LSN // what the server is known to have as confirmed
 	told  LSN // the highest position that any server was told
@@ -198,11 +201,12 @@ func newOwner(s *Stream) *owner {
 	}
 	switch {
 	case cfg.physical:
-		o.feed = &walFeed{wholeSegments: cfg.wholeSegments}
+		o.feed = &feed.Log{WholeSegments: cfg.wholeSegments}
 	case cfg.plugin == pgoutputPlugin:
-		o.feed = newChanges(cfg, s.types, &s.reading)
+		o.feed = feed.NewChanges(feed.Options{Transactions: cfg.transactions, Checkpoints: cfg.checkpoints, Parallel: pgoutput.IsParallel(cfg.pgoutputArgs()),
+			Store: txn.Store{Limit: cfg.spoolMemory, Dir: cfg.spoolDir}, Reading: &s.reading})
 	default:
-		o.feed = &raw{ends: transactionEnds(cfg.plugin, cfg.pluginArgs)}
+		o.feed = feed.NewPlugin(cfg.plugin, cfg.pluginArgs)
 	}
 	return o
 }

@@ -6,28 +6,25 @@ import (
 	"github.com/walchan/walchan/internal/txn"
 )
 
-// describe makes a Relation of a table that the server has described.
-func (f *changes) describe(t *turn, table *txn.Table) (act, error) {
+// describe makes the Relation of a table that the server has described.
+func (o *owner) describe(c *connection, table *txn.Table) error {
 	r := &Relation{OID: table.OID, Schema: table.Schema, Name: table.Name, ReplicaIdentity: ReplicaIdentity(table.Ident), Columns: make([]Column, len(table.Columns))}
-	for i, c := range table.Columns {
-		r.Columns[i] = Column{Name: c.Name, Key: c.Key, TypeOID: c.TypeOID, TypeMod: c.TypeMod}
+	for i, col := range table.Columns {
+		r.Columns[i] = Column{Name: col.Name, Key: col.Key, TypeOID: col.TypeOID, TypeMod: col.TypeMod}
 	}
 	table.Owner = r
-	if table.Again || f.made.tables == 0 { // announced again, or over a new connection
-		f.types.Forget()
+	if table.Again || !c.described { // announced again, or over a new connection
+		o.types.Forget()
 	}
-	f.made.tables++
-	oids := append(f.types.Unknown(r.typeOIDs()), f.types.Stale()...)
-	if len(oids) == 0 {
-		r.bind(f.types)
-		return nextFrame, nil
+	c.described = true
+	if oids := append(o.types.Unknown(r.typeOIDs()), o.types.Stale()...); len(oids) > 0 {
+		if err := o.lookUp(r, oids); err != nil {
+			return err
+		}
 	}
-	f.done.table, t.relation, t.oids = table, r, oids
-	return lookUp, nil
+	r.bind(o.types)
+	return nil
 }
-
-// bind ends the description of a table, now that its types are looked up.
-func (f *changes) bind(table *txn.Table) { table.Owner.(*Relation).bind(f.types) }
 
 // lookUp has types of a table's columns looked up, on a second connection. Should that fail they are converted with what was known
 // before, or are their text.

@@ -196,23 +196,23 @@ func (o *owner) deliver(m *Message) error {
 
 // offer puts a message into the channel, if there is room.
 func (o *owner) offer(m *Message) bool {
-	if !o.room() || !o.sizes.fits(len(o.c), len(m.data)) {
+	n := len(o.out)
+	if n == cap(o.out) || !o.room() || !o.sizes.fits(n, len(m.data)) {
 		return false
 	}
 	m.ack = Receipt{o.ledger.Next()}
-	select {
-	case o.out <- *m:
-		return true
-	default:
-		return false
-	}
+	o.out <- *m // at once, because nobody else sends; a select would make a copy first
+	return true
 }
 
 // room says whether another message may be outstanding.
 func (o *owner) room() bool { return o.ledger.Outstanding() < uint64(o.cfg.maxUnacked) }
 
-func (o *owner) deliverSlowly(m *Message) error {
+// deliverSlowly waits for room. The message waits in the owner, because one that is taken into a wait would be allocated.
+func (o *owner) deliverSlowly(message *Message) error {
 	c, began := o.conn.Load(), time.Now()
+	m := &o.waiting
+	*m = *message
 	looked := false
 	err := o.hold(c, wait{message: m}, func(now time.Time, w wait) (wait, bool, error) {
 		if looked && o.offer(m) { // else it says that it is blocked, and is not any more
@@ -235,6 +235,7 @@ func (o *owner) deliverSlowly(m *Message) error {
 		}
 		return w, false, nil
 	})
+	*m = Message{}
 	if err == nil {
 		c.listen(time.Now())
 	}

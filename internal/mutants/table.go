@@ -5,7 +5,7 @@ import "strings"
 // mutants are the ways in which the code is broken, each by a mistake that somebody could make.
 var mutants = append([]mutant{
 	// What is confirmed.
-	{"confirm the commit LSN, not the end", "	f.done.end = LSN(ev.End)\n", "	f.done.end = LSN(ev.LSN)\n", "TestConfirmedTransactionIsNotSentAgain|TestConfirmedIsTheEnd"},
+	{"confirm the commit LSN, not the end", "	f.done.end = wal.LSN(ev.End)\n", "	f.done.end = wal.LSN(ev.LSN)\n", "TestChanges$"},
 	{"confirm a keepalive at once", "		o.received(c.frame.End)\n		c.keepalive()\n", "		o.ledger.Confirmed = max(o.ledger.Confirmed, c.frame.End)\n		c.keepalive()\n", "TestIdleStreamConfirms|TestConfirmedKeepalive"},
 	{"ignore keepalives", "		o.received(c.frame.End)\n		c.keepalive()\n", "		c.keepalive()\n", "TestIdleStreamConfirms|TestConfirmedFollows"},
 	{"positions go back", "lsn <= last.lsn", "false", "TestLedgerIsItsModel|TestLedgerConfirmsNothing"},
@@ -44,16 +44,17 @@ var mutants = append([]mutant{
 	{"no grace for a stopping server", "s.leaveAt = now.Add(Grace)", "s.leaveAt = now", "TestShutdown|TestStopping"},
 
 	// Reconnecting.
-	{"repeat what was delivered", "x.begun, x.old, x.fresh = false, f.point.Covers(lsn)", "x.begun, x.old, x.fresh = false, false", "TestEachChangeOnce"},
+	{"repeat what was delivered", "x.begun, x.old, x.fresh = true, false, f.point.Covers(lsn)", "x.begun, x.old, x.fresh = true, false, false", "TestChangesRecognise"},
 	{"one mark for messages and transactions", "		return commit < p.Commit || commit == p.Commit && p.IsComplete()", "		return commit <= p.Commit", "TestMessageAtTheCommit"},
 	{"an older transaction that is new is delivered late", "		return commit < p.Commit ||", "		return commit < min(p.Through, p.Commit) ||", "TestPoint"},
-	{"a message that was refused counts as delivered", "	f.current.given = f.current.was\n", "", "TestConnectionBreaksWhileAMessageWaits"},
-	{"what was delivered before a break is forgotten", "	f.in.Drop()\n	f.leave()\n", "	f.in.Drop()\n", "TestOnceWhereverTheConnectionBreaks|TestEachChangeOnce"},
-	{"the part of a transaction that was delivered is forgotten", "		x.skip = progress{f.point.Ordinal, f.point.Hash}\n", "", "TestEachChangeOnce"},
+	{"a message that was refused counts as delivered", "	f.current.given = f.current.was\n", "", "TestChangesRecognise"},
+	{"what was delivered before a break is forgotten", "	f.in.Drop()\n	f.leave()\n", "	f.in.Drop()\n", "TestChangesRecognise"},
+	{"the part of a transaction that was delivered is forgotten", "		x.skip = progress{f.point.Ordinal, f.point.Hash}\n", "", "TestChangesRecognise"},
 	{"a logical message comes again", "	case m.LSN <= max(f.ended, f.point.Commit):", "	case m.LSN < max(f.ended, f.point.Commit):", "TestOnceWhereverTheConnectionBreaks|TestMessageAt"},
-	{"count without comparing", "x.at.hash != x.skip.hash", "false", "TestTransactionSentDifferently"},
+	{"count without comparing", "x.at.hash != x.skip.hash", "false", "TestChangesRecognise"},
 	{"a transaction that ends early goes unnoticed", "case !x.old && x.at.ordinal < x.skip.ordinal && !f.point.IsBare():", "case false:", "TestTransactionSentDifferently"},
-	{"redelivery is not marked", "tx.Redelivered = lsn == f.anew", "tx.Redelivered = false", "TestTransactionSentDifferently"},
+	{"transactions share a Tx", "it.Tx == nil || it.Tx.Number != x.number", "it.Tx == nil || x.tx == nil", "TestMessagesShareTx"},
+	{"redelivery is not marked", "tx.Redelivered, tx.Prepared = lsn == f.anew", "tx.Redelivered, tx.Prepared = false", "TestChangesRecognise"},
 	{"resume where the slot is", "	from := min(o.ledger.Advance(), max(o.certain(), p.Commit))\n", "	from := LSN(0)\n", "TestResumesAtTheLast"},
 	{"another cluster goes unnoticed", "} else if system.ID != o.source.SystemID {", "} else if false {", "TestWhatCannotContinue"},
 	{"a fork goes unnoticed", "if fork < p.Needed() {", "if false {", "TestWhatCannotContinue|TestFailoverThatLost"},
@@ -67,7 +68,7 @@ var mutants = append([]mutant{
 	{"our own old walsender is not terminated", "if lost != nil && o.cfg.terminateOld && slot.ActivePID == lost.PID() {", "if false {", "TestOwnOldWalsender"},
 	{"a waiting process gives up", "		case o.cfg.waitForSlot:\n", "		case false:\n", "TestSecondProcessWaits"},
 	{"a temporary slot is made anew", "	if o.cfg.slot == \"\" && !o.cfg.physical {\n		return nil, &Error{Kind: ErrSlotLost", "	if false {\n		return nil, &Error{Kind: ErrSlotLost", "TestPermanentErrorOfATemporarySlot"},
-	{"test_decoding: what was delivered is delivered again", "		case was.messages >= f.now.messages:\n			return f.close(t)\n", "", "TestOnceWhereverTheConnectionBreaksWithTestDecoding"},
+	{"test_decoding: what was delivered is delivered again", "		case was.messages >= f.now.messages:\n			return f.close(t)\n", "", "TestPlugin$"},
 
 	// What comes from the network.
 	{"a malformed message is skipped", "		return nil, pgfail.Malformed(a.ev.At, err)\n	}\n	switch ev.Type {\n	case pgoutput.Insert", "		return nil, nil\n	}\n	switch ev.Type {\n	case pgoutput.Insert", "TestGarbageEnds"},
@@ -76,7 +77,7 @@ var mutants = append([]mutant{
 	{"the end of a value is not checked", "size > uint64(len(b)-at)", "false", "Test|Fuzz"},
 
 	// Transactions in progress, and prepared ones.
-	{"a streamed transaction is confirmed before it is delivered", "	tx := f.newTx(ev)\n	tx.Redelivered", "	f.done.end = lsn + 1\n	tx := f.newTx(ev)\n	tx.Redelivered", "TestTransactionsInProgress"},
+	{"a streamed transaction is confirmed before it is delivered", "	tx := f.newTx(ev, lsn)\n	tx.Redelivered", "	f.done.end = lsn + 1\n	tx := f.newTx(ev, lsn)\n	tx.Redelivered", "TestTransactionsInProgress"},
 	{"an older description of a table wins", "if t.seq > a.tables[oid].seq {", "if false {", "TestTableDescribedSince"},
 	{"a streamed description is forgotten", "	for oid, t := range a.before {\n", "	a.tables = a.before\n	for oid, t := range a.before {\n", "TestTableDescribedIn"},
 	{"spools outlive their connection", "	a.Store.Reset()\n", "", "TestTransactionsInProgress"},
@@ -126,7 +127,7 @@ var mutants = append([]mutant{
 	{"Err after a stop that was asked for", "	if o.ctx.Err() == nil && !stopped {\n		o.err = err", "	if true {\n		o.err = err", "TestStop"},
 	{"Flush returns before the status", "	next, err := c.report(min(o.ledger.Advance(), c.limit), now, flushes > 0)\n", "	o.flushes.release(flushes)\n	flushes = 0\n	next, err := c.report(min(o.ledger.Advance(), c.limit), now, false)\n", "TestFlushReturnsWhenTheStatusIsWritten"},
 	{"a large row is kept", "	f.made.letGo()\n", "", "TestLargeRowIsLetGo"},
-	{"a stop does not take in the proof", "		case settle, isBetween, acceptServer:\n", "		case settle, isBetween:\n", "TestStopTakesInTheProof"},
+	{"a stop does not take in the proof", "		case feed.Settle, feed.IsBetween, feed.AcceptServer:\n", "		case feed.Settle, feed.IsBetween:\n", "TestStopTakesInTheProof"},
 	{"a message that comes at once is as old as the clock", "	o.ledger.Tick(time.Now()) // what comes first is delivered before any wait\n", "", "TestStatsAge"},
 	{"the age of a message counts from before the read", "	o.ledger.Tick(c.liveness.HeardAt) // the read may have lasted\n", "", "TestStatsOldestAge"},
 	{"a stop leaves the commit unread", "			o.takeIn(c, t)\n", "", "TestStopTakesIn"},
