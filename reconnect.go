@@ -31,36 +31,8 @@ func defaultRetry() backoff.BackOff {
 	)
 }
 
-// outage is a time without progress: perhaps several connections, that failed at once and at the same position.
-type outage struct {
-	delays  backoff.BackOff // nil: there is none
-	attempt int
-	at      LSN // received, when it began
-}
-
 // stuckAfter attempts without progress an outage is logged as an error.
 const stuckAfter = 10
-
-// lasting is how long a connection must live to be a success although it brought nothing new.
-const lasting = time.Minute
-
-// lost notes the end of a connection. One that has brought something new, or has lasted, ended the outage before it.
-func (o *outage) lost(c *connection) {
-	if c.received > o.at || time.Since(c.status.Since) > lasting {
-		*o = outage{at: c.received}
-	}
-}
-
-// next returns the delay before the next attempt; false if it was given up.
-func (o *outage) next(retry func() backoff.BackOff) (time.Duration, bool) {
-	if o.delays == nil {
-		o.delays = retry()
-		o.delays.Reset()
-	}
-	o.attempt++
-	delay := o.delays.NextBackOff()
-	return delay, delay != backoff.Stop
-}
 
 // reconnect dials until there is a stream again. c is the connection that was lost and why its end. The error is permanent,
 // or errStopped.
@@ -69,7 +41,7 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", o.source.Slot), Err: why,
 			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
 	}
-	o.outage.lost(c)
+	o.outage.Lost(c.received, time.Since(c.status.Since))
 	for {
 		if why != errTimelineEnd && why != errUnprovable {
 			if err := o.pause(why); err != nil {
@@ -82,7 +54,7 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 			o.gauge.mu.Lock()
 			o.gauge.reconnects++
 			o.gauge.mu.Unlock()
-			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.attempt, "resumed_at", next.from)
+			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.Attempt, "resumed_at", next.from)
 			return next, nil
 		case o.ctx.Err() != nil:
 			return nil, errStopped
@@ -96,20 +68,20 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 // pause waits before the next attempt.
 func (o *owner) pause(why error) error {
 	x := &o.outage
-	delay, ok := x.next(o.cfg.retry)
+	delay, ok := x.Next(o.cfg.retry)
 	if !ok {
-		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", x.attempt-1, why)
+		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", x.Attempt-1, why)
 	}
 	o.gauge.mu.Lock()
-	o.gauge.attempt, o.gauge.delay = x.attempt, delay
+	o.gauge.attempt, o.gauge.delay = x.Attempt, delay
 	o.gauge.mu.Unlock()
 	o.setState(StateRetrying, why)
 	level := slog.LevelWarn
-	if x.attempt == stuckAfter {
+	if x.Attempt == stuckAfter {
 		level = slog.LevelError
 	}
-	o.cfg.log.Log(o.ctx, level, "disconnected, trying again", "slot", o.source.Slot, "attempt", x.attempt,
-		"delay", delay.Round(time.Millisecond), "received", x.at, "error", why)
+	o.cfg.log.Log(o.ctx, level, "disconnected, trying again", "slot", o.source.Slot, "attempt", x.Attempt,
+		"delay", delay.Round(time.Millisecond), "received", x.At, "error", why)
 	if !o.pauseFor(delay) {
 		return errStopped
 	}

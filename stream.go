@@ -78,6 +78,7 @@ import (
 
 	"github.com/walchan/walchan/internal/backfill"
 	"github.com/walchan/walchan/internal/ledger"
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/value"
 )
 
@@ -132,7 +133,7 @@ type owner struct {
 	known LSN // what the server is known to have as confirmed
 	told  LSN // the highest position that any server was told
 
-	outage    outage
+	outage    link.Outage
 	snapshots snapshots
 	flowing   StreamState // while messages come: StateStreaming or StateSnapshot
 	forgotten forgotten

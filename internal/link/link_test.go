@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"github.com/walchan/walchan/wal"
 )
 
@@ -94,6 +96,38 @@ func TestFlow(t *testing.T) {
 		if got := f.Patience(); got != want || f.Gathers() != (lag > 10*time.Millisecond) {
 			t.Errorf("a lag of %v: patience %v, gathers %v", lag, got, f.Gathers())
 		}
+	}
+}
+
+// An outage goes on until a connection brings something new, or lasts. Then the delays begin anew.
+func TestOutage(t *testing.T) {
+	retry := func() backoff.BackOff {
+		return backoff.WithMaxRetries(&backoff.ExponentialBackOff{InitialInterval: 1, Multiplier: 2, MaxInterval: 8, Stop: backoff.Stop, Clock: backoff.SystemClock}, 3)
+	}
+	var o Outage
+	for i, step := range []struct {
+		received wal.LSN
+		lived    time.Duration
+		attempt  int
+		delay    time.Duration
+		ok       bool
+	}{
+		{7, time.Second, 1, 1, true},
+		{7, time.Second, 2, 2, true},
+		{8, time.Second, 1, 1, true}, // it brought something new
+		{8, time.Minute, 2, 2, true},
+		{8, time.Minute + 1, 1, 1, true}, // it has lasted
+		{5, time.Second, 2, 2, true},
+		{8, 0, 3, 4, true},
+		{8, 0, 4, backoff.Stop, false},
+	} {
+		o.Lost(step.received, step.lived)
+		if delay, ok := o.Next(retry); delay != step.delay || ok != step.ok || o.Attempt != step.attempt {
+			t.Errorf("step %d: attempt %d, delay %d, %v", i, o.Attempt, delay, ok)
+		}
+	}
+	if o.At != 8 {
+		t.Errorf("it is at %s", o.At)
 	}
 }
 
