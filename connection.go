@@ -16,10 +16,7 @@ import (
 	"github.com/walchan/walchan/internal/slots"
 )
 
-const (
-	awaitTimeout = 10 * time.Second // for what is asked of the server beside the stream
-	probeTimeout = 6 * time.Second  // for the question whether it is stopping
-)
+const probeTimeout = 6 * time.Second // for the question whether it is stopping
 
 // connection is one connection of a stream, with what the server was told over it and what is known of its health. It
 // belongs to the owner.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/begin"
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/session"
 )
 
@@ -111,7 +112,7 @@ func (c *connection) lookAtStandbys(o *owner, now time.Time) {
 		return
 	}
 	c.lookedAt = now
-	c.looking.begin(o.ctx, awaitTimeout, func(ctx context.Context) {
+	c.looking.begin(o.ctx, link.AskTimeout, func(ctx context.Context) {
 		conn, err := c.DialOrdinary(ctx)
 		if err != nil {
 			return

@@ -15,6 +15,7 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/tables"
 )
 
@@ -82,7 +83,7 @@ func (o *owner) pause(why error) error {
 	}
 	o.cfg.log.Log(o.ctx, level, "disconnected, trying again", "slot", o.source.Slot, "attempt", x.Attempt,
 		"delay", delay.Round(time.Millisecond), "received", x.At, "error", why)
-	if !o.pauseFor(delay) {
+	if !link.Sleep(o.ctx, delay) {
 		return errStopped
 	}
 	return nil
@@ -94,7 +95,7 @@ func (o *owner) begin() (*connection, error) {
 	if o.source.Slot == "" && !o.cfg.physical {
 		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
-	var wait slotWait
+	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log, Waiting: o.waiting}
 	for {
 		c, err := o.open(nil)
 		if err == errStoredMore {
@@ -104,14 +105,34 @@ func (o *owner) begin() (*connection, error) {
 		case err == nil, !errors.Is(err, ErrSlotActive):
 			return c, err
 		case o.cfg.waitForSlot:
-			err = o.untilFree(&wait, err)
+			err = wait.UntilFree(o.ctx, o.dialToLook, err)
 		default:
-			err = o.ifLeaving(&wait, err)
+			err = wait.IfLeaving(o.ctx, err)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
+}
+
+// dialToLook makes the connection over which the slot is looked at. It is a walsender's, because a smart stop of the server does not wait
+// for those.
+func (o *owner) dialToLook() (*session.Conn, error) {
+	cfg := *o.cfg
+	cfg.physical = false // that has no SQL
+	c, err := cfg.dial(o.ctx, o.source.Slot)
+	if err != nil {
+		return nil, err
+	}
+	return c.Conn, nil
+}
+
+// waiting publishes that the stream waits for its slot.
+func (o *owner) waiting(looks int, why error) {
+	o.gauge.mu.Lock()
+	o.gauge.attempt, o.gauge.delay = looks, begin.SlotPoll
+	o.gauge.mu.Unlock()
+	o.setState(StateRetrying, why)
 }
 
 // start makes the connection stream.

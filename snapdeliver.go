@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/ledger"
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/pgtime"
@@ -59,7 +60,7 @@ func (o *owner) awaitSettled(c *connection, p *snapshotRun) error {
 
 // patience is how long a server that is asked something short may take: one over a connection that nobody else has closed would
 // be waited for without end.
-func (c *connection) patience() time.Duration { return max(c.liveness.Timeout, awaitTimeout) }
+func (c *connection) patience() time.Duration { return max(c.liveness.Timeout, link.AskTimeout) }
 
 // isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
 func (o *owner) isSettled(p *snapshotRun) bool {

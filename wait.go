@@ -244,7 +244,7 @@ func (o *owner) deliverSlowly(m *Message) error {
 // await runs f, which may take its time, in a goroutine of its own, and goes on attending to the connection. The error of f is
 // failed; err means that the stream, or the connection, has come to its end meanwhile.
 func (o *owner) await(f func(context.Context) error) (failed, err error) {
-	ctx, cancel := context.WithTimeout(o.ctx, awaitTimeout)
+	ctx, cancel := context.WithTimeout(o.ctx, link.AskTimeout)
 	defer cancel()
 	c, done := o.conn.Load(), make(chan struct{})
 	go func() {
@@ -280,17 +280,6 @@ func (o *owner) received(lsn LSN) {
 	}
 	c := o.conn.Load()
 	c.received = max(c.received, lsn)
-}
-
-// pauseFor waits while there is no connection. It returns false if the stream is to stop.
-func (o *owner) pauseFor(d time.Duration) bool {
-	o.timer.Reset(d)
-	select {
-	case <-o.timer.C:
-		return true
-	case <-o.ctx.Done():
-		return false
-	}
 }
 
 func latest(a, b time.Time) time.Time {

@@ -2,6 +2,9 @@ package link
 
 import "time"
 
+// AskTimeout is for what is asked of the server beside the stream.
+const AskTimeout = 10 * time.Second
+
 // StatusInterval returns what lies between two statuses without news. wanted is what the user asks for, 0: nothing. senderTimeout is the
 // server's wal_sender_timeout, 0: none. tooLong says that the server may hang up.
 func StatusInterval(wanted, senderTimeout time.Duration) (interval time.Duration, tooLong bool) {
