@@ -16,6 +16,7 @@ var rooms = []string{
 	"", // the root
 	"internal/backfill",
 	"internal/snapshot",
+	"internal/line",
 	"internal/begin",
 	"internal/tables",
 	"internal/slots",

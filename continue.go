@@ -69,7 +69,7 @@ func (o *owner) continueCheckpoint(ctx context.Context, c *connection, system se
 	if err := o.launch(ctx, c, nil, system, from); err != nil {
 		return err
 	}
-	c.limit = slot
+	c.Limit = slot
 	cp, err := o.askCheckpoint(c)
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func (o *owner) continueCheckpoint(ctx context.Context, c *connection, system se
 	if err != nil {
 		return err
 	}
-	if p.Bound, err = p.Check(system, c.standby, c.history); err != nil {
+	if p.Bound, err = p.Check(system, c.Standby, c.History); err != nil {
 		return err
 	}
 	p.Bound = max(p.Bound, o.cfg.from) // a person has accepted the gap; it may lie behind a fail-over
@@ -91,14 +91,14 @@ func (o *owner) continueCheckpoint(ctx context.Context, c *connection, system se
 		return err
 	}
 	if p.IsBare() {
-		f.point.Through = c.status.Told // it was acknowledged, thus stored
+		f.point.Through = c.Status.Told // it was acknowledged, thus stored
 	}
 	begun := resume.Place{Source: &resume.Source{Origin: p.Origin, Checkpoints: true}, Point: p.Point} // of its own server: the proof may not be there yet
 	if p.IsBare() {
 		begun = resume.Place{Source: c.origin, Point: f.point}
 	}
 	o.ledger.Start(begun)
-	o.cfg.log.Info("the stream goes on after the checkpoint", "slot", o.source.Slot, "checkpoint", cp.place(), "confirmed", c.status.Told)
+	o.cfg.log.Info("the stream goes on after the checkpoint", "slot", o.source.Slot, "checkpoint", cp.place(), "confirmed", c.Status.Told)
 	return nil
 }
 
@@ -114,13 +114,9 @@ func (o *owner) askCheckpoint(c *connection) (cp Checkpoint, err error) {
 // meanwhile runs f after the server has begun to stream, and before anything is read. The server hears again what the slot has as
 // confirmed, and nothing more.
 func (o *owner) meanwhile(c *connection, f func() error) error {
-	pause := c.status.Interval
-	if c.shutdown.SenderTimeout > 0 { // the server cannot ask: nobody reads
-		pause = min(pause, max(c.shutdown.SenderTimeout/6, 100*time.Millisecond))
-	}
-	return begin.Meanwhile(pause, f, func(now time.Time) error {
-		at := min(c.status.Told, c.limit)
-		if err := c.Status(at, at, now, false); err != nil {
+	return begin.Meanwhile(c.Timers.Unread(), f, func(now time.Time) error {
+		at := min(c.Status.Told, c.Limit)
+		if err := c.Conn.Status(at, at, now, false); err != nil {
 			return o.streamError(err)
 		}
 		return nil

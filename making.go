@@ -16,7 +16,7 @@ func (o *owner) checkAlone(c *connection) error {
 	if o.cfg.slot == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
+	ctx, cancel := context.WithTimeout(o.ctx, c.Timers.Patience())
 	defer cancel()
 	conn, err := c.DialOrdinary(ctx) // on c the snapshot ends with the next command
 	if err != nil {

@@ -46,11 +46,11 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 		return err
 	}
 	if o.cfg.slot != "" {
-		if c.status.Told, err = o.preparePhysicalSlot(ctx, c, lost); err != nil {
+		if c.Status.Told, err = o.preparePhysicalSlot(ctx, c, lost); err != nil {
 			return err
 		}
 	}
-	if system, err = begin.FlushedUpTo(ctx, c.Conn, c.status.Told, system); err != nil {
+	if system, err = begin.FlushedUpTo(ctx, c.Conn, c.Status.Told, system); err != nil {
 		return err
 	}
 	if err := o.startWAL(ctx, c, lost, &f, cp, system); err != nil {
@@ -66,21 +66,21 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 
 // startedWAL notes where the connection stands when its stream has begun.
 func (o *owner) startedWAL(c, lost *connection, f *walFeed, system session.System) {
-	slot := c.status.Told
+	slot := c.Status.Told
 	system.Timeline = f.timeline
 	if f.trial != nil {
 		system.Timeline = f.trial.timeline
 	}
 	o.started(c, lost, system, f.at)
-	c.received = f.expect
+	c.Received = f.expect
 	if lost == nil {
 		o.ledger.Begin(f.confirmable(f.last))
 	}
 	if f.trial != nil { // until its end no position is told that the server may not have
-		c.limit = cmp.Or(slot, f.expect)
-		c.status.Told, o.known = slot, slot
+		c.Limit = cmp.Or(slot, f.expect)
+		c.Status.Told, o.known = slot, slot
 	}
-	c.status.Confirmed = min(o.ledger.Advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
+	c.Status.Confirmed = min(o.ledger.Advance(), c.Limit) // it goes on behind what was delivered, acknowledged or not
 	if lost == nil && o.cfg.checkpoints && f.last.IsProvable() {
 		o.ledger.Start(f.last)
 	}
@@ -113,15 +113,15 @@ func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *walFeed, c
 	}
 	switch {
 	case lost != nil:
-		if err := o.checkCluster(lost, system, c.standby, history); err != nil {
+		if err := o.checkCluster(lost, system, c.Standby, history); err != nil {
 			return err
 		}
 	case !cp.IsZero():
 		f.goOnAfter(cp)
 	default:
-		f.choose(o.cfg, c.status.Told, system, history)
+		f.choose(o.cfg, c.Status.Told, system, history)
 	}
-	if err := f.locate(system, history, c.standby); err != nil {
+	if err := f.locate(system, history, c.Standby); err != nil {
 		return err
 	}
 	f.arrive(o, c)
@@ -167,9 +167,9 @@ func (o *owner) checkCluster(lost *connection, system session.System, standby bo
 	if system.ID != o.source.SystemID {
 		return begin.OtherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
 	}
-	p := begin.Past{Point: o.feed.delivered(), Bound: lost.status.Told}
-	if !lost.standby { // it may have been promoted since
-		p.Timeline = lost.timeline
+	p := begin.Past{Point: o.feed.delivered(), Bound: lost.Status.Told}
+	if !lost.Standby { // it may have been promoted since
+		p.Timeline = lost.System.Timeline
 	}
 	return p.CheckWAL(system, standby, history)
 }
@@ -180,8 +180,8 @@ func (o *owner) readSettings(ctx context.Context, c *connection, f *walFeed) err
 	if err != nil {
 		return err
 	}
-	o.setTimers(c, is.SenderTimeout)
-	c.standby, f.segment = is.Standby, is.Segment
+	c.Meet(begin.Remote{Server: is}, is.Timers(o.cfg.timers(), o.cfg.log))
+	f.segment = is.Segment
 	return nil
 }
 
@@ -209,9 +209,9 @@ var errTimelineEnd = errors.New("walchan: the timeline has ended")
 
 // leaveTimeline ends the stream of a timeline properly, so that the slot is free when the function returns.
 func (o *owner) leaveTimeline(c *connection) {
-	o.cfg.log.Info("the timeline has ended", "slot", o.source.Slot, "timeline", c.timeline, "received", c.received)
+	o.cfg.log.Info("the timeline has ended", "slot", o.source.Slot, "timeline", c.System.Timeline, "received", c.Received)
 	o.feed.(*walFeed).leave(c)
-	if err := c.farewell(o.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
+	if err := c.Farewell(o.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
 		o.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", o.source.Slot, "error", err)
 	}
 }

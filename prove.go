@@ -103,14 +103,14 @@ func (o *owner) examine(ctx context.Context, c *connection, p begin.Past, start 
 	if slot.Confirmed > p.Bound {
 		return p.Moved(o.source.Slot, slot.Confirmed)
 	}
-	c.status.Told, c.limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.Bound
-	c.from = max(start, slot.Confirmed)
-	c.received = max(c.received, c.from)
+	c.Status.Told, c.Limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.Bound
+	c.From = max(start, slot.Confirmed)
+	c.Received = max(c.Received, c.From)
 	f, _ := o.feed.(*changes)
 	if f != nil {
 		f.trial = nil
 	}
-	switch resume.Next(p.Point, c.from, same) {
+	switch resume.Next(p.Point, c.From, same) {
 	case resume.Expect:
 		f.trial = &trial{p, same}
 		if same {
@@ -153,26 +153,26 @@ func (o *owner) heed(c *connection, v begin.Verdict) {
 func (o *owner) accept(c *connection, by string) {
 	if by != sameServer {
 		o.rewind(c)
-		o.cfg.log.Info("the server has the history of what was delivered", "slot", o.source.Slot, "from", c.from, "because", by)
+		o.cfg.log.Info("the server has the history of what was delivered", "slot", o.source.Slot, "from", c.From, "because", by)
 	}
-	c.limit = never
+	c.Limit = never
 }
 
 // doubt goes on without a proof.
 func (o *owner) doubt(c *connection, why string) {
 	o.rewind(c)
-	c.limit = never
+	c.Limit = never
 	o.gauge.unproven.Store(true)
 	o.cfg.log.Warn("nothing proves that the server has the history of what was delivered, and nothing disproves it: going on (see WithProof)",
-		"slot", o.source.Slot, "from", c.from, "why", why)
+		"slot", o.source.Slot, "from", c.From, "why", why)
 }
 
 // rewind forgets positions that may belong to another history.
 func (o *owner) rewind(c *connection) {
 	o.publish(c) // first: Stats must not say that more is confirmed than acknowledged
-	o.ledger.Rewind(max(c.limit, o.certain()))
+	o.ledger.Rewind(max(c.Limit, o.certain()))
 	if f, ok := o.feed.(*changes); ok {
-		f.rewind(c.limit)
+		f.rewind(c.Limit)
 	}
 }
 
@@ -196,5 +196,5 @@ func (o *owner) ask(ctx context.Context, c *connection, p begin.Past) (begin.Ans
 
 // hasTransaction asks whether the server has the last transaction. Afterwards side can only be closed.
 func (c *connection) hasTransaction(ctx context.Context, side *pgconn.PgConn, p resume.Point) (begin.Answer, error) {
-	return begin.HasTransaction(ctx, side, p, resume.TimelineAt(p.Commit, c.history, c.timeline))
+	return begin.HasTransaction(ctx, side, p, resume.TimelineAt(p.Commit, c.History, c.System.Timeline))
 }

@@ -31,6 +31,6 @@ func (o *owner) publicationGap(cause error) error {
 	version, _ := c.Version()
 	ctx, cancel := context.WithTimeout(o.ctx, link.AskTimeout)
 	defer cancel()
-	gap := begin.Gap{Slot: o.source.Slot, Publications: o.cfg.publications, Version: version, Received: c.received}
+	gap := begin.Gap{Slot: o.source.Slot, Publications: o.cfg.publications, Version: version, Received: c.Received}
 	return gap.Explain(ctx, &c.Reached, cause)
 }

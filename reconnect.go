@@ -42,7 +42,7 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", o.source.Slot), Err: why,
 			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
 	}
-	o.outage.Lost(c.received, time.Since(c.status.Since))
+	o.outage.Lost(c.Received, time.Since(c.Status.Since))
 	for {
 		if why != errTimelineEnd && why != errUnprovable {
 			if err := o.pause(why); err != nil {
@@ -55,7 +55,7 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 			o.gauge.mu.Lock()
 			o.gauge.reconnects++
 			o.gauge.mu.Unlock()
-			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.Attempt, "resumed_at", next.from)
+			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.Attempt, "resumed_at", next.From)
 			return next, nil
 		case o.ctx.Err() != nil:
 			return nil, errStopped
@@ -189,7 +189,7 @@ func (o *owner) start(c, lost *connection) error {
 		}
 		return o.launch(ctx, c, lost, system, from)
 	}
-	if c.history, err = begin.TimelineHistory(ctx, c.Conn, system.Timeline); err != nil {
+	if c.History, err = begin.TimelineHistory(ctx, c.Conn, system.Timeline); err != nil {
 		return err
 	}
 	if lost == nil {
@@ -201,13 +201,13 @@ func (o *owner) start(c, lost *connection) error {
 // continueStream goes on where lost has ended.
 func (o *owner) continueStream(ctx context.Context, c, lost *connection, system session.System) error {
 	p := begin.Past{Origin: lost.origin.Origin, Point: o.feed.delivered(), Bound: o.told, Told: []LSN{o.told}}
-	bound, err := p.Check(system, c.standby, c.history)
+	bound, err := p.Check(system, c.Standby, c.History)
 	if err != nil {
 		return err
 	}
-	if bound < p.Bound || system.Timeline != lost.timeline {
+	if bound < p.Bound || system.Timeline != lost.System.Timeline {
 		o.cfg.log.Info("the server is on a new timeline, or lacks WAL that was confirmed; what was delivered it may have", "slot", o.source.Slot,
-			"timeline", system.Timeline, "was", lost.timeline, "same_until", bound, "delivered", o.certain())
+			"timeline", system.Timeline, "was", lost.System.Timeline, "same_until", bound, "delivered", o.certain())
 	}
 	p.Bound = bound
 	// Not the position that was acknowledged last: a keepalive's may belong to another history, which has something else there.
@@ -232,17 +232,11 @@ func (o *owner) launch(ctx context.Context, c, lost *connection, system session.
 
 // started notes where the connection stands when its stream has begun.
 func (o *owner) started(c, lost *connection, system session.System, from LSN) {
-	now := time.Now()
 	if lost == nil {
-		c.status.Told = from
+		c.Status.Told = from
 	}
-	c.limit = never
-	c.timeline, o.known = system.Timeline, c.status.Told
-	c.from, c.status.Confirmed, c.received = from, from, from
-	c.status.Since, c.lookedAt = now, now
-	c.status.At = time.Time{}
-	c.shutdown.Begin(now)
-	c.listen(now)
+	c.System, o.known = system, c.Status.Told
+	c.Begin(time.Now(), from, o.known)
 	o.gauge.walEnd.Store(uint64(system.Flushed))
 	if lost == nil {
 		o.ledger.Begin(from)
@@ -254,8 +248,8 @@ func (o *owner) started(c, lost *connection, system session.System, from LSN) {
 // setOrigin notes which server this is. The timeline of a standby is not kept, because it may be promoted under the connection.
 func (c *connection) setOrigin(o *owner, lost *connection, system session.System) {
 	origin := resume.Source{Checkpoints: o.cfg.checkpoints, Origin: resume.Origin{
-		SystemID: o.source.SystemID, Database: o.source.Database, Slot: o.source.Slot, Started: c.serverStarted}}
-	if !c.standby {
+		SystemID: o.source.SystemID, Database: o.source.Database, Slot: o.source.Slot, Started: c.Remote.Started}}
+	if !c.Standby {
 		origin.Timeline = system.Timeline
 	}
 	if c.origin = &origin; lost != nil && lost.origin != nil && *lost.origin == origin {
@@ -269,18 +263,11 @@ func (o *owner) readSession(ctx context.Context, c *connection) error {
 	if err != nil {
 		return err
 	}
-	c.standby, c.backendStart, c.serverStarted = is.Standby, is.BackendStart, is.Started
-	c.synchronous.Store(begin.NamesStandby(is.StandbyNames, c.Config.RuntimeParams["application_name"]))
-	o.setTimers(c, is.SenderTimeout)
+	c.Meet(begin.Remote{Server: is}, is.Timers(o.cfg.timers(), o.cfg.log))
 	return nil
 }
 
-// setTimers derives the connection's timers from the server's wal_sender_timeout.
-func (o *owner) setTimers(c *connection, senderTimeout time.Duration) {
-	c.shutdown.SenderTimeout = senderTimeout
-	var tooLong bool
-	if c.status.Interval, tooLong = link.StatusInterval(o.cfg.statusInterval, senderTimeout); tooLong {
-		o.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.status.Interval, "wal_sender_timeout", senderTimeout)
-	}
-	c.liveness.Timeout = link.ReceiveTimeout(o.cfg.receiveTimeout, senderTimeout)
+// timers are those that the user asks for.
+func (c *config) timers() link.Timers {
+	return link.Timers{Status: c.statusInterval, Receive: c.receiveTimeout}
 }

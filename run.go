@@ -38,7 +38,7 @@ func (o *owner) stream(c *connection) error {
 			return err
 		}
 	}
-	o.feed.connected(beginning{c.from, o.until, c.origin, &c.flow})
+	o.feed.connected(beginning{c.From, o.until, c.origin, &c.Flow})
 	defer func() {
 		o.feed.disconnected()
 		o.publish(c)
@@ -90,7 +90,7 @@ func (o *owner) handOver(m *Message) error {
 
 // nextFrame waits for a frame.
 func (o *owner) nextFrame(c *connection, t *turn) (*session.Frame, error) {
-	if c.received >= o.until {
+	if c.Received >= o.until {
 		return nil, errEnded
 	}
 	for {
@@ -116,10 +116,10 @@ func (o *owner) nextFrame(c *connection, t *turn) (*session.Frame, error) {
 func (o *owner) tookIn(c *connection) {
 	if c.frame.Keepalive {
 		o.received(c.frame.End)
-		c.keepalive()
+		c.Keepalive(&c.frame)
 		return
 	}
-	c.flow.Busy = true
+	c.Flow.Busy = true
 	if o.cfg.physical {
 		o.gauge.walEnd.Store(uint64(c.frame.End))
 	}
@@ -137,13 +137,13 @@ func (o *owner) perform(c *connection, a act, t *turn) error {
 	case askServer:
 		return o.absent(t.trial)
 	case acceptServer:
-		c.received = max(c.received, t.received)
+		c.Received = max(c.Received, t.received)
 		o.accept(c, t.because)
 	case deliverPiece:
 		return o.deliverPiece(t.message, t.place)
 	case breathe:
 		_, err := o.attend(c, time.Now())
-		c.listen(time.Now())
+		c.Listen(time.Now())
 		return err
 	case repeat:
 		o.cfg.log.Warn("the server sends a transaction differently than before (was a publication altered, or is it another list?): it is delivered again as a whole",
@@ -165,7 +165,7 @@ func (o *owner) markSettled(c *connection, t *turn) {
 	case t.place != nil:
 		o.ledger.MarkBefore(t.confirm, t.place)
 	}
-	c.received = max(c.received, t.received)
+	c.Received = max(c.Received, t.received)
 	t.confirmed = o.ledger.Confirmed
 }
 

@@ -27,7 +27,7 @@ func (o *owner) prepareSlot(ctx context.Context, c, lost *connection, database s
 	switch {
 	case err != nil:
 		return 0, err
-	case slot == nil && lost != nil && c.standby && !lost.standby:
+	case slot == nil && lost != nil && c.Standby && !lost.Standby:
 		return 0, slots.InRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
 	case slot == nil:
 		return 0, o.slotOn(c).Missing(nil)
@@ -51,7 +51,7 @@ func (o *owner) prepareSlot(ctx context.Context, c, lost *connection, database s
 			return 0, err
 		}
 	}
-	c.status.Told = slot.Confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
+	c.Status.Told = slot.Confirmed // START_REPLICATION does not tell it; a COMMIT may be waiting to be told
 	return slot.Confirmed, nil
 }
 
@@ -70,7 +70,7 @@ func (o *owner) checkSwitch(slot LSN) error {
 
 // terminate ends the walsender of a lost connection, which may wait for us for long.
 func (o *owner) terminate(ctx context.Context, c, lost *connection) error {
-	if err := begin.Terminate(ctx, c.Conn, lost.PID(), lost.backendStart); err != nil {
+	if err := begin.Terminate(ctx, c.Conn, lost.PID(), lost.BackendStart); err != nil {
 		return err
 	}
 	o.cfg.log.Info("terminated the walsender of the lost connection", "slot", o.source.Slot, "pid", lost.PID())
@@ -79,5 +79,5 @@ func (o *owner) terminate(ctx context.Context, c, lost *connection) error {
 
 // slotOn is the stream's slot on a server.
 func (o *owner) slotOn(c *connection) *begin.Slot {
-	return &begin.Slot{Name: o.source.Slot, Plugin: o.cfg.plugin, Checkpoints: o.cfg.checkpoints, Standby: c.standby}
+	return &begin.Slot{Name: o.source.Slot, Plugin: o.cfg.plugin, Checkpoints: o.cfg.checkpoints, Standby: c.Standby}
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/ledger"
-	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/pgtime"
@@ -33,7 +32,7 @@ func (o *owner) takeSnapshot(c *connection) error {
 		return err
 	}
 	o.cfg.log.Info("the slot is made", "slot", o.source.Slot, "from", p.from)
-	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
+	ctx, cancel := context.WithTimeout(o.ctx, c.Timers.Patience())
 	defer cancel()
 	return o.launch(ctx, c, nil, p.system, p.from)
 }
@@ -57,10 +56,6 @@ func (o *owner) awaitSettled(c *connection, p *snapshotRun) error {
 		return w, false, nil
 	})
 }
-
-// patience is how long a server that is asked something short may take: one over a connection that nobody else has closed would
-// be waited for without end.
-func (c *connection) patience() time.Duration { return max(c.liveness.Timeout, link.AskTimeout) }
 
 // isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
 func (o *owner) isSettled(p *snapshotRun) bool {
@@ -89,7 +84,7 @@ func (o *owner) deliverSnapshot(c *connection, p *snapshotRun) error {
 	if err := o.deliverRows(c, p); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
+	ctx, cancel := context.WithTimeout(o.ctx, c.Timers.Patience())
 	defer cancel()
 	if err := p.rows.Unlock(ctx); err != nil {
 		return err
@@ -173,7 +168,7 @@ func (p *snapshotRun) attend(o *owner, c *connection, now time.Time) (time.Time,
 //
 // A stop that comes now must not undo it: it may take until the farewell's timeout.
 func (o *owner) keepSlot(c *connection) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), c.patience())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), c.Timers.Patience())
 	defer cancel()
 	stopped := context.AfterFunc(o.ctx, func() { time.AfterFunc(o.cfg.closeTimeout, cancel) })
 	defer stopped()

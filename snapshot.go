@@ -183,7 +183,7 @@ func (o *owner) openSnapshot(ctx context.Context, c *connection, system session.
 	}
 	o.snapshots.attempt++
 	p.info.Attempt = o.snapshots.attempt
-	c.timeline, c.status.Since = system.Timeline, time.Now()
+	c.System, c.Status.Since = system, time.Now()
 	o.gauge.snapshot.Store(p)
 	return true, nil
 }

@@ -5,7 +5,7 @@ func init() { mutants = append(mutants, checkpoints...) }
 // Checkpoints, and the proof that a server has the history of what was delivered.
 var checkpoints = []mutant{
 	{"a position of another history is told", "		o.rewind(c)\n		o.cfg.log.Info", "		o.cfg.log.Info", "TestNewTimelineIsReadFromTheFork|TestAfterAReconnect"},
-	{"a connection on trial is told what is confirmed", "c.status.Told, c.limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.Bound", "c.status.Told, c.limit, o.known, o.told = slot.Confirmed, never, slot.Confirmed, p.Bound", "TestAfterAReconnect"},
+	{"a connection on trial is told what is confirmed", "c.Status.Told, c.Limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.Bound", "c.Status.Told, c.Limit, o.known, o.told = slot.Confirmed, never, slot.Confirmed, p.Bound", "TestAfterAReconnect"},
 	{"the last transaction may be another", "	case !x.Is(begins.XID, begins.Time):", "	case false:", "TestAfterAReconnect"},
 	{"a transaction that does not come is not missed", "		f.done.asked, f.done.event, t.trial = true, ev, x\n		return askServer, nil\n", "		f.trial = nil\n		return nextFrame, nil\n", "TestAfterAReconnect"},
 	{"the time of a transaction does not matter to its identity", "p.XID == xid && p.Time == time", "p.XID == xid", "TestAfterAReconnect"},
@@ -22,6 +22,6 @@ var checkpoints = []mutant{
 	{"a new slot behind a checkpoint", "	case cp.HasTransaction(), cp.Message != 0:", "	case false:", "TestMissingSlotAndCheckpoint"},
 	{"a lost checkpoint goes unnoticed", "	case cp.IsZero() && o.cfg.from == 0:", "	case false:", "TestMissingSlotAndCheckpoint"},
 	{"a checkpoint of another source goes unnoticed", "*cp == (resume.Checkpoint{}) || SourceOf(cp) == s || upgraded", "true", "TestCheckpointOfAnotherSource"},
-	{"nothing tells a stopping server that it may go", "	case c.shutdown.IsNoticed(), c.synchronous.Load():\n", "	case c.synchronous.Load():\n", "TestCheckpointed"},
-	{"a synchronous standby is not noticed", "	case c.shutdown.IsNoticed(), c.synchronous.Load():\n", "	case c.shutdown.IsNoticed():\n", "TestCheckpointed"},
+	{"nothing tells a stopping server that it may go", "	case c.Shutdown.IsNoticed(), c.IsSynchronous():\n", "	case c.IsSynchronous():\n", "TestCheckpointed"},
+	{"a synchronous standby is not noticed", "	case c.Shutdown.IsNoticed(), c.IsSynchronous():\n", "	case c.Shutdown.IsNoticed():\n", "TestCheckpointed"},
 }

@@ -4,7 +4,7 @@ package main
 func init() {
 	mutants = append(mutants, []mutant{
 		{"the transaction at the end is delivered", "	if lsn >= f.until {", "	if lsn > f.until {", "TestUntil"},
-		{"the end is looked for in transactions only", "	if c.received >= o.until {\n		return nil, errEnded\n	}\n", "", "TestUntil"},
+		{"the end is looked for in transactions only", "	if c.Received >= o.until {\n		return nil, errEnded\n	}\n", "", "TestUntil"},
 		{"a message behind the end is delivered", "	case m.LSN > f.until:\n", "	case false:\n", "TestUntil"},
 		{"a raw message behind the end is delivered", "	case frame.Start > f.until:\n", "	case false:\n", "TestUntil"},
 		{"the end is an error", "stopped := errors.Is(err, errStopped) || err == errEnded", "stopped := errors.Is(err, errStopped)", "TestUntil"},
