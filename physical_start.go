@@ -67,11 +67,16 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 // startedWAL notes where the connection stands when its stream has begun.
 func (o *owner) startedWAL(c, lost *connection, f *walFeed, system session.System) {
 	slot := c.Status.Told
-	system.Timeline = f.timeline
+	c.System = system
+	c.System.Timeline = f.timeline
 	if f.trial != nil {
-		system.Timeline = f.trial.timeline
+		c.System.Timeline = f.trial.timeline
 	}
-	o.started(c, lost, system, f.at)
+	told := slot
+	if lost == nil {
+		told = f.at
+	}
+	o.started(c, lost, f.at, told)
 	c.Received = f.expect
 	if lost == nil {
 		o.ledger.Begin(f.confirmable(f.last))
@@ -86,23 +91,23 @@ func (o *owner) startedWAL(c, lost *connection, f *walFeed, system session.Syste
 	}
 }
 
-// errStoredMore says that the consumer has stored another checkpoint by the time the slot was held. The stream begins after that one,
-// over a new connection.
-var errStoredMore = errors.New("walchan: another checkpoint is stored")
-
 // askAgain asks the consumer for its checkpoint now that the slot is held. The process that had the slot before may have stored more.
 func (o *owner) askAgain(c *connection, cp Checkpoint) error {
 	if o.cfg.slot == "" || c.made {
 		return nil
 	}
-	stored, err := o.askCheckpoint(c)
+	var stored Checkpoint
+	err := begin.Meanwhile(c.Conn, c.Timers, min(c.Status.Told, c.Limit), func() (err error) {
+		stored, err = o.cfg.checkpoint(o.ctx)
+		return err
+	})
 	if err != nil || stored == cp {
 		return err
 	}
 	if err := c.Finish(time.Now().Add(time.Second)); err != nil { // so that the slot is free
 		return pgfail.Failed("stop the stream for another checkpoint", err)
 	}
-	return errStoredMore
+	return begin.ErrStoredMore
 }
 
 // startWAL finds out where the stream begins, or goes on, and begins it there.

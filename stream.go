@@ -77,6 +77,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/backfill"
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/value"
@@ -134,7 +135,7 @@ type owner struct {
 	told  LSN // the highest position that any server was told
 
 	outage    link.Outage
-	snapshots snapshots
+	snapshots begin.Snapshot
 	flowing   StreamState // while messages come: StateStreaming or StateSnapshot
 	forgotten forgotten
 }
@@ -194,7 +195,7 @@ func newOwner(s *Stream) *owner {
 		timer:     time.NewTimer(time.Hour),
 		sizes:     sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)},
 		until:     never,
-		snapshots: snapshots{due: cfg.snapshot.wanted},
+		snapshots: begin.Snapshot{Due: cfg.snapshot.wanted},
 		flowing:   StateStreaming,
 	}
 	switch {

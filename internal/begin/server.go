@@ -132,8 +132,8 @@ func TimelineHistory(ctx context.Context, c *session.Conn, timeline int32) (stri
 	return history, nil
 }
 
-// Terminate ends a walsender. start is its BackendStart: another process may have its PID by now.
-func Terminate(ctx context.Context, c *session.Conn, pid uint32, start string) error {
+// terminate ends a walsender. start is its BackendStart: another process may have its PID by now.
+func terminate(ctx context.Context, c *session.Conn, pid uint32, start string) error {
 	_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %d AND backend_start::text = %s",
 		pid, pgsql.Literal(start)))
 	if err != nil {
