@@ -89,7 +89,7 @@ func (o *owner) begin() (*connection, error) {
 	if o.source.Slot == "" && !o.cfg.physical {
 		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
-	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log, Waiting: o.waiting}
+	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log, Waiting: o.awaitsSlot}
 	for {
 		c, err := o.open(nil)
 		if err == begin.ErrStoredMore {
@@ -121,8 +121,8 @@ func (o *owner) dialToLook() (*session.Conn, error) {
 	return c.Conn, nil
 }
 
-// waiting publishes that the stream waits for its slot.
-func (o *owner) waiting(looks int, why error) {
+// awaitsSlot publishes that the stream waits for its slot.
+func (o *owner) awaitsSlot(looks int, why error) {
 	o.gauge.mu.Lock()
 	o.gauge.attempt, o.gauge.delay = looks, begin.SlotPoll
 	o.gauge.mu.Unlock()

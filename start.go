@@ -23,10 +23,10 @@ func (o *owner) start(c, lost *connection) error {
 		return o.startPhysical(ctx, c, lost)
 	}
 	s, err := o.request(lost).Begin(o.ctx, &c.Access)
-	if s.Told != 0 { // the server has streamed, even if that was all
-		o.known = s.Told
-	}
 	if err != nil {
+		if s.Told != 0 { // it has streamed, even if that was all
+			o.known = s.Told
+		}
 		return err
 	}
 	c.Meet(s.Remote, s.Timers)

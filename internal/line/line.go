@@ -44,7 +44,7 @@ func (l *Line) Meet(r begin.Remote, t link.Timers) {
 // Begin notes that the server streams from a position. told is what it has as confirmed.
 func (l *Line) Begin(now time.Time, from, told wal.LSN) {
 	l.From, l.Received, l.Limit = from, from, NoLimit
-	l.Status.Told, l.Status.Confirmed, l.Status.Since, l.Status.At = told, from, now, time.Time{}
+	l.Status.Told, l.Status.Confirmed, l.Status.Since = told, from, now
 	l.Shutdown.Begin(now)
 	l.standbys.lookedAt = now
 	l.standbys.haveUs.Store(l.isNamed(l.StandbyNames))

@@ -18,7 +18,7 @@ var checkpoints = []mutant{
 	{"the stream's checkpoint is of the new server before the proof", "&resume.Source{Origin: p.Origin, Checkpoints: true}, Point: p.Point}", "c.origin, Point: p.Point}", "TestStreamCheckpointAfterAFailover"},
 	{"two processes make one slot", "	return true, a.checkAlone()\n", "	return true, nil\n", "TestTwoProcessesBeginAtOnce"},
 	{"what is stored meanwhile is given up", "		if stored != lost {\n", "		if looks == 0 && stored != lost {\n", "TestSubscribeAnewOfASlotThatIsInUse"},
-	{"two-phase is switched on behind the checkpoint", "	if p := cp.Point; cp.Physical || p.IsComplete() && max(p.Through, p.Message) <= slot.Confirmed {\n", "	if true {\n", "TestTwoPhaseIsNotSwitchedOn"},
+	{"two-phase is switched on behind the checkpoint", "	if p := cp.Point; cp.Physical || p.IsComplete() && max(p.Through, p.Message) <= slot.Confirmed {\n", "	if _ = cp; true {\n", "TestTwoPhaseIsNotSwitchedOn"},
 	{"a new slot behind a checkpoint", "	case cp.HasTransaction(), cp.Message != 0:", "	case false:", "TestMissingSlotAndCheckpoint"},
 	{"a lost checkpoint goes unnoticed", "	case isZero && a.From == 0:", "	case false:", "TestMissingSlotAndCheckpoint"},
 	{"a checkpoint of another source goes unnoticed", "*cp == (resume.Checkpoint{}) || SourceOf(cp) == s || upgraded", "true", "TestCheckpointOfAnotherSource"},

@@ -117,7 +117,7 @@ var mutants = append([]mutant{
 	// What the user is told, and when.
 	{"every request of the server is answered at once", "		return s.At.Add(min(replyPause, s.Interval))\n", "		return s.At\n", "TestShutdownIsNotHeldUp$"},
 	{"more is reported as received than was", "l.Conn.Status(l.Received, l.Status.Confirmed, now, askReply)", "l.Conn.Status(l.Received+1, l.Status.Confirmed, now, askReply)", "TestConfirmed"},
-	{"after a reconnect the server counts as told", "&p, slot.Confirmed, max(start, slot.Confirmed)", "&p, max(start, slot.Confirmed), max(start, slot.Confirmed)", "TestStatusFollowsAReconnect|TestConfirmedWithoutDelay"},
+	{"what the server has as confirmed is forgotten", "	o.known = told\n", "", "TestCloseWithoutConnectionAndWithoutAcks"},
 	{"the buffer is not bounded in bytes", "	return z.held == 0 || z.total+size <= z.limit", "	return true", "TestBackPressureBoundsTheBytes|TestSizes"},
 	{"one message more than WithMaxUnacked", "o.ledger.Outstanding() < uint64(o.cfg.maxUnacked)", "o.ledger.Outstanding() <= uint64(o.cfg.maxUnacked)", "TestMaxUnacked|TestBackPressureWithTheSmallest"},
 	{"Close waits for acknowledgements", "	s.closing.Store(true)\n", "", "TestCloseConfirmsWhatIsAcknowledged|TestStopByCloseDuringTheDrain"},
