@@ -108,7 +108,7 @@ func (a *attempt) checkAlone() error {
 
 // KeepSlot makes the permanent slot, now that all rows are acknowledged: a copy of the temporary one, with its position. The copy has
 // two-phase and failover off (create_logical_replication_slot in src/backend/replication/slotfuncs.c); START_REPLICATION switches
-// the former on.
+// two-phase on.
 func (r *Request) KeepSlot(ctx context.Context, c *slots.Access, temporary string) error {
 	if r.Slot.Temporary {
 		return nil

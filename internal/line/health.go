@@ -31,8 +31,8 @@ func (l *Line) Suspect(now time.Time) (inDoubt bool, next time.Time, err error) 
 	return true, now, nil
 }
 
-// CheckBusy asks on an ordinary connection whether the walsender is at work, and fails if it is not: a walsender that
-// decodes a transaction nobody has subscribed to can be silent for minutes, but then it does not wait for the network.
+// CheckBusy asks on an ordinary connection whether the walsender is at work. It fails if not. A walsender that decodes a transaction of
+// which it sends nothing can be silent for minutes, but then it does not wait for the network.
 func (l *Line) CheckBusy(ctx context.Context) error {
 	if why := l.isBusy(ctx); why != nil {
 		return &walerr.Error{Kind: walerr.Unreachable, What: fmt.Sprintf("the server has sent nothing for %v, also when it was asked", l.Liveness.Timeout), Err: why}
@@ -70,9 +70,9 @@ type probe struct {
 
 const probeTimeout = 6 * time.Second
 
-// LetGo lets a server go that is stopping: after a grace for the acknowledgements it returns Leave, because otherwise the server would
-// wait for ever, and with a backlog to send for long. It asks the server itself (Probe): until ctx ends, and wake is called if the server is stopping.
-// It returns when it wants to be called again.
+// LetGo lets a server go that is stopping: after a grace for the acknowledgements it returns Leave. Otherwise the server would wait for
+// ever, and with a backlog to send for long. When a probe is due, LetGo makes it, which lasts until ctx ends at most, and calls wake if
+// the server is stopping. It returns when it wants to be called again.
 func (l *Line) LetGo(ctx context.Context, now time.Time, wake func()) (link.Step, time.Time, error) {
 	step, next := l.Shutdown.Next(now, l.probe.refused.Load())
 	switch step {
