@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/ledger"
+	"github.com/walchan/walchan/internal/line"
 	"github.com/walchan/walchan/internal/link"
 )
 
@@ -89,8 +90,8 @@ func BenchmarkDeliver(b *testing.B) {
 
 // quietConnection is one of which nothing is due.
 func quietConnection(now time.Time) *connection {
-	c := &connection{health: health{status: link.Status{Interval: time.Hour, At: now}}}
-	c.liveness.Heard(now)
-	c.shutdown.Begin(now.Add(time.Hour))
+	c := &connection{Line: line.Line{Status: link.Status{Interval: time.Hour, At: now}}}
+	c.Liveness.Heard(now)
+	c.Shutdown.Begin(now.Add(time.Hour))
 	return c
 }

@@ -22,7 +22,7 @@ func (o *owner) open(lost *connection) (*connection, error) {
 	}
 	if err := o.start(c, lost); err != nil {
 		if c.made {
-			if !c.status.Since.IsZero() {
+			if !c.Status.Since.IsZero() {
 				c.Close() // it streams already, and takes no commands
 			}
 			c.ClearAway(o.cfg.log, o.source.Slot, slots.MadeByUs)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 
-	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
@@ -67,7 +66,7 @@ func (o *owner) streamError(err error) error {
 	switch {
 	case pg != nil && o.conn.Load() != nil && err == o.conn.Load().gap:
 		return o.publicationGap(pg)
-	case err == errStopped || err == errAgain || err == errEnded || causes.IsOurs(err):
+	case err == errStopped || err == errAgain || err == errTimelineEnd || err == errUnprovable || pgfail.IsExplained(err):
 		return err
 	case o.cfg.physical && errors.Is(err, session.ErrCopyDone):
 		return cmp.Or(o.feed.(*feed.Log).TimelineEnd(), errTimelineEnd)

@@ -12,7 +12,6 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
@@ -349,11 +348,10 @@ func (c *config) validate(streaming bool) error {
 // invalid is the error of wrong arguments; nil if there is none.
 func invalid(problems ...string) error { return pgfail.Invalid(problems...) }
 
-// startCommand returns the START_REPLICATION command.
-func (c *config) startCommand(slot string, from LSN) string {
-	args := c.pluginArgs
+// startArgs returns the options of the output plugin.
+func (c *config) startArgs() map[string]string {
 	if c.plugin == pgoutputPlugin {
-		args = c.pgoutputArgs()
+		return c.pgoutputArgs()
 	}
-	return begin.StartLogical(slot, from, args)
+	return c.pluginArgs
 }

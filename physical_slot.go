@@ -15,7 +15,7 @@ func (o *owner) preparePhysicalSlot(ctx context.Context, c, lost *connection) (L
 	switch {
 	case !errors.Is(err, ErrSlotMissing):
 		return restart, err
-	case lost != nil && c.standby && !lost.standby:
+	case lost != nil && c.Standby && !lost.Standby:
 		return 0, slots.InRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
 	case lost != nil || !o.cfg.createSlot:
 		return 0, err

@@ -48,11 +48,11 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 		return err
 	}
 	if o.cfg.slot != "" {
-		if c.status.Told, err = o.preparePhysicalSlot(ctx, c, lost); err != nil {
+		if c.Status.Told, err = o.preparePhysicalSlot(ctx, c, lost); err != nil {
 			return err
 		}
 	}
-	if system, err = begin.FlushedUpTo(ctx, c.Conn, c.status.Told, system); err != nil {
+	if system, err = begin.FlushedUpTo(ctx, c.Conn, c.Status.Told, system); err != nil {
 		return err
 	}
 	if err := o.startWAL(ctx, c, lost, &f, cp, system); err != nil {
@@ -68,41 +68,45 @@ func (o *owner) startPhysical(ctx context.Context, c, lost *connection) error {
 
 // startedWAL notes where the connection stands when its stream has begun.
 func (o *owner) startedWAL(c, lost *connection, f *feed.Log, system session.System) {
-	slot := c.status.Told
+	slot, told := c.Status.Told, c.Status.Told
+	if lost == nil {
+		told = f.At()
+	}
 	var from LSN
-	from, system.Timeline = f.Sending()
-	o.started(c, lost, system, f.At())
-	c.received = from
+	c.System = system
+	from, c.System.Timeline = f.Sending()
+	o.started(c, lost, f.At(), told)
+	c.Received = from
 	if lost == nil {
 		o.ledger.Begin(f.Confirmable())
 	}
 	if f.IsOnTrial() { // until its end no position is told that the server may not have
-		c.limit = cmp.Or(slot, from)
-		c.status.Told, o.known = slot, slot
+		c.Limit = cmp.Or(slot, from)
+		c.Status.Told, o.known = slot, slot
 	}
-	c.status.Confirmed = min(o.ledger.Advance(), c.limit) // it goes on behind what was delivered, acknowledged or not
+	c.Status.Confirmed = min(o.ledger.Advance(), c.Limit) // it goes on behind what was delivered, acknowledged or not
 	if lost == nil && o.cfg.checkpoints && f.Last().IsProvable() {
 		o.ledger.Start(f.Last())
 	}
 }
-
-// errStoredMore says that the consumer has stored another checkpoint by the time the slot was held. The stream begins after that one,
-// over a new connection.
-var errStoredMore = errors.New("walchan: another checkpoint is stored")
 
 // askAgain asks the consumer for its checkpoint now that the slot is held. The process that had the slot before may have stored more.
 func (o *owner) askAgain(c *connection, cp Checkpoint) error {
 	if o.cfg.slot == "" || c.made {
 		return nil
 	}
-	stored, err := o.askCheckpoint(c)
+	var stored Checkpoint
+	err := begin.Meanwhile(c.Conn, c.Timers, min(c.Status.Told, c.Limit), func() (err error) {
+		stored, err = o.cfg.checkpoint(o.ctx)
+		return err
+	})
 	if err != nil || stored == cp {
 		return err
 	}
 	if err := c.Finish(time.Now().Add(time.Second)); err != nil { // so that the slot is free
 		return pgfail.Failed("stop the stream for another checkpoint", err)
 	}
-	return errStoredMore
+	return begin.ErrStoredMore
 }
 
 // startWAL finds out where the stream begins, or goes on, and begins it there.
@@ -113,15 +117,15 @@ func (o *owner) startWAL(ctx context.Context, c, lost *connection, f *feed.Log, 
 	}
 	switch {
 	case lost != nil:
-		if err := o.checkCluster(lost, system, c.standby, history); err != nil {
+		if err := o.checkCluster(lost, system, c.Standby, history); err != nil {
 			return err
 		}
 	case !cp.IsZero():
 		f.GoOnAfter(&cp.c)
 	default:
-		f.BeginAt(cmp.Or(o.cfg.walFrom, c.status.Told, system.Flushed), int32(o.cfg.walTimeline), system, history)
+		f.BeginAt(cmp.Or(o.cfg.walFrom, c.Status.Told, system.Flushed), int32(o.cfg.walTimeline), system, history)
 	}
-	if err := f.Locate(system, history, c.standby); err != nil {
+	if err := f.Locate(system, history, c.Standby); err != nil {
 		return err
 	}
 	c.origin = &resume.Source{Checkpoints: o.cfg.checkpoints, Origin: resume.Origin{SystemID: o.source.SystemID, Slot: o.source.Slot, Timeline: f.Timeline()}}
@@ -145,9 +149,9 @@ func (o *owner) checkCluster(lost *connection, system session.System, standby bo
 	if system.ID != o.source.SystemID {
 		return begin.OtherWAL(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
 	}
-	p := begin.Past{Point: o.feed.Delivered(), Bound: lost.status.Told}
-	if !lost.standby { // it may have been promoted since
-		p.Timeline = lost.timeline
+	p := begin.Past{Point: o.feed.Delivered(), Bound: lost.Status.Told}
+	if !lost.Standby { // it may have been promoted since
+		p.Timeline = lost.System.Timeline
 	}
 	return p.CheckWAL(system, standby, history)
 }
@@ -158,8 +162,8 @@ func (o *owner) readSettings(ctx context.Context, c *connection, f *feed.Log) er
 	if err != nil {
 		return err
 	}
-	o.setTimers(c, is.SenderTimeout)
-	c.standby, f.Segment = is.Standby, is.Segment
+	c.Meet(begin.Remote{Server: is}, is.Timers(o.cfg.timers(), o.cfg.log))
+	f.Segment = is.Segment
 	return nil
 }
 
@@ -169,9 +173,9 @@ var errTimelineEnd = errors.New("walchan: the timeline has ended")
 
 // leaveTimeline ends the stream of a timeline properly, so that the slot is free when the function returns.
 func (o *owner) leaveTimeline(c *connection) {
-	o.cfg.log.Info("the timeline has ended", "slot", o.source.Slot, "timeline", c.timeline, "received", c.received)
+	o.cfg.log.Info("the timeline has ended", "slot", o.source.Slot, "timeline", c.System.Timeline, "received", c.Received)
 	o.feed.(*feed.Log).Leave(c.Address)
-	if err := c.farewell(o.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
+	if err := c.Farewell(o.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
 		o.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", o.source.Slot, "error", err)
 	}
 }

@@ -1,23 +1,19 @@
 package walchan
 
 import (
-	"context"
 	"time"
 
-	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/feed"
-	"github.com/walchan/walchan/internal/session"
 )
 
 // With checkpoints a keepalive's position is not confirmed by itself, because nothing that is stored covers it. A Progress carries
 // it, and its checkpoint is stored like any other. Progress is rare: a target in the same cluster would otherwise feed itself with
 // WAL. But a server that is stopping waits for us, and so does a COMMIT if the stream is a synchronous standby.
 const (
-	progressBytes = 16 << 20         // a slot keeps WAL in segments, which are usually that large
-	progressPause = time.Second      // between two of them
-	quietBytes    = 64 << 10         // are enough after quietPause: more than what storing a checkpoint writes, and little enough that the
-	quietPause    = time.Minute      // slot does not stand still where a standby is to get a copy of it (sync_replication_slots)
-	lookPause     = 10 * time.Second // between two looks at synchronous_standby_names
+	progressBytes = 16 << 20    // a slot keeps WAL in segments, which are usually that large
+	progressPause = time.Second // between two of them
+	quietBytes    = 64 << 10    // are enough after quietPause: more than what storing a checkpoint writes, and little enough that the
+	quietPause    = time.Minute // slot does not stand still where a standby is to get a copy of it (sync_replication_slots)
 )
 
 // progress delivers a Progress if one is due, and returns when it is next.
@@ -30,19 +26,19 @@ func (o *owner) progress(c *connection, now time.Time) (time.Time, error) {
 	if c.ahead <= last {
 		return later, nil
 	}
-	c.lookAtStandbys(o, now)
+	look := c.LookAtStandbys(o.ctx, now, o.interrupt)
 	ahead, next := c.ahead-last, c.progressAt.Add(progressPause)
 	if ahead < progressBytes {
-		next = latest(c.progressAt, c.status.Since).Add(quietPause)
+		next = latest(c.progressAt, c.Status.Since).Add(quietPause)
 	}
 	switch {
 	case o.ledger.Outstanding() > 0 && ahead < progressBytes:
 		return later, nil // an acknowledgement comes first, and wakes the owner
-	case c.shutdown.IsNoticed(), c.synchronous.Load():
+	case c.Shutdown.IsNoticed(), c.IsSynchronous():
 	case ahead < quietBytes:
-		return c.lookedAt.Add(lookPause), nil
+		return look, nil
 	case now.Before(next):
-		return earliest(next, c.lookedAt.Add(lookPause)), nil
+		return earliest(next, look), nil
 	}
 	c.progressAt = now
 	return later, o.deliverProgress(c, o.feed.(*feed.Changes))
@@ -70,57 +66,4 @@ func (o *owner) reachEnd(c *connection) error {
 		return err
 	}
 	return errEnded
-}
-
-// sideTask is a goroutine that asks the server something beside the stream.
-type sideTask struct {
-	done chan struct{} // closed when it has ended; nil: it was not begun
-	stop context.CancelFunc
-}
-
-// begin runs f, unless it still runs.
-func (t *sideTask) begin(parent context.Context, timeout time.Duration, f func(context.Context)) {
-	if t.done != nil {
-		select {
-		case <-t.done:
-		default:
-			return
-		}
-	}
-	ctx, cancel := context.WithTimeout(parent, timeout)
-	done := make(chan struct{})
-	t.done, t.stop = done, cancel
-	go func() {
-		defer close(done)
-		defer cancel()
-		f(ctx)
-	}()
-}
-
-// end stops it and waits for it.
-func (t *sideTask) end() {
-	if t.done != nil {
-		t.stop()
-		<-t.done
-	}
-}
-
-// lookAtStandbys looks from time to time whether the stream is a synchronous standby. pg_stat_replication does not tell an
-// ordinary role.
-func (c *connection) lookAtStandbys(o *owner, now time.Time) {
-	if now.Sub(c.lookedAt) < lookPause {
-		return
-	}
-	c.lookedAt = now
-	c.looking.begin(o.ctx, awaitTimeout, func(ctx context.Context) {
-		conn, err := c.DialOrdinary(ctx)
-		if err != nil {
-			return
-		}
-		defer conn.Close(ctx)
-		rows, err := session.Query(ctx, conn, "SHOW synchronous_standby_names")
-		if err == nil && len(rows) == 1 && c.synchronous.Swap(begin.NamesStandby(rows[0][0], c.Config.RuntimeParams["application_name"])) != c.synchronous.Load() {
-			o.interrupt()
-		}
-	})
 }

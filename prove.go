@@ -4,12 +4,8 @@ import (
 	"cmp"
 	"context"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/feed"
-	"github.com/walchan/walchan/internal/resume"
-	"github.com/walchan/walchan/internal/slots"
 )
 
 // A connection is on trial until its server is known to have the history of what the consumer has.
@@ -27,7 +23,7 @@ func (o *owner) absent(t *feed.Trial) error {
 	if !t.Proven {
 		var answer begin.Answer
 		failed, err := o.await(func(ctx context.Context) (err error) {
-			answer, err = o.ask(ctx, c, t.Past)
+			answer, err = c.HasTransaction(ctx, &c.Reached, t.Point)
 			return err
 		})
 		if err := cmp.Or(err, failed); err != nil {
@@ -44,70 +40,14 @@ func (o *owner) absent(t *feed.Trial) error {
 	return nil
 }
 
-// examine finds out, now that the slot is held, whether the server's history is that of p. start is where the stream was to begin.
-func (o *owner) examine(ctx context.Context, c *connection, p begin.Past, start LSN) error {
-	same := p.Started != 0 && p.Started == c.origin.Started
-	var side *pgconn.PgConn
-	var slot *slots.Row
-	err := o.meanwhile(c, func() (err error) {
-		if side, err = c.DialBeside(ctx, same); err == nil {
-			slot, err = slots.Read(ctx, slots.Over(side), o.source.Slot)
-		}
-		return err
-	})
-	if side != nil {
-		defer side.Close(context.WithoutCancel(ctx))
-	}
-	switch {
-	case err != nil:
-		return err
-	case slot == nil:
-		return o.slotOn(c).Missing(nil)
-	}
-	if slot.Confirmed > p.Bound {
-		return p.Moved(o.source.Slot, slot.Confirmed)
-	}
-	c.status.Told, c.limit, o.known, o.told = slot.Confirmed, slot.Confirmed, slot.Confirmed, p.Bound
-	c.from = max(start, slot.Confirmed)
-	c.received = max(c.received, c.from)
-	f, _ := o.feed.(*feed.Changes)
-	if f != nil {
-		f.Try(nil)
-	}
-	switch resume.Next(p.Point, c.from, same) {
-	case resume.Expect:
-		f.Try(&feed.Trial{Past: p, Proven: same})
-		if same {
-			o.accept(c, sameServer)
-		}
-		return nil
-	case resume.Deliver:
-		o.accept(c, sameServer)
-		return nil
-	}
-	var answer begin.Answer
-	err = o.meanwhile(c, func() (err error) {
-		answer, err = c.hasTransaction(ctx, side, p.Point)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	verdict, err := p.Judge(answer, slot.Confirmed, o.cfg.checkpoints, o.cfg.proof == proofRequired)
-	if err != nil {
-		return err
-	}
-	o.heed(c, verdict)
-	return nil
-}
-
-const sameServer = "the server has not been restarted"
-
 // heed goes on as the verdict says.
 func (o *owner) heed(c *connection, v begin.Verdict) {
-	if v.Doubt {
+	switch {
+	case v.Same:
+		c.Limit = never
+	case v.Doubt:
 		o.doubt(c, v.By)
-	} else {
+	default:
 		o.accept(c, v.By)
 	}
 }
@@ -115,28 +55,26 @@ func (o *owner) heed(c *connection, v begin.Verdict) {
 // accept ends the trial of a connection. From now on the server hears what is confirmed, except positions that only another server
 // has reported.
 func (o *owner) accept(c *connection, by string) {
-	if by != sameServer {
-		o.rewind(c)
-		o.cfg.log.Info("the server has the history of what was delivered", "slot", o.source.Slot, "from", c.from, "because", by)
-	}
-	c.limit = never
+	o.rewind(c)
+	c.Limit = never
+	o.cfg.log.Info("the server has the history of what was delivered", "slot", o.source.Slot, "from", c.From, "because", by)
 }
 
 // doubt goes on without a proof.
 func (o *owner) doubt(c *connection, why string) {
 	o.rewind(c)
-	c.limit = never
+	c.Limit = never
 	o.gauge.unproven.Store(true)
 	o.cfg.log.Warn("nothing proves that the server has the history of what was delivered, and nothing disproves it: going on (see WithProof)",
-		"slot", o.source.Slot, "from", c.from, "why", why)
+		"slot", o.source.Slot, "from", c.From, "why", why)
 }
 
 // rewind forgets positions that may belong to another history.
 func (o *owner) rewind(c *connection) {
 	o.publish(c) // first: Stats must not say that more is confirmed than acknowledged
-	o.ledger.Rewind(max(c.limit, o.certain()))
+	o.ledger.Rewind(max(c.Limit, o.certain()))
 	if f, ok := o.feed.(*feed.Changes); ok {
-		f.Rewind(c.limit)
+		f.Rewind(c.Limit)
 	}
 }
 
@@ -146,19 +84,4 @@ func (o *owner) certain() LSN {
 		return f.Certain()
 	}
 	return o.feed.Delivered().Through
-}
-
-// ask is hasTransaction over a new connection.
-func (o *owner) ask(ctx context.Context, c *connection, p begin.Past) (begin.Answer, error) {
-	side, err := c.DialBeside(ctx, false)
-	if err != nil {
-		return begin.Answer{}, err
-	}
-	defer side.Close(context.WithoutCancel(ctx))
-	return c.hasTransaction(ctx, side, p.Point)
-}
-
-// hasTransaction asks whether the server has the last transaction. Afterwards side can only be closed.
-func (c *connection) hasTransaction(ctx context.Context, side *pgconn.PgConn, p resume.Point) (begin.Answer, error) {
-	return begin.HasTransaction(ctx, side, p, resume.TimelineAt(p.Commit, c.history, c.timeline))
 }

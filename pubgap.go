@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/begin"
+	"github.com/walchan/walchan/internal/link"
 )
 
 // WithSkippedPublications goes on if the server skips a publication that was dropped, or that is younger than the changes it
@@ -28,8 +29,8 @@ func (c *connection) noticed(cfg *config, n *pgconn.Notice) {
 func (o *owner) publicationGap(cause error) error {
 	c := o.conn.Load()
 	version, _ := c.Version()
-	ctx, cancel := context.WithTimeout(o.ctx, awaitTimeout)
+	ctx, cancel := context.WithTimeout(o.ctx, link.AskTimeout)
 	defer cancel()
-	gap := begin.Gap{Slot: o.source.Slot, Publications: o.cfg.publications, Version: version, Received: c.received}
+	gap := begin.Gap{Slot: o.source.Slot, Publications: o.cfg.publications, Version: version, Received: c.Received}
 	return gap.Explain(ctx, &c.Reached, cause)
 }

@@ -1,7 +1,6 @@
 package walchan
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,13 +12,9 @@ import (
 	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
-	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
-	"github.com/walchan/walchan/internal/tables"
+	"github.com/walchan/walchan/internal/slots"
 )
-
-// minServer is the oldest version with all that is asked of pgoutput (the messages option came with 14).
-const minServer = 140000
 
 // defaultRetry goes on for ever: backoff's own default gives up after 15 minutes.
 func defaultRetry() backoff.BackOff {
@@ -31,36 +26,8 @@ func defaultRetry() backoff.BackOff {
 	)
 }
 
-// outage is a time without progress: perhaps several connections, that failed at once and at the same position.
-type outage struct {
-	delays  backoff.BackOff // nil: there is none
-	attempt int
-	at      LSN // received, when it began
-}
-
 // stuckAfter attempts without progress an outage is logged as an error.
 const stuckAfter = 10
-
-// lasting is how long a connection must live to be a success although it brought nothing new.
-const lasting = time.Minute
-
-// lost notes the end of a connection. One that has brought something new, or has lasted, ended the outage before it.
-func (o *outage) lost(c *connection) {
-	if c.received > o.at || time.Since(c.status.Since) > lasting {
-		*o = outage{at: c.received}
-	}
-}
-
-// next returns the delay before the next attempt; false if it was given up.
-func (o *outage) next(retry func() backoff.BackOff) (time.Duration, bool) {
-	if o.delays == nil {
-		o.delays = retry()
-		o.delays.Reset()
-	}
-	o.attempt++
-	delay := o.delays.NextBackOff()
-	return delay, delay != backoff.Stop
-}
 
 // reconnect dials until there is a stream again. c is the connection that was lost and why its end. The error is permanent,
 // or errStopped.
@@ -69,7 +36,7 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", o.source.Slot), Err: why,
 			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
 	}
-	o.outage.lost(c)
+	o.outage.Lost(c.Received, time.Since(c.Status.Since))
 	for {
 		if why != errTimelineEnd && why != errUnprovable {
 			if err := o.pause(why); err != nil {
@@ -82,7 +49,7 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 			o.gauge.mu.Lock()
 			o.gauge.reconnects++
 			o.gauge.mu.Unlock()
-			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.attempt, "resumed_at", next.from)
+			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.Attempt, "resumed_at", next.From)
 			return next, nil
 		case o.ctx.Err() != nil:
 			return nil, errStopped
@@ -96,21 +63,21 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 // pause waits before the next attempt.
 func (o *owner) pause(why error) error {
 	x := &o.outage
-	delay, ok := x.next(o.cfg.retry)
+	delay, ok := x.Next(o.cfg.retry)
 	if !ok {
-		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", x.attempt-1, why)
+		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", x.Attempt-1, why)
 	}
 	o.gauge.mu.Lock()
-	o.gauge.attempt, o.gauge.delay = x.attempt, delay
+	o.gauge.attempt, o.gauge.delay = x.Attempt, delay
 	o.gauge.mu.Unlock()
 	o.setState(StateRetrying, why)
 	level := slog.LevelWarn
-	if x.attempt == stuckAfter {
+	if x.Attempt == stuckAfter {
 		level = slog.LevelError
 	}
-	o.cfg.log.Log(o.ctx, level, "disconnected, trying again", "slot", o.source.Slot, "attempt", x.attempt,
-		"delay", delay.Round(time.Millisecond), "received", x.at, "error", why)
-	if !o.pauseFor(delay) {
+	o.cfg.log.Log(o.ctx, level, "disconnected, trying again", "slot", o.source.Slot, "attempt", x.Attempt,
+		"delay", delay.Round(time.Millisecond), "received", x.At, "error", why)
+	if !link.Sleep(o.ctx, delay) {
 		return errStopped
 	}
 	return nil
@@ -122,19 +89,19 @@ func (o *owner) begin() (*connection, error) {
 	if o.source.Slot == "" && !o.cfg.physical {
 		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
-	var wait slotWait
+	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log, Waiting: o.awaitsSlot}
 	for {
 		c, err := o.open(nil)
-		if err == errStoredMore {
+		if err == begin.ErrStoredMore {
 			continue
 		}
 		switch {
 		case err == nil, !errors.Is(err, ErrSlotActive):
 			return c, err
 		case o.cfg.waitForSlot:
-			err = o.untilFree(&wait, err)
+			err = wait.UntilFree(o.ctx, o.dialToLook, err)
 		default:
-			err = o.ifLeaving(&wait, err)
+			err = wait.IfLeaving(o.ctx, err)
 		}
 		if err != nil {
 			return nil, err
@@ -142,152 +109,22 @@ func (o *owner) begin() (*connection, error) {
 	}
 }
 
-// start makes the connection stream.
-func (o *owner) start(c, lost *connection) error {
-	// A server may stop answering here as everywhere; only the making of a slot may take its time. A few questions and
-	// another connection are no more than connecting twice.
-	ctx, cancel := context.WithTimeout(o.ctx, 2*c.Config.ConnectTimeout)
-	defer cancel()
-	if err := o.cfg.checkVersion(c.Version()); err != nil {
-		return err
-	}
-	if o.cfg.physical {
-		return o.startPhysical(ctx, c, lost)
-	}
-	// First whether it is in recovery, and then how far it is: a standby that is promoted between the two must not be taken
-	// for a primary that lacks WAL.
-	if err := o.readSession(ctx, c); err != nil {
-		return err
-	}
-	system, err := begin.Identify(ctx, c.Conn)
+// dialToLook makes the connection over which the slot is looked at. It is a walsender's, because a smart stop of the server does not wait
+// for those.
+func (o *owner) dialToLook() (*session.Conn, error) {
+	cfg := *o.cfg
+	cfg.physical = false // that has no SQL
+	c, err := cfg.dial(o.ctx, o.source.Slot)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if lost == nil {
-		o.source.SystemID, o.source.Database = system.ID, system.Database
-	} else if system.ID != o.source.SystemID {
-		return begin.Diverged(fmt.Sprintf("the server is another cluster: system identifier %s, not %s", system.ID, o.source.SystemID))
-	}
-	c.setOrigin(o, lost, system)
-	if err := tables.CheckPublications(ctx, c.Conn, o.cfg.publications); err != nil {
-		return err
-	}
-	if lost == nil && o.cfg.checkpoints {
-		if err := o.beginAnew(ctx, c); err != nil {
-			return err
-		}
-		cancel()
-		ctx, cancel = context.WithTimeout(o.ctx, 2*c.Config.ConnectTimeout) // the consumer may have taken its time
-		defer cancel()
-	}
-	if o.snapshots.due {
-		if begun, err := o.openSnapshot(ctx, c, system); begun || err != nil {
-			return err
-		}
-	}
-	slot, err := o.prepareSlot(ctx, c, lost, system.Database)
-	if err != nil {
-		return err
-	}
-	if lost == nil && !o.cfg.checkpoints {
-		from, err := o.cfg.beginning(slot, system.Flushed)
-		if err != nil {
-			return err
-		}
-		return o.launch(ctx, c, lost, system, from)
-	}
-	if c.history, err = begin.TimelineHistory(ctx, c.Conn, system.Timeline); err != nil {
-		return err
-	}
-	if lost == nil {
-		return o.continueCheckpoint(ctx, c, system, slot)
-	}
-	return o.continueStream(ctx, c, lost, system)
+	return c.Conn, nil
 }
 
-// continueStream goes on where lost has ended.
-func (o *owner) continueStream(ctx context.Context, c, lost *connection, system session.System) error {
-	p := begin.Past{Origin: lost.origin.Origin, Point: o.feed.Delivered(), Bound: o.told, Told: []LSN{o.told}}
-	bound, err := p.Check(system, c.standby, c.history)
-	if err != nil {
-		return err
-	}
-	if bound < p.Bound || system.Timeline != lost.timeline {
-		o.cfg.log.Info("the server is on a new timeline, or lacks WAL that was confirmed; what was delivered it may have", "slot", o.source.Slot,
-			"timeline", system.Timeline, "was", lost.timeline, "same_until", bound, "delivered", o.certain())
-	}
-	p.Bound = bound
-	// Not the position that was acknowledged last: a keepalive's may belong to another history, which has something else there.
-	from := min(o.ledger.Advance(), max(o.certain(), p.Commit))
-	if p.HasTransaction() {
-		from = min(from, p.Commit)
-	}
-	if err := o.launch(ctx, c, lost, system, from); err != nil {
-		return err
-	}
-	return o.examine(ctx, c, p, from)
-}
-
-// launch has the server stream from a position.
-func (o *owner) launch(ctx context.Context, c, lost *connection, system session.System, from LSN) error {
-	if err := c.Start(ctx, o.cfg.startCommand(o.source.Slot, from)); err != nil {
-		return o.slotOn(c).Refused(ctx, c.Query, err)
-	}
-	o.started(c, lost, system, from)
-	return nil
-}
-
-// started notes where the connection stands when its stream has begun.
-func (o *owner) started(c, lost *connection, system session.System, from LSN) {
-	now := time.Now()
-	if lost == nil {
-		c.status.Told = from
-	}
-	c.limit = never
-	c.timeline, o.known = system.Timeline, c.status.Told
-	c.from, c.status.Confirmed, c.received = from, from, from
-	c.status.Since, c.lookedAt = now, now
-	c.status.At = time.Time{}
-	c.shutdown.Begin(now)
-	c.listen(now)
-	o.gauge.walEnd.Store(uint64(system.Flushed))
-	if lost == nil {
-		o.ledger.Begin(from)
-		o.until = o.cfg.ending(system.Flushed)
-		o.told = max(o.told, from)
-	}
-}
-
-// setOrigin notes which server this is. The timeline of a standby is not kept, because it may be promoted under the connection.
-func (c *connection) setOrigin(o *owner, lost *connection, system session.System) {
-	origin := resume.Source{Checkpoints: o.cfg.checkpoints, Origin: resume.Origin{
-		SystemID: o.source.SystemID, Database: o.source.Database, Slot: o.source.Slot, Started: c.serverStarted}}
-	if !c.standby {
-		origin.Timeline = system.Timeline
-	}
-	if c.origin = &origin; lost != nil && lost.origin != nil && *lost.origin == origin {
-		c.origin = lost.origin // messages of one transaction then have equal ones
-	}
-}
-
-// readSession asks what is to be known of the connection.
-func (o *owner) readSession(ctx context.Context, c *connection) error {
-	is, err := begin.AskServer(ctx, c.Conn)
-	if err != nil {
-		return err
-	}
-	c.standby, c.backendStart, c.serverStarted = is.Standby, is.BackendStart, is.Started
-	c.synchronous.Store(begin.NamesStandby(is.StandbyNames, c.Config.RuntimeParams["application_name"]))
-	o.setTimers(c, is.SenderTimeout)
-	return nil
-}
-
-// setTimers derives the connection's timers from the server's wal_sender_timeout.
-func (o *owner) setTimers(c *connection, senderTimeout time.Duration) {
-	c.shutdown.SenderTimeout = senderTimeout
-	var tooLong bool
-	if c.status.Interval, tooLong = link.StatusInterval(o.cfg.statusInterval, senderTimeout); tooLong {
-		o.cfg.log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", c.status.Interval, "wal_sender_timeout", senderTimeout)
-	}
-	c.liveness.Timeout = link.ReceiveTimeout(o.cfg.receiveTimeout, senderTimeout)
+// awaitsSlot publishes that the stream waits for its slot.
+func (o *owner) awaitsSlot(looks int, why error) {
+	o.gauge.mu.Lock()
+	o.gauge.attempt, o.gauge.delay = looks, begin.SlotPoll
+	o.gauge.mu.Unlock()
+	o.setState(StateRetrying, why)
 }

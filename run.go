@@ -2,6 +2,7 @@ package walchan
 
 import (
 	"errors"
+	"os"
 	"time"
 
 	"github.com/walchan/walchan/internal/feed"
@@ -40,7 +41,7 @@ func (o *owner) stream(c *connection) error {
 			return err
 		}
 	}
-	o.feed.Connected(feed.Beginning{From: c.from, Until: o.until, Source: c.origin, Flow: &c.flow})
+	o.feed.Connected(feed.Beginning{From: c.From, Until: o.until, Source: c.origin, Flow: &c.Flow})
 	defer func() {
 		o.feed.Disconnected()
 		o.publish(c)
@@ -83,7 +84,7 @@ func (o *owner) serve(c *connection) error {
 
 // nextFrame waits for a frame.
 func (o *owner) nextFrame(c *connection, t *feed.Turn) (*session.Frame, error) {
-	if c.received >= o.until {
+	if c.Received >= o.until {
 		return nil, errEnded
 	}
 	for {
@@ -109,10 +110,10 @@ func (o *owner) nextFrame(c *connection, t *feed.Turn) (*session.Frame, error) {
 func (o *owner) tookIn(c *connection) {
 	if c.frame.Keepalive {
 		o.received(c.frame.End)
-		c.keepalive()
+		c.Keepalive(&c.frame)
 		return
 	}
-	c.flow.Busy = true
+	c.Flow.Busy = true
 	if o.cfg.physical {
 		o.gauge.walEnd.Store(uint64(c.frame.End))
 	}
@@ -123,7 +124,7 @@ func (o *owner) perform(c *connection, a feed.Act, t *feed.Turn) error {
 	switch a {
 	case feed.Settle:
 		o.mark(t.Confirm, t.Place)
-		c.received = max(c.received, t.Received)
+		c.Received = max(c.Received, t.Received)
 		t.Confirmed = o.ledger.Confirmed
 	case feed.IsBetween:
 		c.ahead = max(c.ahead, t.Received)
@@ -132,13 +133,13 @@ func (o *owner) perform(c *connection, a feed.Act, t *feed.Turn) error {
 	case feed.AskServer:
 		return o.absent(t.Trial)
 	case feed.AcceptServer:
-		c.received = max(c.received, t.Received)
+		c.Received = max(c.Received, t.Received)
 		o.accept(c, t.Because)
 	case feed.DeliverPiece:
 		return o.deliverPiece(t.Item, t.Place)
 	case feed.Breathe:
 		_, err := o.attend(c, time.Now())
-		c.listen(time.Now())
+		c.Listen(time.Now())
 		return err
 	case feed.Repeat:
 		o.cfg.log.Warn("the server sends a transaction differently than before (was a publication altered, or is it another list?): it is delivered again as a whole",
@@ -169,14 +170,17 @@ func (o *owner) mark(confirm LSN, place *resume.Place) {
 // last change was delivered, without which a consumer that stops there would see the transaction again.
 func (o *owner) takeIn(c *connection, t *feed.Turn) {
 	c.Gather(false)
-	err := c.Arm(time.Now().Add(takeInTime))
+	end := time.Now().Add(takeInTime)
+	err := c.Arm(end)
 	for a := feed.NextFrame; err == nil; {
 		var frame *session.Frame
 		switch a {
 		case feed.NextFrame:
 			var ok bool
 			if ok, err = c.Next(&c.frame); !ok && err == nil {
-				err = c.Fill()
+				if err = c.Fill(); errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(end) {
+					err = c.Arm(end) // whoever has woken the owner was late
+				}
 				continue
 			}
 			if frame = &c.frame; frame.Keepalive {

@@ -2,18 +2,14 @@ package walchan
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/ledger"
 	"github.com/walchan/walchan/internal/pgfail"
-	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
-	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/snapshot"
-	"github.com/walchan/walchan/internal/sqlstate"
 )
 
 // takeSnapshot is a connection's life before its stream: it delivers the rows, waits for their acknowledgement, keeps the slot,
@@ -32,10 +28,14 @@ func (o *owner) takeSnapshot(c *connection) error {
 	if err := o.keepSlot(c); err != nil {
 		return err
 	}
-	o.cfg.log.Info("the slot is made", "slot", o.source.Slot, "from", p.from)
-	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
+	o.cfg.log.Info("the slot is made", "slot", o.source.Slot, "from", p.From)
+	ctx, cancel := context.WithTimeout(o.ctx, c.Timers.Patience())
 	defer cancel()
-	return o.launch(ctx, c, nil, p.system, p.from)
+	if err := o.request(nil).Stream(ctx, &c.Access, c.Standby, p.From); err != nil {
+		return err
+	}
+	o.started(c, nil, p.From, p.From)
+	return nil
 }
 
 // awaitSettled waits until the snapshot is acknowledged and, with checkpoints, stored.
@@ -58,26 +58,22 @@ func (o *owner) awaitSettled(c *connection, p *snapshotRun) error {
 	})
 }
 
-// patience is how long a server that is asked something short may take: one over a connection that nobody else has closed would
-// be waited for without end.
-func (c *connection) patience() time.Duration { return max(c.liveness.Timeout, awaitTimeout) }
-
 // isSettled says whether everything is acknowledged, and a checkpoint of it is stored, if the stream has those.
 func (o *owner) isSettled(p *snapshotRun) bool {
-	return o.ledger.Outstanding() == 0 && (!o.ledger.Storing || o.ledger.Advance() >= p.from)
+	return o.ledger.Outstanding() == 0 && (!o.ledger.Storing || o.ledger.Advance() >= p.From)
 }
 
 func (o *owner) deliverSnapshot(c *connection, p *snapshotRun) error {
 	now := time.Now()
 	info := *p.info
 	mark := func(kind Kind) error {
-		return o.deliver(&Message{Kind: kind, LSN: p.from, sent: pgtime.Micros(now), ext: &info})
+		return o.deliver(&Message{Kind: kind, LSN: p.From, sent: pgtime.Micros(now), ext: &info})
 	}
 	o.setState(StateSnapshot, nil)
-	end := &resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
+	end := &resume.Place{Source: c.origin, Point: resume.Point{Through: p.From}}
 	o.ledger.Forget()
-	if o.snapshots.bare {
-		if err := o.deliver(&Message{Kind: Progress, LSN: p.from, sent: pgtime.Micros(now), ext: end}); err != nil {
+	if o.snapshots.Bare {
+		if err := o.deliver(&Message{Kind: Progress, LSN: p.From, sent: pgtime.Micros(now), ext: end}); err != nil {
 			return err
 		}
 		p.end(o, end)
@@ -89,7 +85,7 @@ func (o *owner) deliverSnapshot(c *connection, p *snapshotRun) error {
 	if err := o.deliverRows(c, p); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(o.ctx, c.patience())
+	ctx, cancel := context.WithTimeout(o.ctx, c.Timers.Patience())
 	defer cancel()
 	if err := p.rows.Unlock(ctx); err != nil {
 		return err
@@ -121,7 +117,7 @@ func (o *owner) deliverRows(c *connection, p *snapshotRun) error {
 		if !ok || err != nil {
 			return err
 		}
-		*m = Message{Kind: Read, LSN: p.from, Relation: b.Table.Owner.(*Relation), sent: pgtime.Micros(b.ReadAt), ext: c.origin}
+		*m = Message{Kind: Read, LSN: p.From, Relation: b.Table.Owner.(*Relation), sent: pgtime.Micros(b.ReadAt), ext: c.origin}
 		for _, row := range b.Rows {
 			m.data = row
 			if err := o.deliver(m); err != nil {
@@ -167,58 +163,25 @@ func (p *snapshotRun) attend(o *owner, c *connection, now time.Time) (time.Time,
 	return earliest(next, p.checkAt), nil
 }
 
-// keepSlot makes the permanent slot, now that all rows are acknowledged: a copy of the temporary one, with its position. The copy has
-// two-phase and failover off (create_logical_replication_slot in src/backend/replication/slotfuncs.c); START_REPLICATION switches
-// the former on.
+// keepSlot makes the permanent slot, now that all rows are acknowledged.
 //
 // A stop that comes now must not undo it: it may take until the farewell's timeout.
 func (o *owner) keepSlot(c *connection) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), c.patience())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), c.Timers.Patience())
 	defer cancel()
 	stopped := context.AfterFunc(o.ctx, func() { time.AfterFunc(o.cfg.closeTimeout, cancel) })
 	defer stopped()
 	p := c.snapshot
-	begun := resume.Place{Source: c.origin, Point: resume.Point{Through: p.from}}
+	begun := resume.Place{Source: c.origin, Point: resume.Point{Through: p.From}}
 	o.feed.(*feed.Changes).Resume(begun.Point)
-	o.snapshots.kept, o.known, o.told = p.from, p.from, p.from // should the answer be lost
-	o.ledger.Begin(p.from)
+	o.snapshots.Kept, o.known, o.told = p.From, p.From, p.From // should the answer be lost
+	o.ledger.Begin(p.From)
 	o.ledger.Start(begun)
-	if o.cfg.slot != "" {
-		_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, false)", pgsql.Literal(p.slot), pgsql.Literal(o.cfg.slot)))
-		if err != nil {
-			return p.copyError(ctx, c, o.cfg.slot, err)
-		}
-		if err := o.setFailover(ctx, c); err != nil {
-			return err
-		}
-		if _, err := c.Query(ctx, "DROP_REPLICATION_SLOT "+pgsql.Quoted(p.slot)); err != nil {
-			return pgfail.Failed("drop the temporary slot", err)
-		}
+	if err := o.request(nil).KeepSlot(ctx, &c.Access, p.Slot); err != nil {
+		return err
 	}
-	o.snapshots.due, c.snapshot = false, nil
+	o.snapshots.Due, c.snapshot = false, nil
 	return nil
-}
-
-func (o *owner) setFailover(ctx context.Context, c *connection) error {
-	if !o.cfg.failover || o.snapshots.kept == 0 {
-		return nil
-	}
-	if _, err := c.Query(ctx, "ALTER_REPLICATION_SLOT "+pgsql.Quoted(o.cfg.slot)+" (FAILOVER true)"); err != nil {
-		return pgfail.Failed("set the slot's failover", err)
-	}
-	return nil
-}
-
-func (p *snapshotRun) copyError(ctx context.Context, c *connection, name string, err error) error {
-	if ctx.Err() != nil {
-		return pgfail.Failed("make the slot", err)
-	}
-	if sqlstate.Of(err) == sqlstate.NotPrerequisite {
-		if slot, lookErr := slots.Read(ctx, c.Query, p.slot); lookErr == nil && slot != nil && slot.WALStatus == "lost" {
-			return slots.Invalidated(p.slot, "", err)
-		}
-	}
-	return slots.CreateError(ctx, c.Conn, name, pgoutputPlugin, err)
 }
 
 // drain waits, at a stop, for the acknowledgement of a snapshot that was delivered as a whole, to keep the slot. Of any other

@@ -7,11 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/resume"
-	"github.com/walchan/walchan/internal/session"
-	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/snapshot"
 	"github.com/walchan/walchan/internal/tables"
 	"github.com/walchan/walchan/internal/value"
@@ -133,10 +131,7 @@ func (c *config) snapshotProblems() (problems []string) {
 
 // snapshotRun is one attempt: from the temporary slot on, until the stream begins.
 type snapshotRun struct {
-	system  session.System
-	slot    string             // the temporary one
-	name    string             // of the exported snapshot
-	from    LSN                // the slot's beginning: what was committed before is in the snapshot
+	begin.Exported
 	rows    *snapshot.Snapshot // nil: it has none
 	info    *Snapshot
 	ended   bool      // SnapshotEnd was delivered
@@ -146,72 +141,20 @@ type snapshotRun struct {
 // checkEvery is how often it is looked whether the connections that hold a snapshot are broken.
 const checkEvery = time.Second
 
-// openSnapshot begins an attempt, unless the slot exists: then it returns false, and the stream goes on from that.
-func (o *owner) openSnapshot(ctx context.Context, c *connection, system session.System) (bool, error) {
-	if o.cfg.slot != "" {
-		slot, err := slots.Read(ctx, c.Query, o.cfg.slot)
-		switch {
-		case err != nil:
-			return false, err
-		case slot != nil && o.snapshots.attempt == 0 && o.cfg.createSlot,
-			slot != nil && o.snapshots.kept != 0 && slot.Confirmed == o.snapshots.kept: // it was kept, and the answer was lost
-			o.snapshots.due = false
-			return false, o.setFailover(ctx, c)
-		case slot != nil:
-			return false, &Error{Kind: ErrSlotExists, What: fmt.Sprintf("slot %q exists already: what is in the tables now is not what is before its changes", o.cfg.slot),
-				Advice: "stream from it without WithSnapshot, or with WithCreateSlot beside it; or DropSlot for a snapshot"}
-		}
-		if err := checkRoom(ctx, c, o.cfg.slot); err != nil {
-			return false, err
-		}
-	}
-	p := &snapshotRun{system: system, slot: o.source.Slot}
-	if o.cfg.slot != "" {
-		p.slot = o.making().Temporary(o.snapshots.attempt)
-	}
+// beginSnapshot begins an attempt: it finds what is to be read.
+func (o *owner) beginSnapshot(c *connection, e *begin.Exported) error {
+	p := &snapshotRun{Exported: *e, info: &Snapshot{}}
 	c.snapshot = p
-	if err := p.export(o.ctx, c, o.cfg); err != nil {
-		return false, err
+	if !o.snapshots.Bare {
+		if err := p.plan(o.ctx, c, o); err != nil {
+			return err
+		}
 	}
-	if err := o.checkAlone(c); err != nil {
-		return false, err
-	}
-	if o.snapshots.bare {
-		p.info = &Snapshot{}
-	} else if err := p.plan(o.ctx, c, o); err != nil {
-		return false, err
-	}
-	o.snapshots.attempt++
-	p.info.Attempt = o.snapshots.attempt
-	c.timeline, c.status.Since = system.Timeline, time.Now()
+	o.snapshots.Attempt++
+	p.info.Attempt = o.snapshots.Attempt
+	c.Status.Since = time.Now()
 	o.gauge.snapshot.Store(p)
-	return true, nil
-}
-
-// checkRoom makes sure that there can be the temporary slot and beside it, when all rows are acknowledged, the permanent one.
-func checkRoom(ctx context.Context, c *connection, name string) error {
-	rows, err := c.Query(ctx, "SELECT count(*) + 2 > pg_catalog.current_setting('max_replication_slots')::pg_catalog.int8 FROM pg_catalog.pg_replication_slots")
-	switch {
-	case err != nil || len(rows) != 1:
-		return pgfail.Failed("count the slots", err)
-	case rows[0][0] == "t":
-		return &Error{Kind: ErrNoFreeSlot, What: fmt.Sprintf("slot %q cannot be made: a snapshot needs two free slots, of which one goes again", name),
-			Advice: "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"}
-	}
 	return nil
-}
-
-// export makes the slot and its snapshot. The time-outs would end the connection, which is idle in a transaction as the server
-// sees it.
-func (p *snapshotRun) export(ctx context.Context, c *connection, cfg *config) error {
-	version, _ := c.Version()
-	if _, err := c.Query(ctx, session.NoTimeouts(version)); err != nil {
-		return pgfail.Failed("set the time-outs", err)
-	}
-	c.KeepAlive()
-	slot, err := createSlot(ctx, c, cfg, NewSlot{Name: p.slot, Plugin: cfg.plugin, Temporary: true, TwoPhase: cfg.isTwoPhase(), Snapshot: SnapshotExport})
-	p.name, p.from = slot.Snapshot, slot.Start
-	return err
 }
 
 // plan finds what is to be read.
@@ -219,11 +162,10 @@ func (p *snapshotRun) plan(ctx context.Context, c *connection, o *owner) error {
 	cfg := o.cfg
 	p.rows = snapshot.New(snapshot.Request{Publications: cfg.publications, Choices: choicesOf(cfg.snapshot.choices), Keys: cfg.snapshot.keys,
 		Jobs: cfg.snapshot.jobs, Binary: cfg.binary, Types: o.types, Slot: o.source.Slot, Log: cfg.log, Retry: cfg.retry, Wake: o.wake},
-		p.name, p.from, c.OrdinaryConfig)
+		p.Name, p.From, c.OrdinaryConfig)
 	if err := p.rows.Plan(ctx); err != nil {
 		return err
 	}
-	p.info = &Snapshot{}
 	for _, t := range p.rows.Tables {
 		rel := relationOf(t.Table, o.types)
 		t.Owner = rel
@@ -248,14 +190,6 @@ func choicesOf(chosen []SnapshotTable) []tables.Choice {
 		all[i] = tables.Choice(t)
 	}
 	return all
-}
-
-// snapshots is what a stream knows of its snapshot over all attempts. It belongs to the owner.
-type snapshots struct {
-	due     bool // one is to be taken before the stream
-	bare    bool // without rows: it makes the slot, once the first checkpoint is stored
-	attempt int
-	kept    LSN // where the permanent slot begins, if it was made; 0: that was not tried
 }
 
 // TableProgress is how much of a table's rows a snapshot has delivered.

@@ -49,16 +49,6 @@ func (c *config) spanProblems() (problems []string) {
 	return problems
 }
 
-// beginning returns where the first connection streams from. slot is what the slot has as confirmed, walEnd where the server's
-// WAL ends.
-func (c *config) beginning(slot, walEnd LSN) (LSN, error) {
-	if c.from > walEnd {
-		return 0, &Error{Kind: ErrOptions, What: fmt.Sprintf("WithFrom(%s) lies ahead of the server's WAL, which ends at %s", c.from, walEnd),
-			Advice: "see whether the position is of this server (Stream.Source)"}
-	}
-	return max(slot, c.from), nil
-}
-
 // ending returns where the stream ends. walEnd is where the server's WAL ends.
 func (c *config) ending(walEnd LSN) LSN {
 	switch {

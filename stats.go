@@ -100,9 +100,9 @@ func (s *Stream) Stats() Stats {
 
 // publish tells Stats how far the connection has come.
 func (o *owner) publish(c *connection) {
-	o.gauge.received.Store(uint64(c.received))
-	o.gauge.confirmed.Store(uint64(c.status.Told))
-	o.gauge.sendLag.Store(int64(c.flow.Lag))
+	o.gauge.received.Store(uint64(c.Received))
+	o.gauge.confirmed.Store(uint64(c.Status.Told))
+	o.gauge.sendLag.Store(int64(c.Flow.Lag))
 	o.gauge.spooled.Store(o.feed.Held())
 }
 

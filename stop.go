@@ -58,9 +58,8 @@ func (o *owner) farewell(c *connection, err error) error {
 	last := o.ledger.Advance()
 	if c != nil {
 		if err == nil {
-			told := min(last, c.limit)
-			if err = c.farewell(told, time.Now().Add(o.cfg.closeTimeout)); err == nil {
-				o.known = told
+			if err = c.Farewell(last, time.Now().Add(o.cfg.closeTimeout)); err == nil {
+				o.known = c.Status.Confirmed
 			}
 		}
 		c.hangUp()

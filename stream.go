@@ -77,8 +77,10 @@ import (
 	"time"
 
 	"github.com/walchan/walchan/internal/backfill"
+	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/ledger"
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/txn"
 	"github.com/walchan/walchan/internal/value"
@@ -135,8 +137,8 @@ type owner struct {
 	known LSN // what the server is known to have as confirmed
 	told  LSN // the highest position that any server was told
 
-	outage    outage
-	snapshots snapshots
+	outage    link.Outage
+	snapshots begin.Snapshot
 	flowing   StreamState // while messages come: StateStreaming or StateSnapshot
 	forgotten forgotten
 }
@@ -196,7 +198,7 @@ func newOwner(s *Stream) *owner {
 		timer:     time.NewTimer(time.Hour),
 		sizes:     sizes{limit: cfg.bytes, queue: make([]int, cfg.messages+1)},
 		until:     never,
-		snapshots: snapshots{due: cfg.snapshot.wanted},
+		snapshots: begin.Snapshot{Due: cfg.snapshot.wanted},
 		flowing:   StateStreaming,
 	}
 	switch {

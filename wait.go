@@ -73,7 +73,7 @@ func (o *owner) wait(c *connection, now time.Time, w *wait) (happened bool, err 
 // after that interrupts the read. In another order a wake-up could be lost.
 func (o *owner) read(c *connection, now time.Time, w *wait) (happened bool, err error) {
 	if w.gather {
-		w.until = earliest(w.until, now.Add(c.flow.Patience()))
+		w.until = earliest(w.until, now.Add(c.Flow.Patience()))
 	}
 	c.Gather(w.gather)
 	if err := c.Arm(w.until); err != nil {
@@ -82,13 +82,13 @@ func (o *owner) read(c *connection, now time.Time, w *wait) (happened bool, err 
 	if !o.sleep(reading, w) {
 		return false, nil
 	}
-	err = c.read(now, w.gather)
+	err = c.Read(now, w.gather)
 	o.asleep.Store(awake)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		w.gather = false // there may be a little to read, and what comes next need not wait again
 		return false, nil
 	}
-	o.ledger.Tick(c.liveness.HeardAt) // the read may have lasted
+	o.ledger.Tick(c.Liveness.HeardAt) // the read may have lasted
 	return true, err
 }
 
@@ -144,7 +144,7 @@ func (o *owner) attend(c *connection, now time.Time) (time.Time, error) {
 	if err != nil {
 		return now, err
 	}
-	leave, err := c.letGo(o, now)
+	leave, err := o.letGo(c, now)
 	return earliest(earliest(next, leave), o.watchdog(now)), err
 }
 
@@ -152,8 +152,8 @@ func (o *owner) attend(c *connection, now time.Time) (time.Time, error) {
 func (o *owner) report(c *connection, now time.Time) (time.Time, error) {
 	o.ledger.Tick(now)
 	flushes := o.flushes.pending() // before the ledger is asked: what was acknowledged before Flush is in the status
-	next, err := c.report(min(o.ledger.Advance(), c.limit), now, flushes > 0)
-	o.told = max(o.told, c.status.Told)
+	next, err := c.Report(o.ledger.Advance(), now, flushes > 0)
+	o.told = max(o.told, c.Status.Told)
 	o.publish(c)
 	if err == nil {
 		o.flushes.release(flushes)
@@ -166,8 +166,8 @@ func (o *owner) report(c *connection, now time.Time) (time.Time, error) {
 // Where the changes are late anyway it lets small messages pile up first. PostgreSQL sends each by itself, and to be woken
 // for each costs the client, and the server that wakes it, more than all else they do.
 func (o *owner) receive(c *connection) error {
-	return o.hold(c, wait{reads: true, gather: c.flow.Gathers()}, func(now time.Time, w wait) (wait, bool, error) {
-		if c.flow.Idle(now) {
+	return o.hold(c, wait{reads: true, gather: c.Flow.Gathers()}, func(now time.Time, w wait) (wait, bool, error) {
+		if c.Flow.Idle(now) {
 			o.setState(StateIdle, nil)
 		}
 		due, err := o.progress(c, now)
@@ -237,7 +237,7 @@ func (o *owner) deliverSlowly(message *Message) error {
 	})
 	*m = Message{}
 	if err == nil {
-		c.listen(time.Now())
+		c.Listen(time.Now())
 	}
 	return err
 }
@@ -245,7 +245,7 @@ func (o *owner) deliverSlowly(message *Message) error {
 // await runs f, which may take its time, in a goroutine of its own, and goes on attending to the connection. The error of f is
 // failed; err means that the stream, or the connection, has come to its end meanwhile.
 func (o *owner) await(f func(context.Context) error) (failed, err error) {
-	ctx, cancel := context.WithTimeout(o.ctx, awaitTimeout)
+	ctx, cancel := context.WithTimeout(o.ctx, link.AskTimeout)
 	defer cancel()
 	c, done := o.conn.Load(), make(chan struct{})
 	go func() {
@@ -259,7 +259,7 @@ func (o *owner) await(f func(context.Context) error) (failed, err error) {
 		<-done
 		return nil, err
 	}
-	c.listen(time.Now())
+	c.Listen(time.Now())
 	return failed, nil
 }
 
@@ -280,18 +280,7 @@ func (o *owner) received(lsn LSN) {
 		o.ledger.Mark(lsn)
 	}
 	c := o.conn.Load()
-	c.received = max(c.received, lsn)
-}
-
-// pauseFor waits while there is no connection. It returns false if the stream is to stop.
-func (o *owner) pauseFor(d time.Duration) bool {
-	o.timer.Reset(d)
-	select {
-	case <-o.timer.C:
-		return true
-	case <-o.ctx.Done():
-		return false
-	}
+	c.Received = max(c.Received, lsn)
 }
 
 func latest(a, b time.Time) time.Time {

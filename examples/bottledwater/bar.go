@@ -26,13 +26,15 @@ func newBar(f *os.File) *bar {
 	return &bar{w: f}
 }
 
-// show shows it, ten times a second at most.
+// isDue says whether to show it again: ten times a second at most.
+func (b *bar) isDue() bool { return b != nil && time.Since(b.shownAt) >= 100*time.Millisecond }
+
 func (b *bar) show(tables []walchan.TableProgress) {
 	switch {
-	case b == nil || len(tables) == 0:
+	case len(tables) == 0:
 	case !slices.ContainsFunc(tables, func(t walchan.TableProgress) bool { return !t.Done }):
 		b.end()
-	case !b.shown || time.Since(b.shownAt) >= 100*time.Millisecond:
+	default:
 		fmt.Fprint(b.w, "\r\x1b[K", progress(tables))
 		b.shownAt, b.shown = time.Now(), true
 	}

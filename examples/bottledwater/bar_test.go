@@ -16,8 +16,13 @@ func TestBar(t *testing.T) {
 		{Table: "public.c", EstimatedBytes: 100},
 	}
 	b.show(nil)
+	if !b.isDue() {
+		t.Error("it is not shown at once")
+	}
 	b.show(tables)
-	b.show(tables) // too soon
+	if b.isDue() {
+		t.Error("it is shown again at once")
+	}
 	for i := range tables {
 		tables[i].Done = true
 	}
@@ -26,7 +31,9 @@ func TestBar(t *testing.T) {
 	b.end()
 	const clear = "\r\x1b[K"
 	compare(t, out.String(), clear+"snapshot [######################........]  75 %  15 rows  public.b"+clear)
-	(*bar)(nil).show(tables)
+	if (*bar)(nil).isDue() {
+		t.Error("it is shown to nobody")
+	}
 	(*bar)(nil).end()
 	if got := progress([]walchan.TableProgress{{Table: "t"}}); !strings.Contains(got, "100 %") {
 		t.Error(got)

@@ -43,13 +43,14 @@ func (x *exporter) run(s *walchan.Stream) error {
 			if err := x.write(s); err != nil {
 				return err
 			}
+			x.show(s)
 			select {
 			case msg, open = <-s.C():
 			case <-tick.C:
 				if err := x.settle(s); err != nil {
 					return err
 				}
-				x.bar.show(s.Stats().Snapshot)
+				x.show(s)
 				continue
 			}
 			began = time.Now()
@@ -64,9 +65,16 @@ func (x *exporter) run(s *walchan.Stream) error {
 			if err := x.write(s); err != nil {
 				return err
 			}
-			x.bar.show(s.Stats().Snapshot)
+			x.show(s)
 			began = time.Now()
 		}
+	}
+}
+
+// show shows how far the snapshot has come.
+func (x *exporter) show(s *walchan.Stream) {
+	if x.bar.isDue() {
+		x.bar.show(s.Stats().Snapshot)
 	}
 }
 

@@ -60,12 +60,12 @@ func (s Source) CheckWAL(cp *resume.Checkpoint) error {
 	return nil
 }
 
-// MissingBehind is the error of a slot that does not exist although the consumer has a checkpoint of it. It is nil if a new slot leaves no
-// gap. position is that of the checkpoint. snapshot says that rows are copied first.
-func MissingBehind(slot string, cp *resume.Checkpoint, position fmt.Stringer, snapshot bool) error {
+// missingBehind is the error of a slot that does not exist although the consumer has a checkpoint of it. It is nil if a new slot leaves no
+// gap. snapshot says that rows are copied first.
+func missingBehind(slot string, cp *resume.Checkpoint, snapshot bool) error {
 	switch {
 	case cp.HasTransaction(), cp.Message != 0:
-		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", slot, position),
+		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", slot, cp.Position()),
 			Advice: "a new slot would leave a gap, so none is made: copy the tables again (SubscribeAnew, with WithSnapshot)"}
 	case *cp != (resume.Checkpoint{}) && !snapshot:
 		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist, and what was committed before %s is applied", slot, cp.Through),
@@ -75,25 +75,25 @@ func MissingBehind(slot string, cp *resume.Checkpoint, position fmt.Stringer, sn
 	return nil
 }
 
-// WithoutCheckpoint is the error of a slot that exists, at a position, although the consumer has no checkpoint.
-func WithoutCheckpoint(slot string, at wal.LSN) error {
+// withoutCheckpoint is the error of a slot that exists, at a position, although the consumer has no checkpoint.
+func withoutCheckpoint(slot string, at wal.LSN) error {
 	return &walerr.Error{Kind: walerr.Checkpoint, What: fmt.Sprintf("slot %q exists, and the consumer has no checkpoint: it has lost it, or never had one", slot),
 		Advice: fmt.Sprintf("if the target is a copy as of %s, say so with WithFrom; else copy the tables again (SubscribeAnew)", at)}
 }
 
-// BehindCheckpoint is the error of a slot at a position behind the checkpoint, for which two-phase is to be switched on. The server would
+// behindCheckpoint is the error of a slot at a position behind the checkpoint, for which two-phase is to be switched on. The server would
 // then send what was prepared in between at its PREPARE, in the midst of what the consumer has, and at its COMMIT PREPARED not again.
-func BehindCheckpoint(slot string, at wal.LSN) error {
+func behindCheckpoint(slot string, at wal.LSN) error {
 	return &walerr.Error{Kind: walerr.Options, What: fmt.Sprintf("WithTwoPhase is not switched on for slot %q, because that is at %s, behind the checkpoint, and what was prepared in between would be left out", slot, at),
 		Advice: "stream without it until now (WithUntilNow), then with it"}
 }
 
-// CheckUpgraded fails if the checkpoint of a cluster that pg_upgrade has read cannot be taken over. slot is what the slot of the new
+// checkUpgraded fails if the checkpoint of a cluster that pg_upgrade has read cannot be taken over. slot is what the slot of the new
 // cluster has as confirmed, and beside makes a connection to that.
 //
 // pg_upgrade keeps XIDs, and demands that the slot has confirmed all WAL, but says nothing of the consumer. The new cluster has other
 // positions.
-func CheckUpgraded(ctx context.Context, p resume.Point, slot wal.LSN, beside func() (*pgconn.PgConn, error)) error {
+func checkUpgraded(ctx context.Context, p resume.Point, slot wal.LSN, beside func() (*pgconn.PgConn, error)) error {
 	refuse := func(what string) error {
 		return &walerr.Error{Kind: walerr.Checkpoint, What: "the checkpoint is of the cluster before pg_upgrade, and " + what, Advice: "compare the target with the server, then begin anew (SubscribeAnew)"}
 	}

@@ -2,7 +2,6 @@ package begin
 
 import (
 	"errors"
-	"time"
 
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
@@ -17,16 +16,16 @@ type Past struct {
 	Told  []wal.LSN // positions at which the slot may stand because of this consumer; nil: the past is that of a checkpoint
 }
 
-// Check is resume.Check of the server of a connection. history is that of its timeline.
-func (p *Past) Check(system session.System, standby bool, history string) (wal.LSN, error) {
-	bound, err := p.check(system, standby, history)
+// Check is resume.Check of a server.
+func (p *Past) Check(r *Remote) (wal.LSN, error) {
+	bound, err := p.check(r.System, r.Standby, r.History)
 	if err != nil {
 		return 0, refused(err)
 	}
 	return bound, nil
 }
 
-// CheckWAL is Check for a physical stream.
+// CheckWAL is Check for a physical stream. history is that of the server's timeline.
 func (p *Past) CheckWAL(system session.System, standby bool, history string) error {
 	_, err := p.check(system, standby, history)
 	if r := (*resume.Refusal)(nil); errors.As(err, &r) && !r.Passing {
@@ -60,8 +59,9 @@ func (p *Past) stands(confirmed wal.LSN) bool {
 
 // Verdict says how a stream goes on.
 type Verdict struct {
-	Doubt bool // nothing proves the history
-	By    string
+	Same  bool   // the server was not restarted since: there is nothing to prove
+	Doubt bool   // nothing proves the history
+	By    string // why
 }
 
 // Judge says what an answer of the server means whose slot has confirmed a position. checkpoints says that the consumer stores them.
@@ -93,24 +93,4 @@ func (p *Past) JudgeAbsent(answer Answer, waived bool) (Verdict, error) {
 		return Verdict{Doubt: true, By: "the last transaction did not come again"}, nil
 	}
 	return Verdict{By: answer.By}, nil
-}
-
-// Meanwhile runs f after the server has begun to stream, and before anything is read. f may take its time, and the server must not
-// take it for a dead client. So tell is called after each pause, until it fails.
-func Meanwhile(pause time.Duration, f func() error, tell func(now time.Time) error) error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	var broken error
-	for {
-		select {
-		case err := <-done:
-			return errors.Join(err, broken)
-		case now := <-tick.C:
-			if broken == nil {
-				broken = tell(now)
-			}
-		}
-	}
 }

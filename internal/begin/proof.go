@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/causes"
+	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
@@ -31,9 +32,19 @@ const (
 	No
 )
 
-// HasTransaction asks whether the server has the last transaction of p. It looks at the commit timestamp, then at the record in the WAL,
-// then at the status of the XID. timeline is where the server's history has the commit. Afterwards side can only be closed.
-func HasTransaction(ctx context.Context, side *pgconn.PgConn, p resume.Point, timeline int32) (Answer, error) {
+// HasTransaction asks over a new connection whether the server has the last transaction of p.
+func (r *Remote) HasTransaction(ctx context.Context, server *dial.Reached, p resume.Point) (Answer, error) {
+	side, err := server.DialBeside(ctx, false)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer side.Close(context.WithoutCancel(ctx))
+	return r.hasTransaction(ctx, side, p)
+}
+
+// hasTransaction looks at the commit timestamp of the last transaction, then at its record in the WAL, then at the status of the XID.
+// Afterwards side can only be closed.
+func (r *Remote) hasTransaction(ctx context.Context, side *pgconn.PgConn, p resume.Point) (Answer, error) {
 	if !p.HasTransaction() || p.IsBare() {
 		return Answer{By: "no transaction is known"}, nil
 	}
@@ -44,7 +55,7 @@ func HasTransaction(ctx context.Context, side *pgconn.PgConn, p resume.Point, ti
 	}
 	// The status first: nothing can be asked over the connection once it has streamed.
 	lost, status := isLost(ctx, side, p)
-	is, err := commitRecord(ctx, side, p, timeline)
+	is, err := commitRecord(ctx, side, p, resume.TimelineAt(p.Commit, r.History, r.System.Timeline))
 	if err := context.Cause(ctx); err != nil {
 		return Answer{}, pgfail.Failed("ask for the last transaction", err)
 	}

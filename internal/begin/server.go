@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
@@ -23,6 +25,13 @@ type Server struct {
 	Started       int64         // in microseconds since 1970-01-01 UTC
 	StandbyNames  string        // synchronous_standby_names
 	Segment       wal.LSN       // wal_segment_size
+}
+
+// Remote is what is known of a server once it was asked.
+type Remote struct {
+	Server
+	System  session.System
+	History string // of its timeline, where it was asked for
 }
 
 // AskServer asks what is to be known of a logical connection. It leaves Segment out.
@@ -48,6 +57,15 @@ func AskServer(ctx context.Context, c *session.Conn) (s Server, err error) {
 		return s, pgfail.Failed("read when the server was started", err)
 	}
 	return s, nil
+}
+
+// Timers derives the timers of a connection to the server from what the user asks for.
+func (s *Server) Timers(wanted link.Timers, log *slog.Logger) link.Timers {
+	t, tooLong := wanted.With(s.SenderTimeout)
+	if tooLong {
+		log.Warn("WithStatusInterval is more than half of the server's wal_sender_timeout: the server may hang up", "interval", t.Status, "wal_sender_timeout", t.Sender)
+	}
+	return t
 }
 
 // AskWithoutSQL asks what is to be known of a physical connection: SenderTimeout, Standby and Segment.
@@ -114,8 +132,8 @@ func TimelineHistory(ctx context.Context, c *session.Conn, timeline int32) (stri
 	return history, nil
 }
 
-// Terminate ends a walsender. start is its BackendStart: another process may have its PID by now.
-func Terminate(ctx context.Context, c *session.Conn, pid uint32, start string) error {
+// terminate ends a walsender. start is its BackendStart: another process may have its PID by now.
+func terminate(ctx context.Context, c *session.Conn, pid uint32, start string) error {
 	_, err := c.Query(ctx, fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = %d AND backend_start::text = %s",
 		pid, pgsql.Literal(start)))
 	if err != nil {

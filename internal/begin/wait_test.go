@@ -7,19 +7,20 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/walchan/walchan/walerr"
 )
 
 // Who holds the slot is said at first, when that changes, and at growing intervals.
 func TestReportsOfAWaitForASlotBecomeRare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var text bytes.Buffer
-		log := slog.New(slog.NewTextHandler(&text, nil))
-		var w Wait
-		w.Begin(time.Now())
+		w := Wait{Log: slog.New(slog.NewTextHandler(&text, nil)), Waiting: func(int, error) {}}
+		w.begin(time.Now())
 		watch := func(pid string, minutes int) int {
 			text.Reset()
 			for end := time.Now().Add(time.Duration(minutes) * time.Minute); time.Now().Before(end); time.Sleep(SlotPoll) {
-				w.Report(log, "s", Holder{PID: pid})
+				w.report(holder{pid: pid}, walerr.SlotActive)
 			}
 			return strings.Count(text.String(), "pid="+pid+" ")
 		}

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"github.com/walchan/walchan/wal"
 )
 
@@ -94,6 +96,65 @@ func TestFlow(t *testing.T) {
 		if got := f.Patience(); got != want || f.Gathers() != (lag > 10*time.Millisecond) {
 			t.Errorf("a lag of %v: patience %v, gathers %v", lag, got, f.Gathers())
 		}
+	}
+}
+
+// A timer that the user does not set follows from the server's wal_sender_timeout.
+func TestTimers(t *testing.T) {
+	const ms = time.Millisecond
+	for name, x := range map[string]struct {
+		wanted  Timers
+		sender  time.Duration
+		want    Timers
+		tooLong bool
+		unread  time.Duration
+	}{
+		"nothing is said":               {Timers{}, 0, Timers{10 * time.Second, time.Minute, 0}, false, 10 * time.Second},
+		"the default":                   {Timers{}, time.Minute, Timers{10 * time.Second, time.Minute, time.Minute}, false, 10 * time.Second},
+		"a short timeout":               {Timers{}, 3 * time.Second, Timers{500 * ms, 3 * time.Second, 3 * time.Second}, false, 500 * ms},
+		"a very short one":              {Timers{}, 120 * ms, Timers{100 * ms, 120 * ms, 120 * ms}, false, 100 * ms},
+		"a long one":                    {Timers{}, time.Hour, Timers{10 * time.Second, time.Hour, time.Hour}, false, 10 * time.Second},
+		"the user asks for both":        {Timers{Status: time.Second, Receive: 5 * time.Second}, time.Minute, Timers{time.Second, 5 * time.Second, time.Minute}, false, time.Second},
+		"for half of the timeout":       {Timers{Status: 30 * time.Second}, time.Minute, Timers{30 * time.Second, time.Minute, time.Minute}, false, 10 * time.Second},
+		"for more":                      {Timers{Status: 31 * time.Second}, time.Minute, Timers{31 * time.Second, time.Minute, time.Minute}, true, 10 * time.Second},
+		"for much, of a patient server": {Timers{Status: time.Hour}, 0, Timers{time.Hour, time.Minute, 0}, false, time.Hour},
+	} {
+		got, tooLong := x.wanted.With(x.sender)
+		if got != x.want || tooLong != x.tooLong || got.Unread() != x.unread {
+			t.Errorf("%s: %v, too long: %v, unread %v", name, got, tooLong, got.Unread())
+		}
+	}
+}
+
+// An outage goes on until a connection brings something new, or lasts. Then the delays begin anew.
+func TestOutage(t *testing.T) {
+	retry := func() backoff.BackOff {
+		return backoff.WithMaxRetries(&backoff.ExponentialBackOff{InitialInterval: 1, Multiplier: 2, MaxInterval: 8, Stop: backoff.Stop, Clock: backoff.SystemClock}, 3)
+	}
+	var o Outage
+	for i, step := range []struct {
+		received wal.LSN
+		lived    time.Duration
+		attempt  int
+		delay    time.Duration
+		ok       bool
+	}{
+		{7, time.Second, 1, 1, true},
+		{7, time.Second, 2, 2, true},
+		{8, time.Second, 1, 1, true}, // it brought something new
+		{8, time.Minute, 2, 2, true},
+		{8, time.Minute + 1, 1, 1, true}, // it has lasted
+		{5, time.Second, 2, 2, true},
+		{8, 0, 3, 4, true},
+		{8, 0, 4, backoff.Stop, false},
+	} {
+		o.Lost(step.received, step.lived)
+		if delay, ok := o.Next(retry); delay != step.delay || ok != step.ok || o.Attempt != step.attempt {
+			t.Errorf("step %d: attempt %d, delay %d, %v", i, o.Attempt, delay, ok)
+		}
+	}
+	if o.At != 8 {
+		t.Errorf("it is at %s", o.At)
 	}
 }
 

@@ -7,7 +7,7 @@ func init() {
 		{"a table that was published since the snapshot", "	if !slices.EqualFunc(then, now, slices.Equal) {\n", "	if slices.EqualFunc(then, now, slices.Equal) && false {\n", "TestSnapshotOfWhatIsAltered"},
 		{"other rows are taken for the same", "skip == 0 && hash != p.hash {", "skip == 0 && false {", "TestSnapshotWhoseRowsAreOthers"},
 		{"there is no room for the second slot", "SELECT count(*) + 2 >", "SELECT count(*) + 1 >", "TestSnapshotNeedsAnotherSlot"},
-		{"a dead connection is waited for", "return max(c.liveness.Timeout, awaitTimeout)", "return time.Hour", "TestSnapshotOverADeadConnection"},
+		{"a dead connection is waited for", "return max(t.Receive, AskTimeout)", "return time.Hour", "TestSnapshotOverADeadConnection"},
 
 		{"a table that was rewritten is at its end", "shape == x.target.shape && !rewritten {", "shape == x.target.shape && (true || rewritten) {", "TestReadRowsOfATableThatIsRewritten"},
 		{"a column that is added is not read", "shape == x.target.shape && !rewritten {", "(true || shape == \"\") && !rewritten {", "TestReadRowsOfATableThatGetsAColumn"},

@@ -8,6 +8,8 @@
 package resume
 
 import (
+	"fmt"
+
 	"github.com/jackc/pglogrepl"
 )
 
@@ -67,6 +69,14 @@ func (p Point) Contains(lsn LSN, ordinal uint32, single bool) bool {
 // Is says whether the transaction is the last one of the point. A transaction of another history may have the same position
 // and XID; then its time differs.
 func (p Point) Is(xid uint32, time int64) bool { return p.IsBare() || p.XID == xid && p.Time == time }
+
+// Position describes the last message by its transaction's position and its ordinal there, or by its end outside of transactions.
+func (p Point) Position() string {
+	if p.Message != 0 {
+		return fmt.Sprintf("%s:0", p.Message)
+	}
+	return fmt.Sprintf("%s:%d", p.Commit, p.Ordinal)
+}
 
 // Needed is the position before which a server's WAL must not end. If it ends earlier, it lacks what was delivered.
 func (p Point) Needed() LSN {
