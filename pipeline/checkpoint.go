@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/walchan/walchan"
@@ -32,6 +33,15 @@ const (
 	soon    = time.Millisecond      // before the first look for the items that precede a Progress
 	later   = 50 * time.Millisecond // before the last ones
 )
+
+// storing is what a group knows of its sinks' checkpoints. Group.mu guards plain, keepers and told.
+type storing struct {
+	plain    bool                               // there is a sink that stores none
+	keepers  []*keeping                         // of the sinks that do
+	told     walchan.Checkpoint                 // of which the stream was told that it is stored
+	progress atomic.Pointer[walchan.Checkpoint] // of the last walchan.Progress
+	alarm    alarm
+}
 
 // pass takes a Progress out of the flow. It is skipped, so that everything before it is acknowledged once the stages have dealt
 // with that. The keepers then store its checkpoint.

@@ -71,15 +71,10 @@ type Group struct {
 	void    atomic.Bool // nothing is acknowledged any more
 	sourced atomic.Bool // Source was called
 
-	progress atomic.Pointer[walchan.Checkpoint] // of the last walchan.Progress
-
-	mu      sync.Mutex
-	timer   *time.Timer        // of the grace, once it runs
-	over    bool               // Wait was called, and has waited
-	plain   bool               // there is a sink that stores no checkpoints
-	keepers []*keeping         // of the sinks that do
-	told    walchan.Checkpoint // of which the stream was told that it is stored
-	alarm   alarm
+	mu    sync.Mutex
+	timer *time.Timer // of the grace, once it runs
+	over  bool        // Wait was called, and has waited
+	storing
 }
 
 // New returns a group. Cancelling ctx stops its sources; grace is how long the stages may go on after that, and after the

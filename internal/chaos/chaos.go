@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,52 +26,21 @@ const (
 	stopLimit     = 30 * time.Second // for the server to stop, whatever the consumers do
 )
 
-// slots are those of the consumers. In this process run a stream and one of another plugin. In processes that are killed run one
-// with a journal, one with checkpoints, and the sinks.
-var slots = []string{"stream", "raw", "child", "checkpoint", "files", "writer", "postgres", "jetstream", "kafka"}
-
-const inThisProcess = 2 // of slots
-
 // chaos is one run.
 type chaos struct {
 	seed     uint64
 	duration time.Duration
-	largeTx  int // changes of a large transaction
-	out      io.Writer
-	verbose  bool
+	largeTx  int    // changes of a large transaction
 	only     string // the fail-overs in whose name this is; "": all
 
-	dir     string // journals and logs; removed unless something is wrong
-	rng     *rand.Rand
-	began   time.Time
-	cluster *pgtest.Cluster // the primary
-	standby *pgtest.Cluster
-	servers []string // data directories of all that there were
-	proxies []*proxy // by slot
-	traffic traffic
-	ddl     *writer
-	stream  *consumer
-	raw     *consumer
-	log     *os.File // of the streams
+	dir string // journals and logs; removed unless something is wrong
+	rng *rand.Rand
 
-	children []*child // behind those in this process
-	targets  []*target
-	replica  *pgtest.Cluster // of the sink postgres
-
-	succession                        // of the primaries
-	generation int                    // how often the targets were made
-	from       map[string]walchan.LSN // by slot: where the consumer's target begins
-	totals     map[string]*total      // by slot
-
-	calm      atomic.Bool
-	consumers sync.WaitGroup
-	problems  chan error // of the consumers, while they run
-
-	mu          sync.Mutex
-	counts      map[string]int // of faults
-	markers     int
-	catchUps    []time.Duration
-	longestStop time.Duration
+	source
+	succession // of the primaries
+	consumers
+	holdings
+	diary
 }
 
 // run makes everything, lets it fail for a while, and judges what the consumers have received.
@@ -186,130 +152,6 @@ func (c *chaos) generationDir() string {
 	return filepath.Join(c.dir, fmt.Sprint("generation-", c.generation))
 }
 
-func addressOf(s *pgtest.Cluster) string { return fmt.Sprintf("127.0.0.1:%d", s.Port()) }
-
-// makeSlots makes the slots before the traffic begins. The consumer "checkpoint" makes its own.
-func (c *chaos) makeSlots(ctx context.Context) (err error) {
-	for _, name := range slots {
-		if name == "checkpoint" {
-			continue
-		}
-		if c.from[name], err = c.makeSlot(ctx, name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// startConsumers starts all of them.
-func (c *chaos) startConsumers(ctx context.Context) error {
-	if err := c.startStreams(ctx); err != nil {
-		return err
-	}
-	for _, k := range c.children {
-		k.order.Target, k.order.Generation, k.order.Origin = c.holds(k.order.Slot), c.generation, c.from[k.order.Slot].String()
-		if err := k.start(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// startStreams starts the consumers in this process.
-func (c *chaos) startStreams(ctx context.Context) (err error) {
-	c.stream, err = c.consume(ctx, 0, seeMessage, walchan.WithPublication("chaos"), walchan.WithTransactions(), walchan.WithMaxUnacked(5000))
-	if err != nil {
-		return err
-	}
-	c.raw, err = c.consume(ctx, 1, seeRaw(), walchan.WithPlugin("test_decoding", nil), walchan.WithBuffer(16, 4096), walchan.WithTerminateOld())
-	return err
-}
-
-// makeSlot makes a slot on the primary, and returns where it begins.
-func (c *chaos) makeSlot(ctx context.Context, name string) (walchan.LSN, error) {
-	plugin, failover := "pgoutput", ""
-	if name == "raw" {
-		plugin = "test_decoding"
-	}
-	if c.synchronises() {
-		failover = ", failover => true"
-	}
-	at, err := c.query(ctx, "SELECT lsn FROM pg_create_logical_replication_slot('"+name+"', '"+plugin+"'"+failover+")")
-	if err != nil {
-		return 0, err
-	}
-	return walchan.ParseLSN(at)
-}
-
-// awaitSlot waits until a consumer has made its slot.
-func (c *chaos) awaitSlot(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, stuckAfter)
-	defer cancel()
-	for {
-		n, err := c.query(ctx, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+name+"'")
-		if err != nil {
-			return found("%s does not make its slot: %w", name, err)
-		}
-		if n == "1" {
-			return nil
-		}
-		sleep(ctx, 20*time.Millisecond)
-	}
-}
-
-// holds is where a child writes to: a target, or files.
-func (c *chaos) holds(slot string) string {
-	if t := c.target(slot); t != nil {
-		return t.url
-	}
-	return c.journal(slot)
-}
-
-// dsn is through the proxy of a slot.
-func (c *chaos) dsn(slot int) string {
-	return c.cluster.DSN(fmt.Sprintf("port=%d", c.proxies[slot].port()), "connect_timeout=5", "application_name="+slots[slot])
-}
-
-// consume starts a consumer in this process.
-func (c *chaos) consume(ctx context.Context, slot int, see func(walchan.Message) seen, opts ...walchan.Option) (*consumer, error) {
-	name := slots[slot]
-	log := slog.New(slog.NewTextHandler(c.log, nil))
-	opts = append(opts, walchan.WithSlot(name), walchan.WithLogger(log))
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stream, err := walchan.Subscribe(ctx, c.dsn(slot), opts...)
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	j, err := openJournal(c.journal(name))
-	if err != nil {
-		cancel()
-		return nil, errors.Join(err, stream.Close())
-	}
-	k := &consumer{name: name, stream: stream, cancel: cancel, journal: j, see: see, reached: newMilestone(), ended: make(chan struct{}),
-		rng: rand.New(rand.NewPCG(c.seed, uint64(1+slot))), calm: &c.calm, note: c.note}
-	c.consumers.Go(func() {
-		defer close(k.ended)
-		if k.err = k.run(); k.err != nil && !k.expected.Load() {
-			c.problems <- found("%s: %w", name, k.err)
-		}
-	})
-	return k, nil
-}
-
-func (c *chaos) journal(name string) string { return filepath.Join(c.generationDir(), name+".journal") }
-
-// addChild makes a child without starting it.
-func (c *chaos) addChild(slot int, name string) error {
-	log, err := os.Create(filepath.Join(c.dir, name+".log"))
-	if err != nil {
-		return err
-	}
-	k := &child{order: childOrder{DSN: c.dsn(slot), Slot: name, Seed: c.seed, Failover: c.synchronises()}, log: log, reached: newMilestone()}
-	c.children = append(c.children, k)
-	return nil
-}
-
 // rounds injects faults, round after round, and one fail-over in each. After each round the consumers must catch up, because the
 // next fault must not save a stream that is stuck.
 func (c *chaos) rounds(ctx context.Context) error {
@@ -365,98 +207,6 @@ func (c *chaos) inject(ctx context.Context, f fault) error {
 	}
 }
 
-func (c *chaos) note(kind, what string) {
-	c.mu.Lock()
-	c.counts[kind]++
-	c.mu.Unlock()
-	c.say("%s: %s", kind, what)
-}
-
-func (c *chaos) say(format string, args ...any) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.verbose {
-		fmt.Fprintf(c.out, "%7.2f %s\n", time.Since(c.began).Seconds(), fmt.Sprintf(format, args...))
-	}
-}
-
-// catchUp ends the faults, and waits until every consumer has come to a row that is written then.
-func (c *chaos) catchUp(ctx context.Context) error {
-	c.calm.Store(true)
-	defer c.calm.Store(false)
-	for _, p := range c.proxies {
-		p.heal()
-	}
-	for _, t := range c.targets {
-		t.proxy.heal()
-	}
-	c.markers++
-	if _, err := c.query(ctx, fmt.Sprintf("INSERT INTO marker VALUES (%d)", c.markers)); err != nil {
-		return err
-	}
-	began, interrupted := time.Now(), ctx
-	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
-	defer cancel()
-	for i, slot := range slots {
-		switch err := c.await(ctx, i); {
-		case context.Cause(interrupted) != nil:
-			return context.Cause(interrupted)
-		case err != nil:
-			return found("%s is stuck: it %w, %v after the last fault", slot, err, time.Since(began).Round(time.Millisecond))
-		}
-		c.say("%s has caught up after %v", slot, time.Since(began).Round(time.Millisecond))
-	}
-	c.catchUps = append(c.catchUps, time.Since(began))
-	for _, k := range c.children {
-		k.order.From = "" // more is stored by now
-	}
-	return nil
-}
-
-// await waits until a consumer has come to the last marker. On a busy machine that may take long. It is stuck if it makes no
-// progress.
-func (c *chaos) await(ctx context.Context, slot int) error {
-	at, since := "", time.Now()
-	for {
-		patience, cancel := context.WithTimeout(ctx, time.Second)
-		err := c.milestone(slot).wait(patience, c.markers)
-		cancel()
-		switch now := c.progress(ctx, slot); {
-		case err == nil || ctx.Err() != nil:
-			return err
-		case slot >= inThisProcess && c.children[slot-inThisProcess].failure() != nil:
-			return c.children[slot-inThisProcess].failure()
-		case now != at:
-			at, since = now, time.Now()
-		case time.Since(since) > stuckAfter:
-			return fmt.Errorf("%w, without any progress for %v", err, stuckAfter)
-		}
-	}
-}
-
-func (c *chaos) milestone(slot int) *milestone {
-	if slot < inThisProcess {
-		return c.streams()[slot].reached
-	}
-	return c.children[slot-inThisProcess].reached
-}
-
-// streams are the consumers in this process, by slot.
-func (c *chaos) streams() []*consumer { return []*consumer{c.stream, c.raw} }
-
-// progress changes whenever a consumer comes further.
-func (c *chaos) progress(ctx context.Context, slot int) string {
-	if slot < inThisProcess {
-		s := c.streams()[slot].stream.Stats()
-		return fmt.Sprint(s.Delivered, s.Acknowledged)
-	}
-	amount := ""
-	if t := c.target(slots[slot]); t != nil && t.amount != nil {
-		amount = t.amount(ctx)
-	}
-	return fmt.Sprint(c.children[slot-inThisProcess].said.Load(), amount)
-}
-
 // finish has the consumers receive the rest, and stops them: by both ways there are, the context (a child's is ended by a
 // signal) and Close.
 func (c *chaos) finish(ctx context.Context) error {
@@ -474,7 +224,7 @@ func (c *chaos) finish(ctx context.Context) error {
 		err = errors.Join(err, k.signal(ctx, syscall.SIGTERM))
 	}
 	c.stream.cancel()
-	c.consumers.Wait()
+	c.running.Wait()
 	err = errors.Join(err, c.stream.stream.Close())
 	select {
 	case problem := <-c.problems:
@@ -482,24 +232,6 @@ func (c *chaos) finish(ctx context.Context) error {
 	default:
 	}
 	return err
-}
-
-// stopAutovacuum returns when the server makes no more transactions by itself. Such a one after the last marker would be in the reference
-// of a plugin that shows empty transactions, and not in what its consumer has received.
-func (c *chaos) stopAutovacuum(ctx context.Context) error {
-	for _, sql := range []string{"ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()"} {
-		if _, err := c.query(ctx, sql); err != nil {
-			return err
-		}
-	}
-	for ctx.Err() == nil {
-		left, err := c.query(ctx, "SELECT count(*) FROM pg_stat_activity WHERE backend_type IN ('autovacuum worker', 'autovacuum launcher')")
-		if err != nil || left == "0" {
-			return err
-		}
-		sleep(ctx, 10*time.Millisecond)
-	}
-	return context.Cause(ctx)
 }
 
 // tearDown ends whatever still runs. It is all that is done where something is wrong.
@@ -512,7 +244,7 @@ func (c *chaos) tearDown() {
 	for _, k := range c.children {
 		k.end()
 	}
-	c.consumers.Wait()
+	c.running.Wait()
 	for _, t := range c.targets {
 		t.proxy.close()
 		t.close()

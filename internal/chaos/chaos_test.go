@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 // TestChaos is a short run of what make chaos does for longer.
 func TestChaos(t *testing.T) {
 	for _, seed := range []uint64{1, rand.Uint64()} {
-		c := &chaos{seed: seed, duration: 10 * time.Second, largeTx: 5000, out: t.Output(), verbose: true, only: noFailover}
+		c := &chaos{seed: seed, duration: 10 * time.Second, largeTx: 5000, only: noFailover, diary: diary{out: t.Output(), verbose: true}}
 		if err := c.prove(t.Context(), false); err != nil {
 			t.Error(err)
 		}

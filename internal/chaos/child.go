@@ -76,18 +76,6 @@ func sayRefusal(err error) error {
 	return err
 }
 
-// refusals are the kinds of errors with which a consumer refuses a server or slot that lacks something.
-var refusals = map[string]error{"ErrDiverged": walchan.ErrDiverged, "ErrSlotMissing": walchan.ErrSlotMissing, "ErrSlotMoved": walchan.ErrSlotMoved}
-
-func refusalOf(err error) string {
-	for name, kind := range refusals {
-		if errors.Is(err, kind) {
-			return name
-		}
-	}
-	return ""
-}
-
 // keepJournal receives, writes down, and only then acknowledges.
 func keepJournal(ctx context.Context, order childOrder) error {
 	j, err := openJournal(order.Target)

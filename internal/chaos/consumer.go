@@ -30,8 +30,12 @@ type consumer struct {
 	give    chan []walchan.Receipt
 	workers sync.WaitGroup
 	again   atomic.Int64 // messages with Tx.Redelivered
-	wrong   error        // what watch has found
 
+	ending
+}
+
+// ending is how a consumer ends.
+type ending struct {
 	expected atomic.Bool   // it must refuse to go on
 	ended    chan struct{} // closed when it has ended
 	err      error         // why it has
@@ -90,7 +94,8 @@ func (c *consumer) run() error {
 		c.workers.Go(func() { worker(c.give, rng) })
 	}
 	ended := make(chan struct{})
-	c.workers.Go(func() { c.wrong = watch(c.stream, ended) })
+	var wrong error
+	c.workers.Go(func() { wrong = watch(c.stream, ended) })
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	now, until := ways[0], time.Time{}
@@ -122,7 +127,7 @@ func (c *consumer) run() error {
 	close(c.give)
 	close(ended)
 	c.workers.Wait()
-	return errors.Join(c.journal.close(), c.wrong, c.stream.Err())
+	return errors.Join(c.journal.close(), wrong, c.stream.Err())
 }
 
 // watch looks at Stats, and flushes now and then, while all else goes on: it says what cannot be true.

@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
@@ -204,30 +202,6 @@ func (c *chaos) startAgain(ctx context.Context) (string, error) {
 	d := max(0, c.between(-2*time.Second, 2*time.Second))
 	sleep(ctx, d)
 	return fmt.Sprintf("down for %v", d), c.cluster.Start(context.WithoutCancel(ctx))
-}
-
-// query asks the server, directly.
-func (c *chaos) query(ctx context.Context, sql string) (string, error) {
-	return query(ctx, c.cluster, sql)
-}
-
-func query(ctx context.Context, server *pgtest.Cluster, sql string) (string, error) {
-	return queryDSN(ctx, server.SocketDSN(), sql)
-}
-
-func queryDSN(ctx context.Context, dsn, sql string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	conn, err := pgconn.Connect(ctx, dsn)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close(ctx)
-	results, err := conn.Exec(ctx, sql).ReadAll()
-	if err != nil || len(results) == 0 || len(results[0].Rows) == 0 {
-		return "", err
-	}
-	return string(results[0].Rows[0][0]), nil
 }
 
 // choose picks a fault by weight.

@@ -3,7 +3,7 @@
 //
 // It starts a PostgreSQL server, writes to it without a pause, and lets nine consumers receive everything through a network that
 // fails (proxy.go). The server is restarted, killed and paused (faults.go), and replaced by its standby, with and without a loss
-// (failover.go).
+// (failover.go, succession.go). After a loss the consumers must refuse to go on (refusal.go).
 //
 // In this process run a stream that is acknowledged in ever changing ways, and one of the output plugin test_decoding
 // (consumer.go). In processes that are killed and started again (child.go) run a consumer with a journal, one with checkpoints
@@ -41,7 +41,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c := &chaos{seed: *seed, duration: *duration, largeTx: 20_000, out: os.Stdout, verbose: *verbose, only: *only}
+	c := &chaos{seed: *seed, duration: *duration, largeTx: 20_000, only: *only, diary: diary{out: os.Stdout, verbose: *verbose}}
 	exit(c.prove(ctx, *keep))
 }
 

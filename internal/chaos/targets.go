@@ -18,6 +18,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline/postgres"
 )
@@ -37,6 +38,15 @@ type target struct {
 	start  func(context.Context) error
 	close  func()
 	amount func(context.Context) string // of what it holds; nil: not known
+}
+
+// holdings are what the consumers write to. After a loss all of it is made anew.
+type holdings struct {
+	targets    []*target
+	replica    *pgtest.Cluster        // of the sink postgres
+	generation int                    // how often the targets were made
+	from       map[string]walchan.LSN // by slot: where the consumer's target begins
+	totals     map[string]*total      // by slot
 }
 
 // startTargets starts the servers.
@@ -141,8 +151,8 @@ func (c *chaos) addTarget(address string, t *target, url func(port int) string) 
 	return nil
 }
 
-func (c *chaos) target(name string) *target {
-	for _, t := range c.targets {
+func (h *holdings) target(name string) *target {
+	for _, t := range h.targets {
 		if t.name == name {
 			return t
 		}

@@ -33,14 +33,34 @@ type stream struct {
 	due         chan struct{} // wakes attend
 	changed     chan struct{} // closed and replaced when statuses or done change
 
-	timeout    time.Duration // wal_sender_timeout
+	timers
+}
+
+// timers ask a client from which nothing comes for a reply, and then hang up.
+type timers struct {
+	timeout    time.Duration // wal_sender_timeout; 0: there are none
 	pinger     *time.Timer
 	terminator *time.Timer
 }
 
+// restart is called whenever something comes.
+func (t *timers) restart() {
+	if t.timeout > 0 {
+		t.pinger.Reset(t.timeout / 2)
+		t.terminator.Reset(t.timeout)
+	}
+}
+
+func (t *timers) stop() {
+	if t.timeout > 0 {
+		t.pinger.Stop()
+		t.terminator.Stop()
+	}
+}
+
 // play is a stream from CopyBothResponse to ReadyForQuery.
 func (c *Conn) play(script Script, timeout time.Duration) error {
-	st := &stream{slot: c.Start.Slot, pos: c.Start.From, due: make(chan struct{}, 1), changed: make(chan struct{}), timeout: timeout}
+	st := &stream{slot: c.Start.Slot, pos: c.Start.From, due: make(chan struct{}, 1), changed: make(chan struct{}), timers: timers{timeout: timeout}}
 	if timeout > 0 {
 		// The ping is written by attend, where it may have to wait behind data that nobody reads. The end must not wait.
 		st.pinger = time.AfterFunc(timeout/2, func() { c.mu.Lock(); st.ping = true; c.mu.Unlock(); st.wake() })
@@ -57,10 +77,7 @@ func (c *Conn) play(script Script, timeout time.Duration) error {
 		c.mu.Lock()
 		c.stream = nil
 		c.mu.Unlock()
-		if timeout > 0 {
-			st.pinger.Stop()
-			st.terminator.Stop()
-		}
+		st.stop()
 		alone()
 	}()
 
@@ -147,11 +164,8 @@ func (c *Conn) heard(b []byte) {
 		c.mu.Unlock()
 		return
 	}
-	if st.timeout > 0 {
-		st.ping = false
-		st.pinger.Reset(st.timeout / 2)
-		st.terminator.Reset(st.timeout)
-	}
+	st.ping = false
+	st.restart()
 	if len(b) != 34 || b[0] != 'r' {
 		c.mu.Unlock()
 		return
