@@ -72,6 +72,6 @@ func createSlot(ctx context.Context, c *connection, cfg *config, n NewSlot) (Cre
 		n.Plugin = pgoutputPlugin
 	}
 	made, err := c.Create(ctx, cfg.log, slots.New{Name: n.Name, Temporary: n.Temporary, Plugin: n.Plugin, TwoPhase: n.TwoPhase, Failover: n.Failover,
-		Snapshot: slots.Snapshot(n.Snapshot), Physical: n.Physical, ReserveWAL: n.ReserveWAL})
+		Snapshot: [...]string{SnapshotExport: "export", SnapshotUse: "use"}[n.Snapshot], Physical: n.Physical, ReserveWAL: n.ReserveWAL})
 	return CreatedSlot(made), err
 }

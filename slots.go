@@ -2,15 +2,12 @@ package walchan
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/dial"
-	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
-	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 )
 
@@ -58,58 +55,15 @@ func Slots(ctx context.Context, connString string) ([]Slot, error) {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	// A row as JSON, so that a column the version does not have is just not there.
-	rows, err := session.Query(ctx, conn, "SELECT pg_catalog.to_jsonb(s) || pg_catalog.jsonb_build_object('retained', "+
-		"greatest(pg_catalog.pg_wal_lsn_diff(w.wal_end, s.restart_lsn), 0)) "+
-		"FROM pg_catalog.pg_replication_slots s, (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() "+
-		"THEN greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()) "+
-		"ELSE pg_catalog.pg_current_wal_lsn() END) w(wal_end) ORDER BY s.slot_name COLLATE \"C\"")
+	list, err := slots.List(ctx, slots.Over(conn))
 	if err != nil {
-		return nil, pgfail.Failed("list the slots", err)
+		return nil, err
 	}
-	slots := make([]Slot, len(rows))
-	for i, row := range rows {
-		if slots[i], err = parseSlot(row[0]); err != nil {
-			return nil, pgfail.Failed("list the slots", err)
-		}
+	all := make([]Slot, len(list))
+	for i, s := range list {
+		all[i] = Slot(s)
 	}
-	return slots, nil
-}
-
-// parseSlot reads a row of pg_replication_slots as JSON, and how much WAL it retains.
-func parseSlot(row string) (Slot, error) {
-	var r struct {
-		Name               string    `json:"slot_name"`
-		Type               string    `json:"slot_type"`
-		Plugin             string    `json:"plugin"`
-		Database           string    `json:"database"`
-		Temporary          bool      `json:"temporary"`
-		Active             bool      `json:"active"`
-		ActivePID          uint32    `json:"active_pid"`
-		RestartLSN         string    `json:"restart_lsn"`
-		ConfirmedFlush     string    `json:"confirmed_flush_lsn"`
-		Retained           int64     `json:"retained"`
-		WALStatus          string    `json:"wal_status"`
-		SafeWALSize        *int64    `json:"safe_wal_size"`
-		XMin               uint32    `json:"xmin,string"`
-		CatalogXMin        uint32    `json:"catalog_xmin,string"`
-		TwoPhase           bool      `json:"two_phase"`
-		InvalidationReason string    `json:"invalidation_reason"`
-		InactiveSince      time.Time `json:"inactive_since"`
-		Failover           bool      `json:"failover"`
-		Synced             bool      `json:"synced"`
-		Conflicting        bool      `json:"conflicting"`
-	}
-	err := json.Unmarshal([]byte(row), &r)
-	lsn := func(s string) (lsn LSN) {
-		if err == nil && s != "" {
-			lsn, err = ParseLSN(s)
-		}
-		return lsn
-	}
-	slot := Slot{r.Name, r.Type, r.Plugin, r.Database, r.Temporary, r.Active, r.ActivePID, lsn(r.RestartLSN), lsn(r.ConfirmedFlush),
-		r.Retained, r.WALStatus, r.SafeWALSize, r.XMin, r.CatalogXMin, r.TwoPhase, r.InvalidationReason, r.InactiveSince, r.Failover, r.Synced, r.Conflicting}
-	return slot, err
+	return all, nil
 }
 
 // CreateSlot makes a permanent logical replication slot and returns the position it begins at. From now on the server keeps

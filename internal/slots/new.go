@@ -1,6 +1,7 @@
 package slots
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,20 +22,10 @@ type New struct {
 
 	Plugin             string // of a logical slot
 	TwoPhase, Failover bool
-	Snapshot           Snapshot
+	Snapshot           string // what becomes of the snapshot with which a logical slot begins: "export", "use"; "": nothing
 
 	Physical, ReserveWAL bool
 }
-
-// Snapshot says what becomes of the snapshot with which a logical slot begins.
-type Snapshot uint8
-
-// The uses of a slot's first snapshot.
-const (
-	NoSnapshot Snapshot = iota
-	ExportSnapshot
-	UseSnapshot
-)
 
 // Created is a slot that was made.
 type Created struct {
@@ -81,10 +72,10 @@ func (n *New) command() string {
 		return ""
 	}
 	if n.Failover {
-		fmt.Fprintf(&b, " (FAILOVER, SNAPSHOT '%s'%s)", []string{"nothing", "export", "use"}[n.Snapshot], twoPhase(", TWO_PHASE"))
+		fmt.Fprintf(&b, " (FAILOVER, SNAPSHOT '%s'%s)", cmp.Or(n.Snapshot, "nothing"), twoPhase(", TWO_PHASE"))
 		return b.String()
 	}
-	b.WriteString([]string{" NOEXPORT_SNAPSHOT", " EXPORT_SNAPSHOT", " USE_SNAPSHOT"}[n.Snapshot] + twoPhase(" TWO_PHASE"))
+	fmt.Fprintf(&b, " %s_SNAPSHOT%s", strings.ToUpper(cmp.Or(n.Snapshot, "noexport")), twoPhase(" TWO_PHASE"))
 	return b.String()
 }
 

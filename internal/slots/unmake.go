@@ -43,7 +43,7 @@ func isOpen(err error) bool {
 // lacks says whether the slot is certainly missing.
 func (a *Access) lacks(ctx context.Context, n *New) bool {
 	switch {
-	case n.Temporary, n.Snapshot == UseSnapshot: // there the transaction must begin with CREATE_REPLICATION_SLOT
+	case n.Temporary, n.Snapshot == "use": // there the transaction must begin with CREATE_REPLICATION_SLOT
 		return false
 	case a.IsPhysical():
 		_, err := a.ReadPhysical(ctx, n.Name)
