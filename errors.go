@@ -3,7 +3,6 @@ package walchan
 import (
 	"errors"
 
-	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
@@ -65,7 +64,7 @@ func (o *owner) streamError(err error) error {
 	switch {
 	case pg != nil && o.conn.Load() != nil && err == o.conn.Load().gap:
 		return o.publicationGap(pg)
-	case err == errStopped || err == errAgain || err == errEnded || causes.IsOurs(err):
+	case err == errStopped || err == errAgain || err == errTimelineEnd || err == errUnprovable || pgfail.IsExplained(err):
 		return err
 	case o.cfg.physical && errors.Is(err, session.ErrCopyDone):
 		return o.feed.(*walFeed).timelineEnd()

@@ -59,7 +59,7 @@ type kind struct {
 func permanent(text string) error { return &kind{text, true} }
 func passing(text string) error   { return &kind{text, false} }
 
-func (k *kind) Error() string { return "walchan: " + k.text }
+func (k *kind) Error() string { return causes.Prefix + k.text }
 
 // Permanent says whether trying again would not mend it.
 func (k *kind) Permanent() bool { return k.permanent }
@@ -77,7 +77,7 @@ type Error struct {
 
 // Error returns "walchan: What: cause; Advice".
 func (e *Error) Error() string {
-	s := "walchan: " + e.What
+	s := causes.Prefix + e.What
 	if e.Err != nil {
 		s += ": " + causes.Line(e.Err)
 	}
@@ -104,7 +104,7 @@ type UnconfirmedError struct {
 }
 
 func (e *UnconfirmedError) Error() string {
-	s := fmt.Sprintf("walchan: %s was acknowledged, but the server is only known to have %s: it will send the rest again", e.Acknowledged, e.Confirmed)
+	s := fmt.Sprintf("%s%s was acknowledged, but the server is only known to have %s: it will send the rest again", causes.Prefix, e.Acknowledged, e.Confirmed)
 	if e.Err != nil {
 		s += ": " + causes.Line(e.Err)
 	}

@@ -18,7 +18,7 @@ func Line(err error) string {
 	for i, cause := range causes {
 		text, pg, dial := cause.Error(), sqlstate.Error(cause), (*net.OpError)(nil)
 		switch {
-		case IsOurs(cause):
+		case isOurs(cause):
 			text = strings.TrimPrefix(text, Prefix) // it was said
 		case pg != nil && len(causes) == 1:
 			text = fmt.Sprintf("%s (SQLSTATE %s)", pg.Message, pg.Code)
@@ -46,7 +46,7 @@ func withoutPreferredTLS(attempts []error) []error {
 
 // Split takes joined errors apart.
 func Split(err error) []error {
-	for e := err; e != nil && !IsOurs(e); e = errors.Unwrap(e) {
+	for e := err; e != nil && !isOurs(e); e = errors.Unwrap(e) {
 		if joined, ok := e.(interface{ Unwrap() []error }); ok {
 			var all []error
 			for _, e := range joined.Unwrap() {
@@ -58,8 +58,8 @@ func Split(err error) []error {
 	return []error{err}
 }
 
-// IsOurs says whether the text of err is ours, and fit to be shown.
-func IsOurs(err error) bool {
+// isOurs says whether the text of err is ours, and fit to be shown. For what an error means see pgfail.IsExplained.
+func isOurs(err error) bool {
 	_, withheld := err.(sqlstate.Withheld)
 	return withheld || strings.HasPrefix(err.Error(), Prefix)
 }

@@ -39,8 +39,7 @@ func Failed(what string, err error) *walerr.Error {
 // again, also what is not known here. A refused connection is not permanent: a server that restarts refuses for a while. A
 // wrong password is: trying it for ever locks accounts.
 func IsPermanent(err error) bool {
-	var kind interface{ Permanent() bool }
-	if errors.As(err, &kind) && any(kind) != any(walerr.Server) {
+	if kind := kindOf(err); kind != nil && any(kind) != any(walerr.Server) {
 		return kind.Permanent()
 	}
 	switch state := sqlstate.Of(err); state {
@@ -49,6 +48,15 @@ func IsPermanent(err error) bool {
 	default:
 		return strings.HasPrefix(state, "28")
 	}
+}
+
+// IsExplained says whether an error says already what it means: it has one of the kinds of walerr.
+func IsExplained(err error) bool { return kindOf(err) != nil }
+
+// kindOf returns the kind of an error, one of those of walerr; nil if it has none.
+func kindOf(err error) (kind interface{ Permanent() bool }) {
+	errors.As(err, &kind)
+	return kind
 }
 
 // Invalid is the error of wrong arguments; nil if there is none.

@@ -36,3 +36,24 @@ func TestFailedSaysWhatAnErrorMeans(t *testing.T) {
 		}
 	}
 }
+
+// What is explained already is not explained again, however it is wrapped. A text that only looks like ours says nothing.
+func TestIsExplained(t *testing.T) {
+	ours := &walerr.Error{Kind: walerr.SlotMissing, What: "slot"}
+	for _, x := range []struct {
+		err  error
+		want bool
+	}{
+		{ours, true},
+		{fmt.Errorf("wrapped: %w", ours), true},
+		{errors.Join(errors.New("other"), ours), true},
+		{walerr.Closed, true},
+		{errors.New("walchan: alike"), false},
+		{&pgconn.PgError{Code: "XX000"}, false},
+		{context.Canceled, false},
+	} {
+		if IsExplained(x.err) != x.want {
+			t.Errorf("%q: %v", x.err, !x.want)
+		}
+	}
+}

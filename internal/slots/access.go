@@ -72,7 +72,7 @@ func (a *Access) ReadPhysical(ctx context.Context, name string) (wal.LSN, error)
 	}
 	lsn, err := wal.ParseLSN(restart)
 	if err != nil {
-		return 0, fmt.Errorf("walchan: look up slot %q: %w", name, err)
+		return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
 	}
 	return lsn, nil
 }

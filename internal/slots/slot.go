@@ -46,7 +46,7 @@ func Read(ctx context.Context, query Querying, name string) (*Row, error) {
 	slot := &Row{kind: r[0], plugin: r[1], database: r[2], WALStatus: r[5], TwoPhase: r[6] == "t"}
 	fmt.Sscanf(r[3], "%d", &slot.ActivePID)
 	if slot.Confirmed, err = wal.ParseLSN(r[4]); err != nil {
-		return nil, fmt.Errorf("walchan: look up slot %q: %w", name, err)
+		return nil, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
 	}
 	return slot, nil
 }

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/walchan/walchan/internal/causes"
 	"github.com/walchan/walchan/internal/dial"
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
@@ -219,7 +218,7 @@ func (w *worker) try(ctx context.Context, p *part) (err error) {
 		data = func(block []byte) error {
 			b.bytes += int64(len(block))
 			err := rows.Binary(block, add)
-			if err != nil && ctx.Err() == nil && !causes.IsOurs(err) {
+			if err != nil && ctx.Err() == nil && !pgfail.IsExplained(err) {
 				return pgfail.Malformed(w.snapshot.from, err)
 			}
 			return err
@@ -262,7 +261,7 @@ func (s *Snapshot) copyLocked(ctx context.Context, sql string, data func([]byte)
 
 // ReadError is the error of reading rows of a table.
 func ReadError(table string, err error) error {
-	if causes.IsOurs(err) {
+	if pgfail.IsExplained(err) {
 		return err
 	}
 	e := pgfail.Failed("read the rows of "+table, err)
