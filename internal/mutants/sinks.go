@@ -19,6 +19,7 @@ func init() {
 		{"kafka: two tables in one topic", "ok && owner != rel.String()", "false && ok && owner != \"\"", "TestTopics"},
 		{"kafka: a failed batch is written as a whole", "			s.stored[o.of] = true\n", "", "TestConnectionsCut|TestRefused"},
 		{"kafka: what a write that timed out becomes does not matter", "		s.last = a\n", "", "TestConnectionsCut"},
+		{"kafka: records before there is a producer ID", "	if _, _, err := s.client.ProducerID(ctx); err != nil {", "	if err := ctx.Err(); err != nil {", "TestNothingIsWrittenWithoutAProducerID"},
 		{"kafka: schemas without their identifiers", "uint32(id))", "0)", "TestAvro"},
 	}...)
 }

@@ -1,7 +1,7 @@
 package kafka_test
 
 import (
-	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,7 +48,7 @@ func TestNothingOvertakesWhatHasFailed(t *testing.T) {
 		entries = append(entries, items.Insert(i, "x"))
 	}
 	last, n := map[int32]string{}, 0
-	for _, r := range writeAgain(t, c, 50, entries...) {
+	for _, r := range writeAgain(t, c, 50, entries) {
 		p := header(r, "walchan-id")
 		if p <= last[r.Partition] {
 			t.Fatalf("partition %d: %s comes behind %s", r.Partition, p, last[r.Partition])
@@ -65,13 +65,13 @@ func TestNothingOvertakesWhatHasFailed(t *testing.T) {
 func TestHalfOfAChangedKey(t *testing.T) {
 	c := startCluster(t)
 	refuseProduce(c, 2)
-	same(t, byKey(writeAgain(t, c, 1, items.Update(2, "x").From(1, nil))), map[string]string{`{"id":1}`: "", `{"id":2}`: `{"id":2,"v":"x"}`})
+	same(t, byKey(writeAgain(t, c, 1, []walchantest.Entry{items.Update(2, "x").From(1, nil)})), map[string]string{`{"id":1}`: "", `{"id":2}`: `{"id":2,"v":"x"}`})
 }
 
 // writeAgain writes with a client that buffers so many records, until what was refused is stored, and returns what is.
-func writeAgain(t *testing.T, c *cluster, buffered int, entries ...walchantest.Entry) []*kgo.Record {
+func writeAgain(t *testing.T, c *cluster, buffered int, entries []walchantest.Entry, opts ...kgo.Opt) []*kgo.Record {
 	t.Helper()
-	sink, err := kafka.Open(t.Context(), client(t, c.ListenAddrs(), kgo.MaxBufferedRecords(buffered)))
+	sink, err := kafka.Open(t.Context(), client(t, c.ListenAddrs(), append(opts, kgo.MaxBufferedRecords(buffered))...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,23 +88,63 @@ func writeAgain(t *testing.T, c *cluster, buffered int, entries ...walchantest.E
 // A client that cannot get its producer ID is given nothing: it would fail what it has, and store what it is given just then.
 func TestNothingIsWrittenWithoutAProducerID(t *testing.T) {
 	c := startCluster(t)
-	c.ControlKey(int16(kmsg.InitProducerID), func(kmsg.Request) (kmsg.Response, error, bool) {
-		time.Sleep(100 * time.Millisecond) // the client has taken all it can buffer
-		c.ControlKey(int16(kmsg.ApiVersions), func(kmsg.Request) (kmsg.Response, error, bool) {
-			return nil, errors.New("out of reach"), true
-		})
-		return nil, errors.New("out of reach"), true // the connection ends, and so does the next one
+	m := &moment{failed: make(chan struct{}), granted: make(chan struct{}), stored: make(chan struct{})}
+	c.ControlKey(int16(kmsg.InitProducerID), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.ControlKey(int16(kmsg.InitProducerID), sees(m.granted))
+		resp := r.ResponseKind().(*kmsg.InitProducerIDResponse)
+		resp.ErrorCode = kerr.RequestTimedOut.Code
+		return resp, nil, true
 	})
+	c.ControlKey(int16(kmsg.Produce), sees(m.stored))
 	var entries []walchantest.Entry
 	for i := range 200 {
 		entries = append(entries, items.Insert(i, "x"))
 	}
 	last := map[int32]string{}
-	for _, r := range writeAgain(t, c, 50, entries...) {
+	for _, r := range writeAgain(t, c, 50, entries, kgo.WithHooks(m), kgo.RecordRetries(0)) {
 		p := header(r, "walchan-id")
 		if p <= last[r.Partition] {
 			t.Fatalf("partition %d: %s comes behind %s", r.Partition, p, last[r.Partition])
 		}
 		last[r.Partition] = p
+	}
+}
+
+// sees closes a channel at the first request, which it leaves to the broker.
+func sees(c chan struct{}) func(kmsg.Request) (kmsg.Response, error, bool) {
+	once := sync.OnceFunc(func() { close(c) })
+	return func(kmsg.Request) (kmsg.Response, error, bool) {
+		once()
+		return nil, nil, false
+	}
+}
+
+// moment is when a client without a producer ID does harm: it fails the records that it has while it is given another one, and that one is
+// stored before the failure is told.
+type moment struct {
+	taken   int // records
+	once    sync.Once
+	failed  chan struct{} // closed when the first record fails
+	granted chan struct{} // closed when the broker gives a producer ID
+	stored  chan struct{} // closed when the broker is given records
+}
+
+// OnProduceRecordBuffered is called before the client takes a record.
+func (m *moment) OnProduceRecordBuffered(*kgo.Record) {
+	if m.taken++; m.taken == 25 {
+		select {
+		case <-m.failed:
+		case <-m.granted:
+		}
+	}
+}
+
+// OnProduceRecordUnbuffered is called before the client tells what has become of a record.
+func (m *moment) OnProduceRecordUnbuffered(_ *kgo.Record, err error) {
+	if err != nil {
+		m.once.Do(func() {
+			close(m.failed)
+			<-m.stored
+		})
 	}
 }
