@@ -129,7 +129,7 @@ func TestCancelledCallLeavesNoSlot(t *testing.T) {
 	if testing.Short() {
 		calls = 8
 	}
-	random := seeded(t)
+	random := pgtest.Seeded(t)
 	for _, busy := range []bool{false, true} {
 		if busy {
 			defer holdTransaction(t, db)()

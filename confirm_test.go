@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 )
 
 // Transactions that are in the WAL when the stream begins are sent without a keepalive between them: then what is confirmed
@@ -127,7 +128,7 @@ func TestConfirmedLogicalMessageOutsideOfTransactions(t *testing.T) {
 // Whatever is done, and however often the connection breaks, no status says more than was received, or less than one before
 // it: the tap looks at each. Here there are very many.
 func TestConfirmedIsNeverAboveWhatWasReceivedAndNeverGoesBack(t *testing.T) {
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := newSource(t)
 	p := &tap{t: t, cut: func(dial int) int { return 1 + dial*7919%40_000 }}
 	s := open(t, t.Context(), db, p.option())
@@ -166,7 +167,7 @@ func ackOneOf(s *walchan.Stream, held *[]walchan.Message, r *rand.Rand) {
 
 func TestAckInAnyOrderFromAnyGoroutine(t *testing.T) {
 	const rows = 3000
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := newSource(t)
 	insert(t, db, 1, 10, rows/10)
 	s, p := tapped(t, db)

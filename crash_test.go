@@ -55,7 +55,7 @@ func consumeUntilKilled() {
 // commit order. What it sees again it can recognise.
 func TestCrashedConsumersLoseNothing(t *testing.T) {
 	const crashes = 50
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := ownServer(t)
 	createReference(t, db)
 	stopTraffic := startTraffic(t, db)
@@ -89,7 +89,7 @@ func startTraffic(t *testing.T, db pgtest.DB) (stop func()) {
 	var stopped atomic.Bool
 	var clients sync.WaitGroup
 	for n := range 4 {
-		conn := connect(t, db)
+		conn := pgtest.Connect(t, db.DSN())
 		r := rand.New(rand.NewPCG(uint64(n), 0))
 		clients.Go(func() {
 			for !stopped.Load() {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -276,16 +274,6 @@ func closeWithin(t *testing.T, s *walchan.Stream, limit time.Duration) error {
 		t.Fatalf("Close does not return: %+v", s.Stats())
 		panic("unreachable")
 	}
-}
-
-// seeded returns random numbers whose seed is printed, and can be given.
-func seeded(t *testing.T) *rand.Rand {
-	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
-	if err != nil {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // walsender returns the process that serves the slot, once there is one.

@@ -533,7 +533,7 @@ func TestPromotionUnderTheStreamGoesOn(t *testing.T) {
 // makeSlotOnStandby makes a slot, for which the standby waits until the primary has logged its running transactions.
 func makeSlotOnStandby(t *testing.T, standby, primary *pgtest.Cluster) {
 	t.Helper()
-	conn, made := connect(t, dbOf(standby)), make(chan error, 1)
+	conn, made := pgtest.Connect(t, dbOf(standby).DSN()), make(chan error, 1)
 	go func() {
 		_, err := conn.Exec(t.Context(), "SELECT pg_create_logical_replication_slot('postgres', 'pgoutput')")
 		made <- err

@@ -49,7 +49,7 @@ func storeUntilKilled() {
 // once, and in commit order.
 func TestKilledConsumersStoreEachRowOnce(t *testing.T) {
 	const kills = 30
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := ownServer(t)
 	createReference(t, db)
 	insert(t, db, 1_000_000, 1, 1)

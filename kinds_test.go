@@ -182,7 +182,7 @@ func TestKindsBeginAndCommitDoNotChangePositions(t *testing.T) {
 
 func TestKindsOrigin(t *testing.T) {
 	db := newSource(t)
-	conn := connect(t, db)
+	conn := pgtest.Connect(t, db.DSN())
 	origin := "from " + db.Name // origins are the cluster's
 	run(t, conn, "SELECT pg_replication_origin_create('"+origin+"')", "SELECT pg_replication_origin_session_setup('"+origin+"')",
 		"INSERT INTO t VALUES (1)", "SELECT pg_replication_origin_session_reset()", "INSERT INTO t VALUES (2)",

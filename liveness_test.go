@@ -139,7 +139,7 @@ func TestStatusFollowsAnAckWithinMilliseconds(t *testing.T) {
 	const rounds = 30
 	db := ownServer(t, pgtest.WithSetting("synchronous_standby_names", "consumer"))
 	s := openAs(t, db, "consumer")
-	conn := connect(t, db)
+	conn := pgtest.Connect(t, db.DSN())
 	pid := conn.PgConn().PID()
 	var published, unpublished []time.Duration
 	for i := range rounds {
@@ -177,7 +177,7 @@ func TestStatusFollowsAReconnectWithinMilliseconds(t *testing.T) {
 	s := openAs(t, db, "consumer", p.option())
 	// The walsender has something to read before it has caught up: a status that it gets before releases nobody.
 	pgtest.Exec(t, db.DSN("options='-c synchronous_commit=local'"), "INSERT INTO quiet SELECT generate_series(1, 100000)")
-	conn := connect(t, db)
+	conn := pgtest.Connect(t, db.DSN())
 	committed := make(chan time.Time)
 	go func() {
 		run(t, conn, "INSERT INTO t VALUES (1)")
@@ -219,7 +219,7 @@ func waitSyncRep(t *testing.T, db pgtest.DB, pid uint32) {
 // another test does there would wake the stream.
 func TestStatusMissesNoAck(t *testing.T) {
 	const rounds = 1000
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := ownServer(t)
 	insert(t, db, 1, 1, rounds)
 	p := &tap{t: t, arm: func() { time.Sleep(100 * time.Microsecond) }}

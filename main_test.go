@@ -1,7 +1,6 @@
 package walchan_test
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -9,9 +8,9 @@ import (
 	"runtime/pprof"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 )
 
 // The tests of the contract: the package comment of walchan, sentence by sentence, on real servers. A test is named after
@@ -29,11 +28,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	beMoreParallel()
-	code := m.Run()
-	if left := lasting(func() string { return goroutines("") }); left != "" {
-		fmt.Fprintf(os.Stderr, "goroutines left behind by some test:\n%s\n", left)
-		code = 1
-	}
+	code := pgtest.Run(m, nil)
 	if wrong := walchan.TransitionsBesideTheTable(); wrong != nil {
 		fmt.Fprintln(os.Stderr, "changes of state that are not in the table (states.go):", strings.Join(wrong, "; "))
 		code = 1
@@ -72,39 +67,9 @@ func noLeaks(t *testing.T) {
 	t.Helper()
 	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("test", t.Name())))
 	t.Cleanup(func() {
-		if left := lasting(func() string { return goroutines(t.Name()) }); left != "" {
+		label := fmt.Sprintf("{%q:%q}", "test", t.Name())
+		if left := pgtest.Leaks(func(stack string) bool { return strings.Contains(stack, label) }); left != "" {
 			t.Errorf("goroutines left behind:\n%s", left)
 		}
 	})
-}
-
-// goroutines returns the stacks of the goroutines with the label of a test ("": of all), apart from those that belong to
-// the tests.
-func goroutines(test string) string {
-	var b bytes.Buffer
-	pprof.Lookup("goroutine").WriteTo(&b, 1)
-	_, stacks, _ := strings.Cut(b.String(), "\n")
-	var left []string
-	for stack := range strings.SplitSeq(stacks, "\n\n") {
-		switch {
-		case strings.TrimSpace(stack) == "":
-		case strings.Contains(stack, "runtime/pprof.(*Profile).WriteTo"): // this one
-		case strings.Contains(stack, "internal/pgtest."): // one for each cluster
-		case strings.Contains(stack, "os/signal."):
-		case test != "" && !strings.Contains(stack, fmt.Sprintf("{%q:%q}", "test", test)):
-		default:
-			left = append(left, stack)
-		}
-	}
-	return strings.Join(left, "\n\n")
-}
-
-// lasting returns what f still returns after a while: goroutines may be on their way out.
-func lasting(f func() string) (left string) {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if left = f(); left == "" {
-			break
-		}
-	}
-	return left
 }

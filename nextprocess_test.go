@@ -334,7 +334,7 @@ func noWalsender(t *testing.T, db pgtest.DB) {
 
 // Processes with and without these options continue each other in the middle of a transaction, because the server sends the same.
 func TestOtherOptionsInTheMiddleOfATransaction(t *testing.T) {
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := newSource(t)
 	db.Exec(t, "BEGIN; INSERT INTO t SELECT g, repeat('x', 400) FROM generate_series(1, 200) g; SAVEPOINT a; INSERT INTO t VALUES (1000); ROLLBACK TO a; "+
 		"SAVEPOINT b; INSERT INTO t SELECT g, repeat('x', 400) FROM generate_series(201, 400) g; RELEASE b; COMMIT", "INSERT INTO t VALUES (401)")
@@ -422,7 +422,7 @@ func TestMessageOutsideOfTransactionsIsTheLast(t *testing.T) {
 		return s
 	}
 	s := process(walchan.WithFrom(slotAt(t, db)))
-	large := connect(t, db)
+	large := pgtest.Connect(t, db.DSN())
 	run(t, large, "BEGIN", "INSERT INTO t SELECT g, repeat('x', 400) FROM generate_series(2, 401) g")
 	db.Exec(t, "SELECT pg_logical_emit_message(false, 'one', '')", "INSERT INTO t VALUES (1)")
 	run(t, large, "INSERT INTO t SELECT g, repeat('x', 400) FROM generate_series(402, 801) g")

@@ -54,7 +54,7 @@ func TestOnceWhereverTheConnectionBreaks(t *testing.T) {
 	const step = 61 // bytes
 	for name, acks := range map[string]int{"no acknowledgement": 0, "some": 50, "all": 100} {
 		t.Run(name, func(t *testing.T) {
-			r := seeded(t)
+			r := pgtest.Seeded(t)
 			db := newSource(t)
 			db.Exec(t, "SELECT pg_copy_logical_replication_slot('"+db.Name+"', '"+db.Name+"_u')")
 			busyLife(t, db)
@@ -98,7 +98,7 @@ func undisturbed(t *testing.T, db pgtest.DB) []walchan.Message {
 // The same for a plugin of which nothing is known but where its transactions end.
 func TestOnceWhereverTheConnectionBreaksWithTestDecoding(t *testing.T) {
 	const step = 97
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := newSource(t)
 	db.Exec(t, "SELECT pg_create_logical_replication_slot('"+db.Name+"_td', 'test_decoding')",
 		"SELECT pg_copy_logical_replication_slot('"+db.Name+"_td', '"+db.Name+"_tdu')")

@@ -119,7 +119,7 @@ func waitRestart(t *testing.T, c *pgtest.Cluster, slot string, lsn walchan.LSN) 
 // The WAL comes byte for byte, without a gap and each byte once, wherever connections break, and is confirmed to its end.
 func TestPhysicalWhereverTheConnectionBreaks(t *testing.T) {
 	c := ownCluster(t)
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	p := &tap{t: t}
 	var begin walchan.LSN
 	p.cut = func(dial int) int { // a connection first repeats the WAL of the segment, to prove it

@@ -33,7 +33,7 @@ func TestOriginNone(t *testing.T) {
 		return
 	}
 	check(t, trySubscribe(t, db.DSN(), append(opts, walchan.WithOrigin("somewhere"))...), walchan.ErrPluginOption, "somewhere")
-	conn := connect(t, db)
+	conn := pgtest.Connect(t, db.DSN())
 	origin := "origin of " + db.Name
 	run(t, conn, "SELECT pg_replication_origin_create('"+origin+"')", "SELECT pg_replication_origin_session_setup('"+origin+"')",
 		"INSERT INTO t VALUES (1)", "SELECT pg_logical_emit_message(false, 'also', 'replicated')", "SELECT pg_replication_origin_session_reset()",

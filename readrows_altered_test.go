@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 )
 
 // reading is a call of ReadRows under way.
@@ -23,7 +24,7 @@ func TestReadRowsOfATableThatIsRewrittenMeanwhile(t *testing.T) {
 	s := subscribe(t, db)
 	done := reading(t, s, walchan.SnapshotTable{Name: "w"})
 	s.Ack(next(t, s))
-	conn := connect(t, db)
+	conn := pgtest.Connect(t, db.DSN())
 	run(t, conn, "BEGIN", "ALTER TABLE w ALTER id TYPE bigint")
 	waiting := make(chan struct{})
 	go func() {

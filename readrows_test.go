@@ -173,7 +173,7 @@ func startChanges(t *testing.T, db pgtest.DB) (stop func()) {
 	var stopped atomic.Bool
 	var clients sync.WaitGroup
 	for n := range 3 {
-		conn := connect(t, db)
+		conn := pgtest.Connect(t, db.DSN())
 		r := rand.New(rand.NewPCG(uint64(n), 2))
 		clients.Go(func() {
 			for !stopped.Load() {
@@ -256,7 +256,7 @@ func TestReadRowsRefuses(t *testing.T) {
 func TestReadRowsWaitsForRunningTransactions(t *testing.T) {
 	db := newSource(t)
 	s := subscribe(t, db)
-	conn := connect(t, db)
+	conn := pgtest.Connect(t, db.DSN())
 	run(t, conn, "BEGIN", "INSERT INTO t VALUES (5)")
 	done := make(chan error, 1)
 	go func() { done <- s.ReadRows(t.Context(), walchan.SnapshotTable{Name: "t"}) }()

@@ -161,11 +161,7 @@ type client struct {
 func newWorkload(t *testing.T, db pgtest.DB, seed uint64) *workload {
 	w := &workload{t: t, db: db, rnd: rand.New(rand.NewPCG(seed, 4)), counts: map[string]int{}}
 	for n := range 3 {
-		conn, err := pgconn.Connect(t.Context(), db.DSN("options='-c lock_timeout=5ms'"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close(context.Background()) })
+		conn := pgtest.Connect(t, db.DSN("options='-c lock_timeout=5ms'")).PgConn()
 		w.sessions = append(w.sessions, &client{conn: conn, n: n})
 		w.exec(w.sessions[n], fmt.Sprintf("SELECT setseed(%f)", w.rnd.Float64()))
 	}
@@ -367,11 +363,7 @@ type replica struct {
 }
 
 func newReplica(t *testing.T, db pgtest.DB, binary bool) *replica {
-	conn, err := pgconn.Connect(t.Context(), db.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
+	conn := pgtest.Connect(t, db.DSN()).PgConn()
 	return &replica{conn: conn, binary: binary, shapes: map[string]*walchan.Relation{}, prepared: map[string][]walchan.Message{}, counts: map[string]int{}}
 }
 

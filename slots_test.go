@@ -135,14 +135,11 @@ func TestCreateSlotIsCancelled(t *testing.T) {
 
 // begin opens a transaction that has written.
 func begin(t *testing.T, db pgtest.DB) *pgconn.PgConn {
-	conn, err := pgconn.Connect(t.Context(), db.DSN())
-	if err == nil {
-		err = conn.Exec(t.Context(), "BEGIN; SELECT pg_current_xact_id()").Close()
-	}
-	if err != nil {
+	t.Helper()
+	conn := pgtest.Connect(t, db.DSN()).PgConn()
+	if err := conn.Exec(t.Context(), "BEGIN; SELECT pg_current_xact_id()").Close(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
 	return conn
 }
 
@@ -415,11 +412,7 @@ func TestUnpreparedServer(t *testing.T) {
 		check(t, err, walchan.ErrServerDown, "recovery", `"s"`)
 	}
 
-	open, err := pgconn.Connect(t.Context(), primary.DSN()) // a smart shutdown waits for it
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer open.Close(context.Background())
+	open := pgtest.Connect(t, primary.DSN()).PgConn() // a smart shutdown waits for it
 	stopped := make(chan error)
 	go func() { stopped <- primary.Stop(context.Background(), pgtest.Smart) }()
 	for !strings.Contains(primary.Log(), "received smart shutdown request") {

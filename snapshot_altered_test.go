@@ -52,7 +52,7 @@ func TestSnapshotPassesAWaitingAlterTable(t *testing.T) {
 	s := subscribe(t, db, walchan.WithSnapshot(), walchan.WithSnapshotJobs(1))
 	s.Ack(next(t, s))
 	altered := make(chan struct{})
-	conn := connect(t, db)
+	conn := pgtest.Connect(t, db.DSN())
 	go func() {
 		defer close(altered)
 		run(t, conn, "ALTER TABLE u ALTER id TYPE bigint")

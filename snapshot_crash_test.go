@@ -56,7 +56,7 @@ func consumeSnapshotUntilKilled() {
 func TestSnapshotOfCrashingConsumers(t *testing.T) {
 	noLeaks(t)
 	t.Parallel()
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := pgtest.DB{Cluster: pgtest.Start(t), Name: "postgres"}
 	db.Exec(t, "CREATE TABLE accounts (id int PRIMARY KEY, n int)", "CREATE TABLE history (id bigserial PRIMARY KEY, n int)", "CREATE TABLE marker (id int PRIMARY KEY)",
 		"INSERT INTO accounts SELECT g, 0 FROM generate_series(1, 3000) g", "CREATE PUBLICATION p FOR ALL TABLES")
@@ -101,7 +101,7 @@ func startBank(t *testing.T, db pgtest.DB) (stop func()) {
 	var stopped atomic.Bool
 	var clients sync.WaitGroup
 	for n := range 2 {
-		conn := connect(t, db)
+		conn := pgtest.Connect(t, db.DSN())
 		r := rand.New(rand.NewPCG(uint64(n), 1))
 		clients.Go(func() {
 			for !stopped.Load() {

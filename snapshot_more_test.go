@@ -121,11 +121,7 @@ func TestSnapshotOutlivesTimeouts(t *testing.T) {
 	for _, name := range timeouts {
 		db.Exec(t, fmt.Sprintf("ALTER DATABASE %s SET %s = '3s'", db.Name, name))
 	}
-	conn, err := pgconn.Connect(t.Context(), db.DSN("options='-c statement_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0'"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
+	pgtest.Connect(t, db.DSN("options='-c statement_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0'"))
 	s := subscribe(t, db, walchan.WithSnapshot())
 	ms := take(t, s, 10)
 	end := time.Now().Add(4 * time.Second)
@@ -328,7 +324,7 @@ func TestSnapshotAndTwoPhase(t *testing.T) {
 		t.Skip("PostgreSQL 15 does that")
 	}
 	db := newTables(t, 10)
-	conn := connect(t, db)
+	conn := pgtest.Connect(t, db.DSN())
 	s := subscribe(t, db, walchan.WithSnapshot(), walchan.WithTwoPhase())
 	run(t, conn, "BEGIN", "INSERT INTO t VALUES (11)", "PREPARE TRANSACTION '"+db.Name+"'")
 	_, rows, end := takeSnapshot(t, s)

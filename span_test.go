@@ -144,7 +144,7 @@ func TestUntilOfTransactionsInProgressAndPrepared(t *testing.T) {
 	since(t, db, 15, "prepared transactions")
 	slot := db.Name + "_2p"
 	db.Exec(t, "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput', false, true)")
-	large := connect(t, db)
+	large := pgtest.Connect(t, db.DSN())
 	run(t, large, "BEGIN", "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 3000) g")
 	ends := make([]walchan.LSN, 0, 4)
 	for _, sql := range []string{"BEGIN; INSERT INTO t VALUES (10001); PREPARE TRANSACTION '" + slot + "'", "", "COMMIT PREPARED '" + slot + "'", "INSERT INTO t VALUES (10002)"} {

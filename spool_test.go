@@ -42,11 +42,7 @@ type inTransaction struct {
 
 func longTransaction(t *testing.T, db pgtest.DB) inTransaction {
 	t.Helper()
-	conn, err := pgconn.Connect(t.Context(), db.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
+	conn := pgtest.Connect(t, db.DSN()).PgConn()
 	w := inTransaction{t, conn}
 	w.exec("BEGIN")
 	return w

@@ -18,7 +18,7 @@ import (
 
 func TestOrderIsThatOfCommits(t *testing.T) {
 	db := newSource(t)
-	a, b := connect(t, db), connect(t, db)
+	a, b := pgtest.Connect(t, db.DSN()), pgtest.Connect(t, db.DSN())
 	run(t, a, "BEGIN", "INSERT INTO t VALUES (1)")
 	run(t, b, "BEGIN", "INSERT INTO t VALUES (2)")
 	run(t, a, "INSERT INTO t VALUES (3)")
@@ -43,7 +43,7 @@ func TestOrderIsThatOfTheServersOwnDecoding(t *testing.T) {
 	createReference(t, db)
 	var writers sync.WaitGroup
 	for w := range 6 {
-		conn := connect(t, db)
+		conn := pgtest.Connect(t, db.DSN())
 		writers.Go(func() {
 			for n := range 40 {
 				first := 1 + w*100_000 + n*100
@@ -86,16 +86,6 @@ func reference(t *testing.T, db pgtest.DB) (ids []int) {
 		ids = append(ids, id)
 	}
 	return ids
-}
-
-func connect(t *testing.T, db pgtest.DB) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), db.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
 }
 
 func run(t *testing.T, conn *pgx.Conn, sql ...string) {

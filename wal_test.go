@@ -1,12 +1,10 @@
 package walchan
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/pgoutput"
 	"github.com/walchan/walchan/internal/pgtest"
@@ -25,11 +23,7 @@ type walBySQL struct {
 func newWAL(t *testing.T, ddl ...string) *walBySQL {
 	t.Helper()
 	db := pgtest.Database(t)
-	conn, err := pgx.Connect(t.Context(), db.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
+	conn := pgtest.Connect(t, db.DSN())
 	w := &walBySQL{conn: conn, types: value.NewTypes(), relations: map[uint32]*Relation{}}
 	w.exec(t, ddl...)
 	w.exec(t, "CREATE PUBLICATION p FOR ALL TABLES",
@@ -129,11 +123,7 @@ func (w *walBySQL) lookup(t *testing.T, oids []uint32) {
 	if len(oids) == 0 {
 		return
 	}
-	conn, err := pgconn.Connect(t.Context(), w.conn.Config().ConnString())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
+	conn := pgtest.Connect(t, w.conn.Config().ConnString()).PgConn()
 	if err := w.types.Lookup(t.Context(), conn, oids); err != nil {
 		t.Fatal(err)
 	}

@@ -1,55 +1,20 @@
 package pipeline_test
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"os"
-	"runtime/pprof"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline"
 	"github.com/walchan/walchan/walchantest"
 )
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if left := lasting(goroutines); left != "" {
-		fmt.Fprintf(os.Stderr, "goroutines left behind by some test:\n%s\n", left)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// goroutines returns the stacks of all goroutines apart from those of the tests.
-func goroutines() string {
-	var b bytes.Buffer
-	pprof.Lookup("goroutine").WriteTo(&b, 1)
-	_, stacks, _ := strings.Cut(b.String(), "\n")
-	var left []string
-	for stack := range strings.SplitSeq(stacks, "\n\n") {
-		if strings.TrimSpace(stack) != "" && !strings.Contains(stack, "runtime/pprof.(*Profile).WriteTo") &&
-			!strings.Contains(stack, "internal/pgtest.") {
-			left = append(left, stack)
-		}
-	}
-	return strings.Join(left, "\n\n")
-}
-
-// lasting returns what f still returns after a while: goroutines may be on their way out.
-func lasting(f func() string) (left string) {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if left = f(); left == "" {
-			break
-		}
-	}
-	return left
+	os.Exit(pgtest.Run(m, nil))
 }
 
 var items = walchantest.NewTable("items", "id int primary key", "name text")
@@ -131,14 +96,4 @@ func values[T any](in <-chan pipeline.Item[T]) (all []T) {
 		it.Ack()
 	}
 	return all
-}
-
-// seeded returns random numbers whose seed is printed, and can be given.
-func seeded(t *testing.T) *rand.Rand {
-	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
-	if err != nil {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline"
 	"github.com/walchan/walchan/walchantest"
 )
@@ -110,7 +111,7 @@ func randomPipeline(g *pipeline.Group, r *rand.Rand, m *model, trouble func() er
 // Whatever the stages, and wherever they are cancelled or fail: nothing is acknowledged before all that was made of it is
 // stored; a pipeline that ends without an error has acknowledged all it has taken; what follows a restart completes the rest.
 func TestAcknowledgementsAreThoseOfTheModel(t *testing.T) {
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	rounds := 150
 	if testing.Short() {
 		rounds = 20

@@ -19,7 +19,7 @@ import (
 // row of a real server into the sink.
 func TestNothingIsLostOfARealServer(t *testing.T) {
 	const n = 5000
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	db := pgtest.Database(t)
 	db.Exec(t, "CREATE TABLE items (id int PRIMARY KEY, name text); CREATE PUBLICATION p FOR TABLE items",
 		"SELECT pg_create_logical_replication_slot('"+db.Name+"', 'pgoutput')")

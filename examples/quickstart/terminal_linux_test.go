@@ -1,43 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"io"
-	"os"
 	"strings"
-	"syscall"
 	"testing"
-	"unsafe"
 
 	"github.com/walchan/walchan/internal/pgtest"
 )
-
-// terminal opens a pseudoterminal, see pts(4).
-func terminal(t *testing.T) (ours, theirs *os.File) {
-	t.Helper()
-	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("there are no pseudoterminals: ", err)
-	}
-	t.Cleanup(func() { ours.Close() })
-	conn, err := ours.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var number, unlocked int32
-	err = conn.Control(func(fd uintptr) {
-		syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCGPTN, uintptr(unsafe.Pointer(&number)))
-		syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCSPTLCK, uintptr(unsafe.Pointer(&unlocked)))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ours, theirs
-}
 
 func TestTerminal(t *testing.T) {
 	t.Parallel()
@@ -51,7 +20,7 @@ func TestTerminal(t *testing.T) {
 	} {
 		p := quickstart(t, "-dsn", db.DSN(), "-table", "t", "-n", "2")
 		p.Env = append(p.Env, c.env)
-		ours, theirs := terminal(t)
+		ours, theirs := pgtest.Terminal(t)
 		p.Stdout = theirs
 		if err := p.Start(); err != nil {
 			t.Fatal(err)

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/pgtest"
 )
@@ -28,64 +26,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program is a process that is receiving WAL.
-type program struct {
-	*exec.Cmd
-	out bytes.Buffer
-}
-
-// start runs receivewal, or with another name a program of PostgreSQL's. The test's end kills it.
-func start(t *testing.T, c *pgtest.Cluster, name string, args ...string) *program {
+// start runs receivewal, or with another name a program of PostgreSQL's.
+func start(t *testing.T, c *pgtest.Cluster, name string, args ...string) *pgtest.Program {
 	t.Helper()
-	p := &program{Cmd: exec.Command(os.Args[0], args...)}
 	if name != "receivewal" {
-		if _, err := os.Stat(c.Bin(name)); err != nil {
-			t.Skipf("%s is not installed beside PostgreSQL %d's server", name, c.Version())
-		}
-		p.Cmd = exec.Command(c.Bin(name), args...)
+		return pgtest.Launch(t, c.Command(t, name, args...))
 	}
-	p.Env = append(os.Environ(), "RECEIVEWAL_TEST_RUN=1")
-	p.Stdout, p.Stderr = &p.out, &p.out
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		p.kill()
-		if t.Failed() {
-			t.Logf("%s: %s", name, p.out.String())
-		}
-	})
-	return p
-}
-
-// kill is kill -9.
-func (p *program) kill() {
-	if p.ProcessState == nil {
-		p.Process.Kill()
-		p.Wait()
-	}
-}
-
-// stop is Ctrl-C. The program must succeed.
-func (p *program) stop(t *testing.T) {
-	t.Helper()
-	p.Process.Signal(os.Interrupt)
-	p.end(t)
-}
-
-func (p *program) end(t *testing.T) {
-	t.Helper()
-	late := time.AfterFunc(time.Minute, func() { p.Process.Kill() })
-	defer late.Stop()
-	if err := p.Wait(); err != nil {
-		t.Fatalf("%v: %s", err, p.out.String())
-	}
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "RECEIVEWAL_TEST_RUN=1")
+	return pgtest.Launch(t, cmd)
 }
 
 // must runs receivewal to its end.
 func must(t *testing.T, c *pgtest.Cluster, args ...string) {
 	t.Helper()
-	start(t, c, "receivewal", args...).end(t)
+	start(t, c, "receivewal", args...).End(t)
 }
 
 const (
@@ -221,8 +176,8 @@ func TestFilesAreThoseOfPgReceivewal(t *testing.T) {
 	}
 	pgtest.Exec(t, c.DSN(), "SELECT pg_switch_wal()", write, "SELECT pg_logical_emit_message(true, 'x', repeat('y', 20000000))")
 	end := wait(t, c, "ours", "theirs")
-	their.stop(t)
-	our.stop(t)
+	their.Stop(t)
+	our.Stop(t)
 	same(t, ours, theirs, end)
 	got := compare(t, c, ours, end)
 	if len(got) < 4 {
@@ -260,13 +215,13 @@ func TestKilledAndResumed(t *testing.T) {
 		pgtest.Wait(t, c.DSN(), "SELECT active FROM pg_replication_slots")
 		pgtest.Exec(t, c.DSN(), write, write)
 		time.Sleep(time.Duration(r.IntN(50)) * time.Millisecond) // anywhere
-		p.kill()
+		p.Kill()
 		pgtest.Wait(t, c.DSN(), "SELECT NOT active FROM pg_replication_slots") // what was told is taken in
 		compare(t, c, dir, pgtest.Query(t, c.DSN(), "SELECT restart_lsn FROM pg_replication_slots"))
 	}
 	p := start(t, c, "receivewal", append(args, "--synchronous")...)
 	end := wait(t, c, "s")
-	p.stop(t)
+	p.Stop(t)
 	if got := compare(t, c, dir, end); len(got) < 4 {
 		t.Errorf("only %v", got)
 	}
@@ -284,7 +239,7 @@ func TestTimelineIsFollowed(t *testing.T) {
 		t.Logf("without pg_receivewal, which is not installed beside PostgreSQL %d's server", standby.Version())
 		delete(receivers, "pg_receivewal")
 	}
-	var running []*program
+	var running []*pgtest.Program
 	var slots []string
 	for name, dir := range receivers {
 		must(t, standby, "-d", standby.DSN(), "--slot", name, "--create-slot")
@@ -301,7 +256,7 @@ func TestTimelineIsFollowed(t *testing.T) {
 	pgtest.Exec(t, standby.DSN(), write, write, write, write, write, write)
 	end := wait(t, standby, slots...)
 	for _, p := range running {
-		p.stop(t)
+		p.Stop(t)
 	}
 	if len(receivers) == 2 {
 		same(t, ours, theirs, end)
@@ -342,7 +297,7 @@ func TestOtherHistoryIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, c, "receivewal", "-d", c.DSN(), "-D", dir, "-S", "s", "--synchronous")
 	wait(t, c, "s")
-	p.stop(t)
+	p.Stop(t)
 	if err := c.Stop(t.Context(), pgtest.Immediate); err != nil {
 		t.Fatal(err)
 	}
@@ -354,8 +309,8 @@ func TestOtherHistoryIsRefused(t *testing.T) {
 	before := files(t, dir)
 	p = start(t, c, "receivewal", "-d", c.DSN(), "-D", dir, "-S", "s", "--synchronous")
 	defer time.AfterFunc(time.Minute, func() { p.Process.Kill() }).Stop()
-	if err := p.Wait(); err == nil || !strings.Contains(p.out.String(), ".partial has other WAL at") {
-		t.Errorf("%v: %s", err, p.out.String())
+	if err := p.Wait(); err == nil || !strings.Contains(p.Err.String(), ".partial has other WAL at") {
+		t.Errorf("%v: %s", err, p.Err.String())
 	}
 	if after := files(t, dir); !slices.Equal(names(before), names(after)) {
 		t.Errorf("%v, before %v", names(after), names(before))
@@ -370,11 +325,7 @@ func TestSynchronousStandby(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, c, "receivewal", "-d", c.DSN("application_name=archive"), "-D", dir, "--synchronous")
 	pgtest.Wait(t, c.DSN(), "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming')")
-	conn, err := pgconn.Connect(t.Context(), c.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
+	conn := pgtest.Connect(t, c.DSN()).PgConn()
 	var commits []time.Duration
 	for range 20 {
 		began := time.Now()
@@ -389,7 +340,7 @@ func TestSynchronousStandby(t *testing.T) {
 	if median := commits[len(commits)/2]; median > 3*time.Second { // the status interval is 10 s
 		t.Errorf("a commit took %v", median)
 	}
-	p.kill()
+	p.Kill()
 	committed := make(chan error)
 	go func() { committed <- conn.Exec(context.Background(), "INSERT INTO t VALUES (2)").Close() }()
 	pgtest.Wait(t, c.DSN(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')")
@@ -411,8 +362,8 @@ func TestActions(t *testing.T) {
 	fails := func(text string, args ...string) {
 		t.Helper()
 		p := start(t, c, "receivewal", args...)
-		if err := p.Wait(); err == nil || !strings.Contains(p.out.String(), text) {
-			t.Errorf("%v: %v, %s", args, err, p.out.String())
+		if err := p.Wait(); err == nil || !strings.Contains(p.Err.String(), text) {
+			t.Errorf("%v: %v, %s", args, err, p.Err.String())
 		}
 	}
 	must(t, c, "-d", c.DSN(), "--slot", "s", "--create-slot")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -31,59 +30,23 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program is recvlogical, or PostgreSQL's.
-type program struct {
-	*exec.Cmd
-	stdout, stderr bytes.Buffer
-}
-
-// start runs recvlogical, or with another name a program of PostgreSQL's. The test's end kills it.
-func start(t *testing.T, c *pgtest.Cluster, name string, args ...string) *program {
+// start runs recvlogical, or with another name a program of PostgreSQL's.
+func start(t *testing.T, c *pgtest.Cluster, name string, args ...string) *pgtest.Program {
 	t.Helper()
-	p := &program{Cmd: exec.Command(os.Args[0], args...)}
 	if name != "recvlogical" {
-		if _, err := os.Stat(c.Bin(name)); err != nil {
-			t.Skipf("%s is not installed beside PostgreSQL %d's server", name, c.Version())
-		}
-		p.Cmd = exec.Command(c.Bin(name), args...)
+		return pgtest.Launch(t, c.Command(t, name, args...))
 	}
-	p.Env = append(os.Environ(), "RECVLOGICAL_TEST_RUN=1", "GORACE=atexit_sleep_ms=0")
-	p.Stdout, p.Stderr = &p.stdout, &p.stderr
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		p.kill()
-		if t.Failed() {
-			t.Logf("%s %q: %s", name, args, p.stderr.String())
-		}
-	})
-	return p
-}
-
-// kill is kill -9.
-func (p *program) kill() {
-	if p.ProcessState == nil {
-		p.Process.Kill()
-		p.Wait()
-	}
-}
-
-func (p *program) end(t *testing.T) {
-	t.Helper()
-	late := time.AfterFunc(time.Minute, func() { p.Process.Kill() })
-	defer late.Stop()
-	if err := p.Wait(); err != nil {
-		t.Fatalf("%v: %s", err, p.stderr.String())
-	}
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "RECVLOGICAL_TEST_RUN=1", "GORACE=atexit_sleep_ms=0")
+	return pgtest.Launch(t, cmd)
 }
 
 // must runs recvlogical to its end.
 func must(t *testing.T, c *pgtest.Cluster, args ...string) string {
 	t.Helper()
 	p := start(t, c, "recvlogical", args...)
-	p.end(t)
-	return p.stdout.String()
+	p.End(t)
+	return p.Out.String()
 }
 
 // traffic is a bit of everything that test_decoding has a text for.
@@ -185,7 +148,7 @@ func compare(t *testing.T, c *pgtest.Cluster, database string) {
 func bothOutputs(t *testing.T, c *pgtest.Cluster, args []string, pgSlot, slot string) (pg, ours string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "pg")
-	start(t, c, "pg_recvlogical", append(args, "--slot", pgSlot, "-f", file)...).end(t)
+	start(t, c, "pg_recvlogical", append(args, "--slot", pgSlot, "-f", file)...).End(t)
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -258,14 +221,13 @@ func TestKilledAndRotated(t *testing.T) {
 			grown(t, file, 1)
 		}
 		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) // some with an fsync in between, some without
-		p.kill()
+		p.Kill()
 		p = start(t, c, "recvlogical", append(args, "--if-not-exists", "--create-slot")...)
 		size, _ := os.Stat(file)
 		grown(t, file, size.Size()+1)
 	}
 	stopWriting()
-	p.Process.Signal(os.Interrupt)
-	p.end(t)
+	p.Stop(t)
 	must(t, c, append(args, "--endpos", pgtest.Query(t, c.DSN(), "SELECT pg_current_wal_lsn()"))...)
 
 	var text strings.Builder
@@ -317,8 +279,7 @@ func TestAcknowledgesWhatIsSafe(t *testing.T) {
 	if now := at(); now != before {
 		t.Errorf("confirmed is %s before it is safe, and was %s", now, before)
 	}
-	p.Process.Signal(os.Interrupt)
-	p.end(t)
+	p.Stop(t)
 	if now := at(); now == before {
 		t.Error("nothing is confirmed at the end")
 	}
@@ -328,8 +289,8 @@ func TestAcknowledgesWhatIsSafe(t *testing.T) {
 	pgtest.Exec(t, c.DSN(), "INSERT INTO t VALUES (2)")
 	before = at()
 	p = start(t, c, "recvlogical", "-d", c.DSN(), "-S", "s", "--start", "-f", "/dev/full")
-	if err := p.Wait(); err == nil || !strings.Contains(p.stderr.String(), "no space left") {
-		t.Errorf("a full disk: %v, %s", err, p.stderr.String())
+	if err := p.Wait(); err == nil || !strings.Contains(p.Err.String(), "no space left") {
+		t.Errorf("a full disk: %v, %s", err, p.Err.String())
 	}
 	if now := at(); now != before {
 		t.Errorf("confirmed is %s, and was %s before the disk was full", now, before)
@@ -342,8 +303,8 @@ func TestSlotsAndStart(t *testing.T) {
 	fails := func(want string, args ...string) {
 		t.Helper()
 		p := start(t, c, "recvlogical", append([]string{"-d", c.DSN(), "-S", "s"}, args...)...)
-		if err := p.Wait(); err == nil || !strings.Contains(p.stderr.String(), want) {
-			t.Errorf("%q: %v, %s", args, err, p.stderr.String())
+		if err := p.Wait(); err == nil || !strings.Contains(p.Err.String(), want) {
+			t.Errorf("%q: %v, %s", args, err, p.Err.String())
 		}
 	}
 	fails(`slot "s" does not exist`, "--start", "-n")

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/wal"
 )
@@ -154,14 +155,8 @@ func (p *pair) check(t *testing.T) {
 	}
 }
 
-func seeded(t *testing.T) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
-
 func TestLedgerIsItsModel(t *testing.T) {
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	for i := range 40 {
 		p := newPairOf(wal.LSN(r.IntN(2)*1000), i%2 == 1)
 		p.pass(0)

@@ -11,11 +11,11 @@ import (
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	c := Start(t, WithTLS())
-	conn := connect(t, c.DSN())
+	conn := Connect(t, c.DSN()).PgConn()
 	if _, ok := conn.Conn().(*tls.Conn); !ok {
 		t.Errorf("the connection is a %T", conn.Conn())
 	}
-	connect(t, c.DSN("host=localhost"))
+	Connect(t, c.DSN("host=localhost"))
 	for what, dsn := range map[string]string{
 		"without TLS":         c.DSN("sslmode=disable"),
 		"by another CA":       c.DSN("sslrootcert=" + Start(t, WithTLS()).CAFile()),
@@ -25,14 +25,14 @@ func TestTLS(t *testing.T) {
 			t.Errorf("%s: connected", what)
 		}
 	}
-	connect(t, c.SocketDSN())
+	Connect(t, c.SocketDSN())
 }
 
 func TestSCRAM(t *testing.T) {
 	t.Parallel()
 	c := Start(t, WithSCRAM(`it's \ secret`))
-	connect(t, c.DSN())
-	connect(t, c.SocketDSN("password=''"))
+	Connect(t, c.DSN())
+	Connect(t, c.SocketDSN("password=''"))
 	for what, dsn := range map[string]string{
 		"wrong password": c.DSN("password=wrong"),
 		"no password":    c.DSN("password=''"),
@@ -51,8 +51,8 @@ func TestHBA(t *testing.T) {
 	t.Parallel()
 	c := Start(t, WithHBA("host all mallory 127.0.0.1/32 reject", "host replication postgres 127.0.0.1/32 reject"))
 	Exec(t, c.DSN(), "CREATE ROLE mallory LOGIN", "CREATE ROLE alice LOGIN")
-	connect(t, c.DSN("user=alice"))
-	connect(t, c.DSN("replication=database"))
+	Connect(t, c.DSN("user=alice"))
+	Connect(t, c.DSN("replication=database"))
 	for _, param := range []string{"user=mallory", "replication=true"} {
 		_, err := pgconn.Connect(t.Context(), c.DSN(param))
 		if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != "28000" {

@@ -38,7 +38,7 @@ func TestNewAndClose(t *testing.T) {
 	if got := Query(t, c.DSN(), "SELECT current_setting('server_version_num')::int / 10000"); got != fmt.Sprint(c.Version()) {
 		t.Errorf("Version is %d, the server says %s", c.Version(), got)
 	}
-	connect(t, c.DSN("replication=true"))
+	Connect(t, c.DSN("replication=true"))
 	if _, err := os.Stat(c.Bin("pg_recvlogical")); err != nil {
 		t.Error(err)
 	}
@@ -127,7 +127,7 @@ func TestStopAndStart(t *testing.T) {
 func TestStopHeedsItsContext(t *testing.T) {
 	t.Parallel()
 	c := Start(t)
-	conn := connect(t, c.DSN())
+	conn := Connect(t, c.DSN()).PgConn()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := c.Stop(ctx, Smart); !errors.Is(err, context.Canceled) {
@@ -141,7 +141,7 @@ func TestStopHeedsItsContext(t *testing.T) {
 func TestKill(t *testing.T) {
 	t.Parallel()
 	c := Start(t)
-	conn := connect(t, c.DSN())
+	conn := Connect(t, c.DSN()).PgConn()
 	Exec(t, c.DSN(), "CREATE TABLE t (id int)", "INSERT INTO t VALUES (1), (2)")
 	pids := serverProcesses(t, c)
 	if err := c.Kill(); err != nil {
@@ -169,7 +169,7 @@ func TestKill(t *testing.T) {
 func TestPauseAndResume(t *testing.T) {
 	t.Parallel()
 	c := Start(t)
-	conn := connect(t, c.DSN())
+	conn := Connect(t, c.DSN()).PgConn()
 	if err := c.Pause(); err != nil {
 		t.Fatal(err)
 	}
@@ -194,17 +194,6 @@ func TestPauseAndResume(t *testing.T) {
 	if err := c.Pause(); err != nil { // and Close has to cope
 		t.Fatal(err)
 	}
-}
-
-// connect makes a connection that lasts until the test ends.
-func connect(t *testing.T, dsn string) *pgconn.PgConn {
-	t.Helper()
-	conn, err := pgconn.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
 }
 
 func serverProcesses(t *testing.T, c *Cluster) []int {

@@ -74,16 +74,6 @@ func only(t *testing.T, wants []walrecord.Want) walrecord.Want {
 	return wants[0]
 }
 
-func connect(t *testing.T, dsn string) *pgconn.PgConn {
-	t.Helper()
-	conn, err := pgconn.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
-}
-
 // run runs statements one by one.
 func run(t *testing.T, conn *pgconn.PgConn, sql ...string) (value string) {
 	t.Helper()
@@ -101,7 +91,7 @@ func run(t *testing.T, conn *pgconn.PgConn, sql ...string) (value string) {
 
 func find(t *testing.T, dsn string, timeline int32, want walrecord.Want) (walrecord.Answer, error) {
 	t.Helper()
-	conn := connect(t, dsn+" replication=database")
+	conn := pgtest.Connect(t, dsn+" replication=database").PgConn()
 	defer conn.Close(context.Background())
 	return walrecord.Find(t.Context(), conn, timeline, want)
 }
@@ -181,7 +171,7 @@ const everything = "BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s; INSERT INTO t 
 func TestPreparedByPosition(t *testing.T) {
 	t.Parallel()
 	c := pgtest.Start(t, pgtest.WithSetting("autovacuum", "off"))
-	conn := connect(t, c.DSN())
+	conn := pgtest.Connect(t, c.DSN()).PgConn()
 	run(t, conn, "CREATE TABLE t (id int)", "BEGIN", "INSERT INTO t VALUES (1)")
 	from, xid := position(t, conn), run(t, conn, "SELECT pg_current_xact_id()")
 	run(t, conn, "PREPARE TRANSACTION 'x'")
@@ -220,7 +210,7 @@ func TestOrigin(t *testing.T) {
 	db := database(t, pgtest.Shared(t))
 	plain := db.Name + "_plain"
 	db.Exec(t, "SELECT pg_create_logical_replication_slot('"+plain+"', 'pgoutput')", "CREATE TABLE a (id serial PRIMARY KEY)")
-	conn := connect(t, db.DSN())
+	conn := pgtest.Connect(t, db.DSN()).PgConn()
 	origin := func(when string) string {
 		return "SELECT pg_replication_origin_xact_setup('16/B374D848', '" + when + "')"
 	}
@@ -254,7 +244,7 @@ func TestBoundaries(t *testing.T) {
 	t.Parallel()
 	c := pgtest.Start(t, pgtest.WithSetting("autovacuum", "off"))
 	db := database(t, c)
-	conn := connect(t, db.DSN())
+	conn := pgtest.Connect(t, db.DSN()).PgConn()
 	const subtransactions = `DO $$ BEGIN FOR i IN 1..5000 LOOP BEGIN INSERT INTO t VALUES (i); EXCEPTION WHEN division_by_zero THEN END; END LOOP; END $$`
 	for _, at := range []struct {
 		size   uint64 // of a page or segment
@@ -335,7 +325,7 @@ func TestRemoved(t *testing.T) {
 func TestZeros(t *testing.T) {
 	t.Parallel()
 	c := pgtest.Start(t, pgtest.WithSetting("autovacuum", "off"))
-	conn := connect(t, c.DSN())
+	conn := pgtest.Connect(t, c.DSN()).PgConn()
 	at := position(t, conn)
 	run(t, conn, "SELECT pg_switch_wal()", "SELECT pg_logical_emit_message(true, 'p', 'x')")
 	for _, lsn := range []uint64{at + 64, at + 5*blockSize, at/segmentSize*segmentSize + segmentSize - 64} {
@@ -349,7 +339,7 @@ func TestZeros(t *testing.T) {
 func TestEndOfWAL(t *testing.T) {
 	t.Parallel()
 	c := pgtest.Start(t, pgtest.WithSetting("autovacuum", "off"))
-	conn := connect(t, c.DSN())
+	conn := pgtest.Connect(t, c.DSN()).PgConn()
 	fill(t, conn, blockSize, 4096)
 	run(t, conn, "SELECT pg_logical_emit_message(true, 'p', 'x')") // so that all is flushed
 	end := position(t, conn)
@@ -364,7 +354,7 @@ func TestEndOfWAL(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			conn := connect(t, c.DSN()+" replication=database")
+			conn := pgtest.Connect(t, c.DSN()+" replication=database").PgConn()
 			ctx, cancel := context.WithTimeout(t.Context(), want.timeout)
 			defer cancel()
 			got, err := walrecord.Find(ctx, conn, 1, walrecord.Want{LSN: want.lsn, XID: 700})
@@ -391,7 +381,7 @@ func TestRoles(t *testing.T) {
 	if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != "42501" {
 		t.Error(err)
 	}
-	got, err := walrecord.Find(t.Context(), connect(t, db.DSN("user=reader")), 1, want)
+	got, err := walrecord.Find(t.Context(), pgtest.Connect(t, db.DSN("user=reader")).PgConn(), 1, want)
 	if pgErr := (*pgconn.PgError)(nil); got != walrecord.None || !errors.As(err, &pgErr) || pgErr.Code != "42601" {
 		t.Errorf("over an ordinary connection: %v %v", got, err)
 	}

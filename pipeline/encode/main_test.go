@@ -98,11 +98,7 @@ func compare(t *testing.T, got, want []string) {
 // query returns the first column of all rows.
 func query(t *testing.T, db pgtest.DB, sql string) []string {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), db.DSN("timezone=UTC"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
+	conn := pgtest.Connect(t, db.DSN("timezone=UTC"))
 	rows, err := conn.Query(t.Context(), sql)
 	if err != nil {
 		t.Fatal(err)

@@ -4,13 +4,12 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline/encode"
 )
 
@@ -141,7 +140,7 @@ func randomRows(r *rand.Rand, n int) string {
 // The tuples are, byte for byte, what the server's row_to_json makes of the rows, on one line.
 func TestTuplesAreThoseOfRowToJSON(t *testing.T) {
 	db := source(t, types, everyType())
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	for range 30 {
 		db.Exec(t, randomRows(r, 20))
 	}
@@ -166,16 +165,6 @@ func TestTuplesAreThoseOfRowToJSON(t *testing.T) {
 
 // oneLine: in what row_to_json makes, line breaks are blanks within values of type json; in strings they are escaped.
 var oneLine = strings.NewReplacer("\n", " ", "\r", " ")
-
-// seeded returns random numbers whose seed is printed, and can be given.
-func seeded(t *testing.T) *rand.Rand {
-	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
-	if err != nil {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 

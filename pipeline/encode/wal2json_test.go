@@ -33,7 +33,7 @@ func TestWal2JSONIsThatOfTheExtension(t *testing.T) {
 			x "Größe", y "Größe"[], z shop.status, aa shop.status[], ab price, ac char(3)[], ad name, ae oid, af interval, ag shop."Odd")`)
 	needWal2json(t, db)
 	db.Exec(t, "SELECT pg_create_logical_replication_slot('"+db.Name+"_w', 'wal2json')")
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	for range 20 {
 		db.Exec(t, randomRows(r, 10))
 	}

@@ -1,7 +1,6 @@
 package jetstream_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime/pprof"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,6 +20,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline"
 	"github.com/walchan/walchan/pipeline/jetstream"
 	"github.com/walchan/walchan/walchantest"
@@ -34,30 +33,12 @@ func TestMain(m *testing.M) {
 		serveUntilKilled()
 	}
 	flag.Parse()
-	code := m.Run()
-	if left := leftBehind(); left != "" {
-		fmt.Fprintf(os.Stderr, "goroutines left behind by some test:\n%s\n", left)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Run(m, isOurs))
 }
 
-// leftBehind returns the stacks of goroutines of the sink, of a pipeline or of a client that stay after the tests.
-func leftBehind() (left string) {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		var b bytes.Buffer
-		pprof.Lookup("goroutine").WriteTo(&b, 1)
-		left = ""
-		for stack := range strings.SplitSeq(b.String(), "\n\n") {
-			if strings.Contains(stack, "nats.go") || strings.Contains(stack, "walchan/pipeline.") || strings.Contains(stack, "walchan.(*Stream)") {
-				left += stack + "\n\n"
-			}
-		}
-		if left == "" {
-			break
-		}
-	}
-	return left
+// isOurs recognises goroutines of the sink, of a pipeline or of a client.
+func isOurs(stack string) bool {
+	return strings.Contains(stack, "nats.go") || strings.Contains(stack, "walchan/pipeline.") || strings.Contains(stack, "walchan.(*Stream)")
 }
 
 var (

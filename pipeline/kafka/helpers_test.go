@@ -1,14 +1,11 @@
 package kafka_test
 
 import (
-	"bytes"
 	"context"
 	"flag"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline"
 	"github.com/walchan/walchan/pipeline/kafka"
 	"github.com/walchan/walchan/walchantest"
@@ -26,30 +24,12 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	code := m.Run()
-	if left := leftBehind(); left != "" {
-		fmt.Fprintf(os.Stderr, "goroutines left behind by some test:\n%s\n", left)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(pgtest.Run(m, isOurs))
 }
 
-// leftBehind returns the stacks of goroutines of the sink, of a pipeline or of a client that stay after the tests.
-func leftBehind() (left string) {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		var b bytes.Buffer
-		pprof.Lookup("goroutine").WriteTo(&b, 1)
-		left = ""
-		for stack := range strings.SplitSeq(b.String(), "\n\n") {
-			if strings.Contains(stack, "pkg/kgo") || strings.Contains(stack, "walchan/pipeline.") || strings.Contains(stack, "pipeline/kafka.") || strings.Contains(stack, "walchan.(*Stream)") {
-				left += stack + "\n\n"
-			}
-		}
-		if left == "" {
-			break
-		}
-	}
-	return left
+// isOurs recognises goroutines of the sink, of a pipeline or of a client.
+func isOurs(stack string) bool {
+	return strings.Contains(stack, "pkg/kgo") || strings.Contains(stack, "walchan/pipeline.") || strings.Contains(stack, "pipeline/kafka.") || strings.Contains(stack, "walchan.(*Stream)")
 }
 
 var (

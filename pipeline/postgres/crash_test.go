@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/pgtest"
 	"github.com/walchan/walchan/pipeline"
 	"github.com/walchan/walchan/pipeline/postgres"
 )
@@ -46,13 +47,13 @@ func replicateUntilKilled() {
 // nothing is missing, and of the table without a key, which shows each repetition, nothing is there twice.
 func TestKilledProcessesApplyEachChangeOnce(t *testing.T) {
 	const crashes = 25
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	p := newPair(t, schema...)
 	var clients sync.WaitGroup
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	for n := range 3 {
-		conn, r := connect(t, p.source.DSN()), rand.New(rand.NewPCG(r.Uint64(), uint64(n)))
+		conn, r := pgtest.Connect(t, p.source.DSN()), rand.New(rand.NewPCG(r.Uint64(), uint64(n)))
 		clients.Go(func() {
 			for ctx.Err() == nil {
 				// Clients may deadlock, or collide: then it is rolled back, and all is well.

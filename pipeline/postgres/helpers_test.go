@@ -4,14 +4,11 @@ import (
 	"context"
 	"flag"
 	"log/slog"
-	"math/rand/v2"
 	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/walchan/walchan"
 	"github.com/walchan/walchan/internal/pgtest"
@@ -129,26 +126,6 @@ func (p pair) same(t testing.TB, table string) {
 	if want, got := p.source.Query(t, sql), p.target.Query(t, sql); got != want {
 		t.Errorf("%s in the target is\n%.2000s\nin the source\n%.2000s", table, got, want)
 	}
-}
-
-func connect(t testing.TB, dsn string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close(context.Background()) })
-	return conn
-}
-
-// seeded returns random numbers whose seed is printed, and can be given.
-func seeded(t *testing.T) *rand.Rand {
-	seed, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64)
-	if err != nil {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // messages are of n transactions of an INSERT each.

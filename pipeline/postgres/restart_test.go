@@ -14,7 +14,7 @@ import (
 // each change once.
 func TestRestartsOfTheTarget(t *testing.T) {
 	t.Parallel()
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	target := pgtest.Start(t)
 	p := pair{pgtest.Database(t), pgtest.DB{Cluster: target, Name: "postgres"}}.begin(t, schema...)
 
@@ -29,7 +29,7 @@ func TestRestartsOfTheTarget(t *testing.T) {
 	replicated := make(chan error, 1)
 	go func() { replicated <- replicate(ctx, stream, pipeline.Retry(counted, soon)) }()
 
-	conn, traffic := connect(t, p.source.DSN()), rand.New(rand.NewPCG(r.Uint64(), 0))
+	conn, traffic := pgtest.Connect(t, p.source.DSN()), rand.New(rand.NewPCG(r.Uint64(), 0))
 	for range 6 {
 		for range 100 {
 			if _, err := conn.Exec(ctx, randomTransaction(traffic)); err != nil {

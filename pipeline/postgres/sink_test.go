@@ -90,7 +90,7 @@ func TestTargetEqualsTheSource(t *testing.T) {
 func TestTargetEqualsTheSourceOfRandomTraffic(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, schema...)
-	r := seeded(t)
+	r := pgtest.Seeded(t)
 	for range 8 {
 		for range 50 {
 			p.source.Exec(t, randomTransaction(r))
