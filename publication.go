@@ -9,7 +9,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/pgsql"
-	"github.com/walchan/walchan/internal/sqlstate"
 	"github.com/walchan/walchan/internal/tables"
 )
 
@@ -55,21 +54,11 @@ func publicationProblems(name string) []string {
 	return []string{fmt.Sprintf("publication %q: not a name of 1 to 63 bytes", name)}
 }
 
-// ensurePublication calls ensure, which looks and then acts, and may find that another process has done so in between: then
-// it looks again. Each time somebody has made progress.
 func ensurePublication(ctx context.Context, connString string, ensure func(*pgconn.PgConn) error) error {
 	conn, err := connectOrdinary(ctx, connString)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	for range 20 {
-		err = ensure(conn)
-		switch sqlstate.Of(err) {
-		case sqlstate.DuplicateObject, sqlstate.UniqueViolation, sqlstate.Deadlock, sqlstate.UndefinedTable, sqlstate.UndefinedObject:
-		default:
-			return err
-		}
-	}
-	return err
+	return ensure(conn)
 }

@@ -15,7 +15,31 @@ import (
 	"github.com/walchan/walchan/walerr"
 )
 
+// EnsureAllTables makes sure that a publication exists and has all tables of the database.
 func EnsureAllTables(ctx context.Context, conn *pgconn.PgConn, name string) error {
+	return lookAgain(func() error { return ensureAllTables(ctx, conn, name) })
+}
+
+// EnsureTables makes sure that a publication exists and has the tables, which are named as in SQL.
+func EnsureTables(ctx context.Context, conn *pgconn.PgConn, name string, tables []string) error {
+	return lookAgain(func() error { return ensureTables(ctx, conn, name, tables) })
+}
+
+// lookAgain calls ensure, which looks and then acts, and may find that another process has done so in between. Then it looks
+// again. Each time somebody has made progress.
+func lookAgain(ensure func() error) (err error) {
+	for range 20 {
+		err = ensure()
+		switch sqlstate.Of(err) {
+		case sqlstate.DuplicateObject, sqlstate.UniqueViolation, sqlstate.Deadlock, sqlstate.UndefinedTable, sqlstate.UndefinedObject:
+		default:
+			return err
+		}
+	}
+	return err
+}
+
+func ensureAllTables(ctx context.Context, conn *pgconn.PgConn, name string) error {
 	rows, err := session.Query(ctx, conn, "SELECT puballtables FROM pg_catalog.pg_publication WHERE pubname = "+pgsql.Literal(name))
 	switch {
 	case err != nil:
@@ -29,7 +53,7 @@ func EnsureAllTables(ctx context.Context, conn *pgconn.PgConn, name string) erro
 		Advice: "choose another name, or DROP PUBLICATION and make it anew while no stream uses it"}
 }
 
-func EnsureTables(ctx context.Context, conn *pgconn.PgConn, name string, tables []string) error {
+func ensureTables(ctx context.Context, conn *pgconn.PgConn, name string, tables []string) error {
 	exists, missing, err := missingTables(ctx, conn, name, tables)
 	switch {
 	case err != nil:
@@ -106,7 +130,7 @@ func define(ctx context.Context, conn *pgconn.PgConn, name, sql string) error {
 	return e
 }
 
-// checkPublications: a server before version 18 says that one is missing only at the first change, later ones merely warn.
+// CheckPublications fails if one is missing. A server before version 18 says so only at the first change, later ones merely warn.
 func CheckPublications(ctx context.Context, c *session.Conn, names []string) error {
 	if len(names) == 0 {
 		return nil
