@@ -100,7 +100,8 @@ func (r *receiver) each(n int, receive func(*receiver) error) error {
 var receivers = map[string]func(context.Context, *receiver) error{
 	"walchan":             func(ctx context.Context, r *receiver) error { return contendWalchan(ctx, r, false) },
 	"walchan-scan":        func(ctx context.Context, r *receiver) error { return contendWalchan(ctx, r, true) },
-	"walchan-checkpoints": contendCheckpoints,
+	"walchan-batches":     func(ctx context.Context, r *receiver) error { return contendCheckpoints(ctx, r, true) },
+	"walchan-checkpoints": func(ctx context.Context, r *receiver) error { return contendCheckpoints(ctx, r, false) },
 	"pglogrepl":           func(ctx context.Context, r *receiver) error { return contendPlain(ctx, r, false) },
 	"pglogrepl-values":    func(ctx context.Context, r *receiver) error { return contendPlain(ctx, r, true) },
 }
@@ -142,8 +143,9 @@ func contendWalchan(ctx context.Context, r *receiver, scan bool) error {
 	return errors.Join(s.Err(), errEarly)
 }
 
-// contendCheckpoints makes the text of a checkpoint for each transaction.
-func contendCheckpoints(ctx context.Context, r *receiver) error {
+// contendCheckpoints makes the text of a checkpoint for each transaction, or for each batch of messages.
+func contendCheckpoints(ctx context.Context, r *receiver, batches bool) error {
+	const batch = 100
 	began, err := beginning(ctx, r)
 	if err != nil {
 		return err
@@ -161,11 +163,14 @@ func contendCheckpoints(ctx context.Context, r *receiver) error {
 			s.Ack(m)
 			continue
 		}
-		if r.messages++; m.Tx != tx {
+		r.messages++
+		if batches && r.messages%batch == 0 || !batches && m.Tx != tx {
 			tx = m.Tx
 			_ = m.Checkpoint().String()
+			s.Ack(m)
+		} else {
+			s.Skip(m)
 		}
-		s.Ack(m)
 		if m.Tx.CommitLSN >= r.commit {
 			return s.Close()
 		}

@@ -94,6 +94,10 @@ var contenders = []*contender{
 		command: self("walchan-scan"),
 	},
 	{
+		name: "walchan+batches", what: "WithCheckpoint, and the text of one for every 100 messages", rows: true,
+		command: self("walchan-batches"),
+	},
+	{
 		name: "walchan+checkpoints", what: "WithCheckpoint, and the text of one for each transaction", rows: true,
 		command: self("walchan-checkpoints"),
 	},
