@@ -176,7 +176,9 @@ func (o *owner) receive(c *connection) error {
 		}
 		alive, err := o.alive(c, now)
 		w.until = earliest(earliest(w.until, due), alive)
-		w.interest = c.interest()
+		if w.interest = c.interest(); w.gather {
+			w.interest = ledger.Nothing // they are late anyway: it takes in what is acknowledged when it has read
+		}
 		return w, false, err
 	})
 }
