@@ -235,9 +235,9 @@ func (s *Stream) Skip(m Message) { m.ack.Skip() }
 // batch. It is wrong where several goroutines receive.
 func (s *Stream) AckThrough(m Message) { m.ack.AckThrough() }
 
-// Flush returns once a status with all that may be confirmed by then (see Ack) is written to the connection, which happens by
-// itself within a millisecond or so. While the stream is reconnecting it waits. It does not wait for the server to take it
-// in: its answer would queue behind data; Close does. The error is ctx's, or ErrClosed.
+// Flush returns once a status with all that may be confirmed by then (see Ack) is written to the connection. That happens by itself
+// within a millisecond or so, and within 10 ms while the stream is behind. While the stream is reconnecting, Flush waits. It does not wait
+// for the server to take the status in: its answer would queue behind data; Close does. The error is ctx's, or ErrClosed.
 func (s *Stream) Flush(ctx context.Context) error {
 	f := s.flushes.add()
 	s.interrupt()
