@@ -1,19 +1,14 @@
 package walchan
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
-	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
-	"github.com/walchan/walchan/internal/session"
-	"github.com/walchan/walchan/internal/slots"
 )
 
 // defaultRetry goes on for ever: backoff's own default gives up after 15 minutes.
@@ -81,50 +76,4 @@ func (o *owner) pause(why error) error {
 		return errStopped
 	}
 	return nil
-}
-
-// begin makes the first connection, and the slot if that is asked for.
-func (o *owner) begin() (*connection, error) {
-	o.source.Slot = o.cfg.slot
-	if o.source.Slot == "" && !o.cfg.physical {
-		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
-	}
-	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log, Waiting: o.awaitsSlot}
-	for {
-		c, err := o.open(nil)
-		if err == begin.ErrStoredMore {
-			continue
-		}
-		switch {
-		case err == nil, !errors.Is(err, ErrSlotActive):
-			return c, err
-		case o.cfg.waitForSlot:
-			err = wait.UntilFree(o.ctx, o.dialToLook, err)
-		default:
-			err = wait.IfLeaving(o.ctx, err)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-// dialToLook makes the connection over which the slot is looked at. It is a walsender's, because a smart stop of the server does not wait
-// for those.
-func (o *owner) dialToLook() (*session.Conn, error) {
-	cfg := *o.cfg
-	cfg.physical = false // that has no SQL
-	c, err := cfg.dial(o.ctx, o.source.Slot)
-	if err != nil {
-		return nil, err
-	}
-	return c.Conn, nil
-}
-
-// awaitsSlot publishes that the stream waits for its slot.
-func (o *owner) awaitsSlot(looks int, why error) {
-	o.gauge.mu.Lock()
-	o.gauge.attempt, o.gauge.delay = looks, begin.SlotPoll
-	o.gauge.mu.Unlock()
-	o.setState(StateRetrying, why)
 }
