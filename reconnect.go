@@ -9,6 +9,7 @@ import (
 
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
+	"github.com/walchan/walchan/internal/slots"
 )
 
 // defaultRetry goes on for ever: backoff's own default gives up after 15 minutes.
@@ -28,8 +29,7 @@ const stuckAfter = 10
 // or errStopped.
 func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 	if o.cfg.slot == "" && !o.cfg.physical {
-		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", o.source.Slot), Err: why,
-			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
+		return nil, slots.Lost(o.source.Slot, why)
 	}
 	o.outage.Lost(c.Received, time.Since(c.Status.Since))
 	for {

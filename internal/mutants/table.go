@@ -67,7 +67,7 @@ var mutants = append([]mutant{
 	{"a standby's missing slot ends the stream", "	case slot == nil && lost != nil && a.is.Standby && !lost.Remote.Standby:", "	case false:", "TestStandbyThatIsNotYetPromoted"},
 	{"our own old walsender is not terminated", "if lost != nil && a.Terminate && slot.ActivePID == lost.PID {", "if false {", "TestOwnOldWalsender"},
 	{"a waiting process gives up", "		case o.cfg.waitForSlot:\n", "		case false:\n", "TestSecondProcessWaits"},
-	{"a temporary slot is made anew", "	if o.cfg.slot == \"\" && !o.cfg.physical {\n		return nil, &Error{Kind: ErrSlotLost", "	if false {\n		return nil, &Error{Kind: ErrSlotLost", "TestPermanentErrorOfATemporarySlot"},
+	{"a temporary slot is made anew", "	if o.cfg.slot == \"\" && !o.cfg.physical {\n		return nil, slots.Lost", "	if false {\n		return nil, slots.Lost", "TestPermanentErrorOfATemporarySlot"},
 	{"test_decoding: what was delivered is delivered again", "		case was.messages >= f.now.messages:\n			return f.close(t)\n", "", "TestPlugin$"},
 
 	// What comes from the network.
