@@ -62,10 +62,7 @@ func (o *owner) pause(why error) error {
 	if !ok {
 		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", x.Attempt-1, why)
 	}
-	o.gauge.mu.Lock()
-	o.gauge.attempt, o.gauge.delay = x.Attempt, delay
-	o.gauge.mu.Unlock()
-	o.setState(StateRetrying, why)
+	o.retrying(x.Attempt, delay, why)
 	level := slog.LevelWarn
 	if x.Attempt == stuckAfter {
 		level = slog.LevelError
@@ -76,4 +73,12 @@ func (o *owner) pause(why error) error {
 		return errStopped
 	}
 	return nil
+}
+
+// retrying publishes that there is no connection, which attempt is next, and the delay before it.
+func (o *owner) retrying(attempt int, delay time.Duration, why error) {
+	o.gauge.mu.Lock()
+	o.gauge.attempt, o.gauge.delay = attempt, delay
+	o.gauge.mu.Unlock()
+	o.setState(StateRetrying, why)
 }

@@ -23,7 +23,8 @@ func (o *owner) begin() (*connection, error) {
 	if o.source.Slot == "" && !o.cfg.physical {
 		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
-	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log, Waiting: o.awaitsSlot}
+	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log,
+		Waiting: func(reports int, why error) { o.retrying(reports, begin.SlotPoll, why) }}
 	for {
 		c, err := o.open(nil)
 		if err == begin.ErrStoredMore {
@@ -53,14 +54,6 @@ func (o *owner) dialToLook() (*session.Conn, error) {
 		return nil, err
 	}
 	return c.Conn, nil
-}
-
-// awaitsSlot publishes that the stream waits for its slot.
-func (o *owner) awaitsSlot(looks int, why error) {
-	o.gauge.mu.Lock()
-	o.gauge.attempt, o.gauge.delay = looks, begin.SlotPoll
-	o.gauge.mu.Unlock()
-	o.setState(StateRetrying, why)
 }
 
 // start makes the connection stream, unless a snapshot comes first. lost is the connection before; nil: there is none.

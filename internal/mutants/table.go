@@ -99,7 +99,7 @@ var mutants = append([]mutant{
 	{"never idle", "o.setState(StateIdle, nil)", "_ = 0", "TestIdleStreamConfirms|TestStats"},
 	{"never blocked", "		state := StateBlocked\n", "		state := StateStreaming\n", "TestStatusGoesOn|TestStats"},
 	{"never unacked", "nil, ledger.Oldest, StateUnacked", "nil, ledger.Oldest, StateStreaming", "TestMaxUnacked|TestStats"},
-	{"never retrying", "	o.setState(StateRetrying, why)\n	level", "	level", "TestReconnectsForEver|TestStats"},
+	{"never retrying", "	o.setState(StateRetrying, why)\n", "", "TestReconnectsForEver|TestStats"},
 	{"never draining", "	o.setState(StateDraining, nil)\n	var told time.Time", "	var told time.Time", "TestStop|TestStats"},
 	{"never closed", "need not hold its buffers\n	o.setState(StateClosed, o.err)\n", "need not hold its buffers\n", "TestUntil|TestStats"},
 	{"attempts are not counted", "	o.Attempt++\n", "", "TestReconnectsForEver|TestOutage"},
