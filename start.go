@@ -24,7 +24,7 @@ func (o *owner) begin() (*connection, error) {
 		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
 	}
 	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log,
-		Waiting: func(reports int, why error) { o.retrying(reports, begin.SlotPoll, why) }}
+		Waiting: func(call int, why error) { o.retrying(call, begin.SlotPoll, why) }}
 	for {
 		c, err := o.open(nil)
 		if err == begin.ErrStoredMore {
