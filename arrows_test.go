@@ -1,6 +1,7 @@
 package walchan_test
 
 import (
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -66,5 +67,23 @@ func TestArrowsPointDown(t *testing.T) {
 				t.Errorf("%s uses a session", fields[0])
 			}
 		}
+	}
+}
+
+// docs/architecture.md lists the same rooms in the same order.
+func TestRoomsAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(doc), "```\n")
+	list, _, _ = strings.Cut(list, "```")
+	var documented []string
+	for line := range strings.Lines(list) {
+		name, _, _ := strings.Cut(line, " ")
+		documented = append(documented, strings.TrimPrefix(name, "walchan"))
+	}
+	if !slices.Equal(documented, rooms) {
+		t.Errorf("docs/architecture.md has the rooms %q, want %q", documented, rooms)
 	}
 }
