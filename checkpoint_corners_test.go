@@ -497,7 +497,7 @@ func TestTwoPhaseIsNotSwitchedOnBehindTheCheckpoint(t *testing.T) {
 				k.stores(t, s)
 			}
 			s.Close()
-			k.cannot(t, db, walchan.ErrOptions, ofTableT, walchan.WithTwoPhase())
+			k.cannot(t, db, walchan.ErrOptions, ofTableT, walchan.WithTwoPhase(), walchan.WithUntilNow()) // or it would be awaited for ever if it began
 			k.end(t, k.continues(t, db, walchan.WithUntilNow()))
 			noWalsender(t, db)
 			s = k.continues(t, db, walchan.WithTwoPhase())

@@ -244,7 +244,6 @@ func awaitState(t *testing.T, s *walchan.Stream, state walchan.StreamState) {
 	await(t, s, "it is "+state.String(), func() bool { return s.Stats().State == state })
 }
 
-// mustClose closes the stream, in time and without an error.
 // closeBehind acknowledges, and closes once the commit of the last message is in: its transaction does not come again.
 func closeBehind(t *testing.T, s *walchan.Stream, ms []walchan.Message) {
 	t.Helper()
@@ -253,6 +252,7 @@ func closeBehind(t *testing.T, s *walchan.Stream, ms []walchan.Message) {
 	mustClose(t, s)
 }
 
+// mustClose closes the stream, in time and without an error.
 func mustClose(t *testing.T, s *walchan.Stream) {
 	t.Helper()
 	if err := closeWithin(t, s, 5*time.Second); err != nil {

@@ -3,7 +3,6 @@ package walchan
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/walchan/walchan/internal/slots"
 )
@@ -16,7 +15,7 @@ func (o *owner) preparePhysicalSlot(ctx context.Context, c, lost *connection) (L
 	case !errors.Is(err, ErrSlotMissing):
 		return restart, err
 	case lost != nil && c.Standby && !lost.Standby:
-		return 0, slots.InRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
+		return 0, slots.LackedByStandby(name)
 	case lost != nil || !o.cfg.createSlot:
 		return 0, err
 	}

@@ -33,12 +33,16 @@ func TestReadme(t *testing.T) {
 			}
 		}
 	}
-	files, err := filepath.Glob("*_test.go")
-	if err != nil {
-		t.Fatal(err)
+	files := []string{"walchantest/example_test.go", "pipeline/example_test.go", "pipeline/guide_test.go"}
+	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
 	}
 	var source strings.Builder
-	for _, f := range append(files, "walchantest/example_test.go", "pipeline/example_test.go", "pipeline/guide_test.go", "internal/chaos/chaos_test.go") {
+	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)

@@ -1,18 +1,14 @@
 package walchan
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
-	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/pgfail"
-	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 )
 
@@ -33,8 +29,7 @@ const stuckAfter = 10
 // or errStopped.
 func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 	if o.cfg.slot == "" && !o.cfg.physical {
-		return nil, &Error{Kind: ErrSlotLost, What: fmt.Sprintf("temporary slot %q is gone with its connection", o.source.Slot), Err: why,
-			Advice: "use a permanent slot (WithSlot, WithCreateSlot) for a stream that outlives its connections"}
+		return nil, slots.Lost(o.source.Slot, why)
 	}
 	o.outage.Lost(c.Received, time.Since(c.Status.Since))
 	for {
@@ -67,10 +62,7 @@ func (o *owner) pause(why error) error {
 	if !ok {
 		return fmt.Errorf("walchan: gave up after %d attempts without progress: %w", x.Attempt-1, why)
 	}
-	o.gauge.mu.Lock()
-	o.gauge.attempt, o.gauge.delay = x.Attempt, delay
-	o.gauge.mu.Unlock()
-	o.setState(StateRetrying, why)
+	o.retrying(x.Attempt, delay, why)
 	level := slog.LevelWarn
 	if x.Attempt == stuckAfter {
 		level = slog.LevelError
@@ -83,48 +75,10 @@ func (o *owner) pause(why error) error {
 	return nil
 }
 
-// begin makes the first connection, and the slot if that is asked for.
-func (o *owner) begin() (*connection, error) {
-	o.source.Slot = o.cfg.slot
-	if o.source.Slot == "" && !o.cfg.physical {
-		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
-	}
-	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log, Waiting: o.awaitsSlot}
-	for {
-		c, err := o.open(nil)
-		if err == begin.ErrStoredMore {
-			continue
-		}
-		switch {
-		case err == nil, !errors.Is(err, ErrSlotActive):
-			return c, err
-		case o.cfg.waitForSlot:
-			err = wait.UntilFree(o.ctx, o.dialToLook, err)
-		default:
-			err = wait.IfLeaving(o.ctx, err)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-// dialToLook makes the connection over which the slot is looked at. It is a walsender's, because a smart stop of the server does not wait
-// for those.
-func (o *owner) dialToLook() (*session.Conn, error) {
-	cfg := *o.cfg
-	cfg.physical = false // that has no SQL
-	c, err := cfg.dial(o.ctx, o.source.Slot)
-	if err != nil {
-		return nil, err
-	}
-	return c.Conn, nil
-}
-
-// awaitsSlot publishes that the stream waits for its slot.
-func (o *owner) awaitsSlot(looks int, why error) {
+// retrying publishes that there is no connection, which attempt is next, and the delay before it.
+func (o *owner) retrying(attempt int, delay time.Duration, why error) {
 	o.gauge.mu.Lock()
-	o.gauge.attempt, o.gauge.delay = looks, begin.SlotPoll
+	o.gauge.attempt, o.gauge.delay = attempt, delay
 	o.gauge.mu.Unlock()
 	o.setState(StateRetrying, why)
 }

@@ -2,16 +2,59 @@ package walchan
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/walchan/walchan/internal/begin"
 	"github.com/walchan/walchan/internal/feed"
 	"github.com/walchan/walchan/internal/link"
 	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 )
 
 // How a connection begins. internal/begin asks the server; what follows from the answers is noted here.
+
+// begin makes the first connection, and the slot if that is asked for.
+func (o *owner) begin() (*connection, error) {
+	o.source.Slot = o.cfg.slot
+	if o.source.Slot == "" && !o.cfg.physical {
+		o.source.Slot = fmt.Sprintf("walchan_%x", rand.Uint64())
+	}
+	wait := begin.Wait{Making: slots.Making{Slot: o.source.Slot, ID: o.id}, Log: o.cfg.log,
+		Waiting: func(call int, why error) { o.retrying(call, begin.SlotPoll, why) }}
+	for {
+		c, err := o.open(nil)
+		if err == begin.ErrStoredMore {
+			continue
+		}
+		switch {
+		case err == nil, !errors.Is(err, ErrSlotActive):
+			return c, err
+		case o.cfg.waitForSlot:
+			err = wait.UntilFree(o.ctx, o.dialToLook, err)
+		default:
+			err = wait.IfLeaving(o.ctx, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// dialToLook makes the connection over which the slot is looked at. It is a walsender's, because a smart stop of the server does not wait
+// for those.
+func (o *owner) dialToLook() (*session.Conn, error) {
+	cfg := *o.cfg
+	cfg.physical = false // that has no SQL
+	c, err := cfg.dial(o.ctx, o.source.Slot)
+	if err != nil {
+		return nil, err
+	}
+	return c.Conn, nil
+}
 
 // start makes the connection stream, unless a snapshot comes first. lost is the connection before; nil: there is none.
 func (o *owner) start(c, lost *connection) error {

@@ -16,16 +16,28 @@ const (
 	StateDraining                      // stopped: waiting for acknowledgements
 	StateClosed                        // ended: Stats.Err is the permanent error, nil after a stop
 	StateSnapshot                      // the rows of a snapshot are coming, or waiting for their acknowledgement
+
+	states = iota // how many there are; a new one goes before it, because their numbers are public
 )
 
-func (s StreamState) String() string {
-	return [...]string{"connecting", "streaming", "idle", "blocked", "unacked", "retrying", "draining", "closed", "snapshot"}[s]
+// stateNames are the states as String says them.
+var stateNames = [states]string{
+	StateConnecting: "connecting",
+	StateStreaming:  "streaming",
+	StateIdle:       "idle",
+	StateBlocked:    "blocked",
+	StateUnacked:    "unacked",
+	StateRetrying:   "retrying",
+	StateDraining:   "draining",
+	StateClosed:     "closed",
+	StateSnapshot:   "snapshot",
 }
 
+func (s StreamState) String() string { return stateNames[s] }
+
 // transitions are the states that may follow each state. Tests fail on any other (see watchTransitions).
-var transitions = [...][]StreamState{
+var transitions = [states][]StreamState{
 	StateConnecting: {StateStreaming, StateSnapshot, StateRetrying},
-	StateSnapshot:   {StateStreaming, StateBlocked, StateUnacked, StateRetrying, StateDraining, StateClosed},
 	StateStreaming:  {StateIdle, StateBlocked, StateUnacked, StateRetrying, StateDraining, StateClosed},
 	StateIdle:       {StateStreaming, StateBlocked, StateUnacked, StateRetrying, StateDraining, StateClosed},
 	StateBlocked:    {StateStreaming, StateSnapshot, StateRetrying, StateDraining},
@@ -33,7 +45,11 @@ var transitions = [...][]StreamState{
 	StateRetrying:   {StateStreaming, StateSnapshot, StateClosed},
 	StateDraining:   {StateClosed},
 	StateClosed:     {},
+	StateSnapshot:   {StateStreaming, StateBlocked, StateUnacked, StateRetrying, StateDraining, StateClosed},
 }
+
+// hasAttempts says whether a state is one attempt after the other: the hook hears of each, and Stats shows its number and its delay.
+func (s StreamState) hasAttempts() bool { return s == StateRetrying }
 
 // watchTransitions hears of each change of state. It is nil outside of tests.
 var watchTransitions func(from, to StreamState)
@@ -43,7 +59,7 @@ func (o *owner) setState(state StreamState, err error) {
 	if state == StateStreaming {
 		state = o.flowing
 	}
-	if o.state == state && state != StateRetrying {
+	if o.state == state && !state.hasAttempts() {
 		return
 	}
 	if watchTransitions != nil && o.state != state {

@@ -92,7 +92,7 @@ func (s *Stream) Stats() Stats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st.State, st.Since, st.Err, st.Reconnects = g.state, g.since, g.err, g.reconnects
-	if st.State == StateRetrying {
+	if st.State.hasAttempts() {
 		st.Attempt, st.Delay = g.attempt, g.delay
 	}
 	return st

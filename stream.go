@@ -184,7 +184,7 @@ func newStream(ctx context.Context, cfg *config) *Stream {
 	s.ledger = ledger.New(0, s.wake)
 	s.ledger.Storing = cfg.checkpoints
 	s.gauge.ended = make(chan struct{})
-	s.gauge.since = time.Now()
+	s.gauge.state, s.gauge.since = StateConnecting, time.Now()
 	return s
 }
 

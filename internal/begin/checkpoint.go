@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/internal/resume"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/wal"
 	"github.com/walchan/walchan/walerr"
 )
@@ -65,27 +66,11 @@ func (s Source) CheckWAL(cp *resume.Checkpoint) error {
 func missingBehind(slot string, cp *resume.Checkpoint, snapshot bool) error {
 	switch {
 	case cp.HasTransaction(), cp.Message != 0:
-		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist, and changes up to %s are applied", slot, cp.Position()),
-			Advice: "a new slot would leave a gap, so none is made: copy the tables again (SubscribeAnew, with WithSnapshot)"}
+		return slots.GoneAfter(slot, cp.Position())
 	case *cp != (resume.Checkpoint{}) && !snapshot:
-		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist, and what was committed before %s is applied", slot, cp.Through),
-			Advice: "what was changed since then is gone: copy the tables again (SubscribeAnew, with WithSnapshot); if the target needs nothing of it, " +
-				"delete the checkpoint to begin now"}
+		return slots.GoneUnused(slot, cp.Through)
 	}
 	return nil
-}
-
-// withoutCheckpoint is the error of a slot that exists, at a position, although the consumer has no checkpoint.
-func withoutCheckpoint(slot string, at wal.LSN) error {
-	return &walerr.Error{Kind: walerr.Checkpoint, What: fmt.Sprintf("slot %q exists, and the consumer has no checkpoint: it has lost it, or never had one", slot),
-		Advice: fmt.Sprintf("if the target is a copy as of %s, say so with WithFrom; else copy the tables again (SubscribeAnew)", at)}
-}
-
-// behindCheckpoint is the error of a slot at a position behind the checkpoint, for which two-phase is to be switched on. The server would
-// then send what was prepared in between at its PREPARE, in the midst of what the consumer has, and at its COMMIT PREPARED not again.
-func behindCheckpoint(slot string, at wal.LSN) error {
-	return &walerr.Error{Kind: walerr.Options, What: fmt.Sprintf("WithTwoPhase is not switched on for slot %q, because that is at %s, behind the checkpoint, and what was prepared in between would be left out", slot, at),
-		Advice: "stream without it until now (WithUntilNow), then with it"}
 }
 
 // checkUpgraded fails if the checkpoint of a cluster that pg_upgrade has read cannot be taken over. slot is what the slot of the new

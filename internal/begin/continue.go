@@ -100,7 +100,7 @@ func (a *attempt) pastOf(ctx context.Context, cp *resume.Checkpoint) (Past, erro
 	isZero := *cp == (resume.Checkpoint{})
 	switch {
 	case isZero && a.From == 0:
-		return p, withoutCheckpoint(a.Slot.Name, a.confirmed)
+		return p, slots.WithoutCheckpoint(a.Slot.Name, a.confirmed)
 	case isZero:
 		p.Origin, p.Through = a.is.Origin, a.From
 	case p.IsBare():

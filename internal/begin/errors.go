@@ -36,8 +36,8 @@ func OtherWAL(what string) error {
 		Advice: "this is not the WAL that the stream is to continue: connect to the right server, or begin anew in another archive (WithWALFrom, without the checkpoint)"}
 }
 
-// refused makes an error of what resume.Check says.
-func refused(err error) error {
+// historyError makes an error of what resume.Check says.
+func historyError(err error) error {
 	r := (*resume.Refusal)(nil)
 	switch {
 	case !errors.As(err, &r):
@@ -46,20 +46,6 @@ func refused(err error) error {
 		return slots.InRecovery(r.Text, nil)
 	}
 	return Diverged(r.Text)
-}
-
-// moved is the error of a slot that has confirmed what the stream has not acknowledged.
-func moved(slot string, confirmed, bound wal.LSN) error {
-	return &walerr.Error{Kind: walerr.SlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of %s, to which this stream has acknowledged", slot, confirmed, bound),
-		Advice: "something else has advanced the slot or made it again, and changes may be lost to this stream: compare, then Subscribe again"}
-}
-
-// movedAhead is the error of a slot that has confirmed more than the consumer's checkpoint covers.
-func movedAhead(slot string, confirmed, bound wal.LSN) error {
-	return &walerr.Error{Kind: walerr.SlotMoved, What: fmt.Sprintf("slot %q is at %s, ahead of the checkpoint, which is at %s", slot, confirmed, bound),
-		Advice: fmt.Sprintf("either messages were acknowledged whose checkpoint was not stored, or the target is older than the slot, or something else has moved the slot; "+
-			"if another process has stored more since the checkpoint was read, begin again (WithCheckpointFrom reads it in time). "+
-			"Otherwise the changes in between are gone: copy the tables again (SubscribeAnew), or accept the gap with WithFrom(%s) beside WithCheckpoint", confirmed)}
 }
 
 // didNotComeAgain is the error of a last transaction that the server should have sent again, when nothing proves that it has it.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/session"
+	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/wal"
 )
 
@@ -20,7 +21,7 @@ type Past struct {
 func (p *Past) Check(r *Remote) (wal.LSN, error) {
 	bound, err := p.check(r.System, r.Standby, r.History)
 	if err != nil {
-		return 0, refused(err)
+		return 0, historyError(err)
 	}
 	return bound, nil
 }
@@ -31,7 +32,7 @@ func (p *Past) CheckWAL(system session.System, standby bool, history string) err
 	if r := (*resume.Refusal)(nil); errors.As(err, &r) && !r.Passing {
 		return OtherWAL(r.Text)
 	}
-	return refused(err)
+	return historyError(err)
 }
 
 func (p *Past) check(system session.System, standby bool, history string) (wal.LSN, error) {
@@ -42,9 +43,9 @@ func (p *Past) check(system session.System, standby bool, history string) (wal.L
 // Moved is the error of a slot that has confirmed what the consumer does not have.
 func (p *Past) Moved(slot string, confirmed wal.LSN) error {
 	if p.Told == nil {
-		return movedAhead(slot, confirmed, p.Bound)
+		return slots.AheadOfCheckpoint(slot, confirmed, p.Bound)
 	}
-	return moved(slot, confirmed, p.Bound)
+	return slots.Moved(slot, confirmed, p.Bound)
 }
 
 // stands says whether the slot is where this consumer has put it.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
@@ -12,11 +14,10 @@ import (
 
 // missing is the error of the stream's slot, which does not exist.
 func (r *Request) missing(err error) error {
-	e := slots.Missing(r.Slot.Name, err)
 	if r.Consumer != nil {
-		e.Advice = "a new one would leave a gap: copy the tables again (SubscribeAnew, with WithSnapshot)"
+		return slots.Gone(r.Slot.Name, err)
 	}
-	return e
+	return slots.Missing(r.Slot.Name, err)
 }
 
 // refused translates the refusal of START_REPLICATION. Some SQLSTATEs have several meanings: then the slot tells.
@@ -37,11 +38,27 @@ func (r *Request) refused(ctx context.Context, query slots.Querying, standby boo
 		}
 	case state == sqlstate.UndefinedFile:
 		return slots.MissingPlugin(r.Slot.Plugin, err)
-	case slots.IsOptionRefused(sqlstate.Error(err)):
+	case isOptionRefused(sqlstate.Error(err)):
 		return &walerr.Error{Kind: walerr.PluginOption, What: fmt.Sprintf("the output plugin %q refuses an option", r.Slot.Plugin), Err: err,
 			Advice: "correct it (WithPlugin, WithPluginOption)"}
 	}
 	return pgfail.Failed(what, err)
+}
+
+// isOptionRefused says whether the output plugin has refused an option at START_REPLICATION. For an option that it does not know pgoutput
+// has an internal error (parse_output_parameters in src/backend/replication/pgoutput/pgoutput.c). The name of the source file tells that
+// from others.
+func isOptionRefused(pg *pgconn.PgError) bool {
+	if pg == nil {
+		return false
+	}
+	switch pg.Code {
+	case sqlstate.InvalidParameter, sqlstate.SyntaxError, sqlstate.InvalidName, sqlstate.FeatureNotSupported:
+		return true
+	case sqlstate.Internal:
+		return pg.File == "pgoutput.c"
+	}
+	return false
 }
 
 // RefusedPhysical is the same for a physical stream. name is "" of one without a slot.

@@ -3,7 +3,6 @@ package begin
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/walerr"
@@ -17,10 +16,9 @@ func (a *attempt) prepareSlot(ctx context.Context) error {
 	name, lost := a.Slot.Name, a.Lost
 	slot, err := slots.Read(ctx, a.c.Query, name)
 	if err == nil && slot == nil && lost == nil && a.Create {
-		refused := a.create()
-		if !errors.Is(refused, walerr.SlotExists) {
-			a.made = refused == nil
-			return refused
+		if err := a.create(); !errors.Is(err, walerr.SlotExists) {
+			a.made = err == nil
+			return err
 		}
 		slot, err = slots.Read(ctx, a.c.Query, name) // another process was faster
 	}
@@ -28,7 +26,7 @@ func (a *attempt) prepareSlot(ctx context.Context) error {
 	case err != nil:
 		return err
 	case slot == nil && lost != nil && a.is.Standby && !lost.Remote.Standby:
-		return slots.InRecovery(fmt.Sprintf("it does not have slot %q", name), nil)
+		return slots.LackedByStandby(name)
 	case slot == nil:
 		return a.missing(nil)
 	}
@@ -63,7 +61,7 @@ func (a *attempt) create() error {
 }
 
 // checkSwitch fails if the slot is behind the checkpoint when two-phase is switched on, which the server does for good: see
-// behindCheckpoint.
+// slots.BehindCheckpoint.
 func (a *attempt) checkSwitch(slot *slots.Row) error {
 	cp, err := a.Consumer.Checkpoint(a.ctx)
 	if err != nil {
@@ -72,7 +70,7 @@ func (a *attempt) checkSwitch(slot *slots.Row) error {
 	if p := cp.Point; cp.Physical || p.IsComplete() && max(p.Through, p.Message) <= slot.Confirmed {
 		return nil
 	}
-	return behindCheckpoint(a.Slot.Name, slot.Confirmed)
+	return slots.BehindCheckpoint(a.Slot.Name, slot.Confirmed)
 }
 
 // terminate ends the walsender of the lost connection, which may wait for us for long.

@@ -10,7 +10,6 @@ import (
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/slots"
 	"github.com/walchan/walchan/internal/sqlstate"
-	"github.com/walchan/walchan/walerr"
 )
 
 // How a stream begins with existing rows: with a temporary slot, of which its own will be a copy.
@@ -36,8 +35,7 @@ func (a *attempt) openSnapshot(ctx context.Context) (bool, error) {
 			}
 			return false, a.setFailover(ctx, a.c)
 		case slot != nil:
-			return false, &walerr.Error{Kind: walerr.SlotExists, What: fmt.Sprintf("slot %q exists already: what is in the tables now is not what is before its changes", a.Slot.Name),
-				Advice: "stream from it without WithSnapshot, or with WithCreateSlot beside it; or DropSlot for a snapshot"}
+			return false, slots.ExistsBeforeSnapshot(a.Slot.Name)
 		}
 		if err := checkRoom(ctx, a.c, a.Slot.Name); err != nil {
 			return false, err
@@ -57,8 +55,7 @@ func checkRoom(ctx context.Context, c *slots.Access, name string) error {
 	case err != nil || len(rows) != 1:
 		return pgfail.Failed("count the slots", err)
 	case rows[0][0] == "t":
-		return &walerr.Error{Kind: walerr.NoFreeSlot, What: fmt.Sprintf("slot %q cannot be made: a snapshot needs two free slots, of which one goes again", name),
-			Advice: "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"}
+		return slots.NoRoomForSnapshot(name)
 	}
 	return nil
 }

@@ -33,9 +33,9 @@ const (
 type Wait struct {
 	Making  slots.Making // the stream among those who make the slot
 	Log     *slog.Logger
-	Waiting func(looks int, why error) // is called as the wait begins, and when it is logged who holds the slot
+	Waiting func(call int, why error) // is called as the wait begins, and when it is logged who holds the slot; call counts from 1
 
-	looks  int
+	calls  int // of Waiting
 	since  time.Time
 	holder holder    // as it was logged
 	logAt  time.Time // when to log it again
@@ -160,8 +160,8 @@ func reportPause(n int) time.Duration {
 }
 
 func (w *Wait) publish(active error) {
-	w.looks++
-	w.Waiting(w.looks, waiting(active))
+	w.calls++
+	w.Waiting(w.calls, waiting(active))
 }
 
 // waiting is the error of a slot in use without the advice to end the client that holds it.

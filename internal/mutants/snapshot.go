@@ -9,7 +9,7 @@ func init() {
 		{"the slot is kept without the last row", "	o.snapshots.Kept, o.known, o.told = p.From, p.From, p.From // should the answer be lost\n", "	o.snapshots.Kept, o.known, o.told = 0, 0, 0\n", "TestSnapshotIsKeptByAStop"},
 		{"a stop does not keep the slot", "			err = o.keepSlot(c)\n", "			err = o.ctx.Err()\n", "TestSnapshotIsKeptByAStop"},
 		{"the time-outs hold", "SET idle_in_transaction_session_timeout = 0; ", "", "TestSnapshotOutlivesTimeouts"},
-		{"an existing slot gets a snapshot", "		case slot != nil:\n			return false, &walerr.Error{Kind: walerr.SlotExists", "		case false:\n			return false, &walerr.Error{Kind: walerr.SlotExists", "TestSnapshotRefuses"},
+		{"an existing slot gets a snapshot", "		case slot != nil:\n			return false, slots.ExistsBeforeSnapshot", "		case false:\n			return false, slots.ExistsBeforeSnapshot", "TestSnapshotRefuses"},
 		{"a worker begins its part anew", "	skip, hash := p.rows, uint64(0)\n", "	skip, hash := int64(0), uint64(0)\n", "TestSnapshotWorkersGoOn"},
 		{"row-level security hides rows", "SET row_security = off; SET synchronize_seqscans", "SET synchronize_seqscans", "TestSnapshotRefuses"},
 		{"a table that was rewritten is read", "	return s.checkRewritten(ctx, leaves)\n", "	return nil\n", "TestSnapshotOfATableThatIsRewritten"},

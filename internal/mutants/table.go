@@ -67,7 +67,7 @@ var mutants = append([]mutant{
 	{"a standby's missing slot ends the stream", "	case slot == nil && lost != nil && a.is.Standby && !lost.Remote.Standby:", "	case false:", "TestStandbyThatIsNotYetPromoted"},
 	{"our own old walsender is not terminated", "if lost != nil && a.Terminate && slot.ActivePID == lost.PID {", "if false {", "TestOwnOldWalsender"},
 	{"a waiting process gives up", "		case o.cfg.waitForSlot:\n", "		case false:\n", "TestSecondProcessWaits"},
-	{"a temporary slot is made anew", "	if o.cfg.slot == \"\" && !o.cfg.physical {\n		return nil, &Error{Kind: ErrSlotLost", "	if false {\n		return nil, &Error{Kind: ErrSlotLost", "TestPermanentErrorOfATemporarySlot"},
+	{"a temporary slot is made anew", "	if o.cfg.slot == \"\" && !o.cfg.physical {\n		return nil, slots.Lost", "	if false {\n		return nil, slots.Lost", "TestPermanentErrorOfATemporarySlot"},
 	{"test_decoding: what was delivered is delivered again", "		case was.messages >= f.now.messages:\n			return f.close(t)\n", "", "TestPlugin$"},
 
 	// What comes from the network.
@@ -99,7 +99,7 @@ var mutants = append([]mutant{
 	{"never idle", "o.setState(StateIdle, nil)", "_ = 0", "TestIdleStreamConfirms|TestStats"},
 	{"never blocked", "		state := StateBlocked\n", "		state := StateStreaming\n", "TestStatusGoesOn|TestStats"},
 	{"never unacked", "nil, ledger.Oldest, StateUnacked", "nil, ledger.Oldest, StateStreaming", "TestMaxUnacked|TestStats"},
-	{"never retrying", "	o.setState(StateRetrying, why)\n	level", "	level", "TestReconnectsForEver|TestStats"},
+	{"never retrying", "	o.setState(StateRetrying, why)\n", "", "TestReconnectsForEver|TestStats"},
 	{"never draining", "	o.setState(StateDraining, nil)\n	var told time.Time", "	var told time.Time", "TestStop|TestStats"},
 	{"never closed", "need not hold its buffers\n	o.setState(StateClosed, o.err)\n", "need not hold its buffers\n", "TestUntil|TestStats"},
 	{"attempts are not counted", "	o.Attempt++\n", "", "TestReconnectsForEver|TestOutage"},

@@ -13,7 +13,6 @@ import (
 	"github.com/walchan/walchan/internal/session"
 	"github.com/walchan/walchan/internal/sqlstate"
 	"github.com/walchan/walchan/wal"
-	"github.com/walchan/walchan/walerr"
 )
 
 // Access is a walsender's connection, and how its server was reached: some questions take another connection to it.
@@ -75,14 +74,4 @@ func (a *Access) ReadPhysical(ctx context.Context, name string) (wal.LSN, error)
 		return 0, pgfail.Failed(fmt.Sprintf("look up slot %q", name), err)
 	}
 	return lsn, nil
-}
-
-// MissingPhysical is the error of a physical slot that does not exist.
-func MissingPhysical(name string, err error) error {
-	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
-		Advice: "create it with WithCreateSlot or CreatePhysicalSlot"}
-}
-
-func notPhysical(name string) error {
-	return &walerr.Error{Kind: walerr.SlotMismatch, What: fmt.Sprintf("slot %q is a logical one", name), Advice: "use a physical slot"}
 }

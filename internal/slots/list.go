@@ -3,6 +3,7 @@ package slots
 import (
 	"context"
 	"encoding/json"
+	"reflect"
 	"time"
 
 	"github.com/walchan/walchan/internal/pgfail"
@@ -34,10 +35,8 @@ type Listed struct {
 	Conflicting        bool      `json:"conflicting"`
 }
 
-// list returns each slot as JSON, with whatever columns the version has. Positions are numbers.
+// list returns each slot as JSON, with whatever columns the version has.
 const list = `SELECT pg_catalog.to_jsonb(s) || pg_catalog.jsonb_build_object(
-		'restart_lsn', pg_catalog.pg_wal_lsn_diff(s.restart_lsn, '0/0'),
-		'confirmed_flush_lsn', pg_catalog.pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0'),
 		'retained', greatest(pg_catalog.pg_wal_lsn_diff(w.wal_end, s.restart_lsn), 0))
 	FROM pg_catalog.pg_replication_slots s, (SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
 		THEN greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn())
@@ -57,4 +56,37 @@ func List(ctx context.Context, query Querying) ([]Listed, error) {
 		}
 	}
 	return slots, nil
+}
+
+// position is a wal.LSN that is text in JSON ("0/15D68C8").
+type position wal.LSN
+
+func (p *position) UnmarshalText(text []byte) error {
+	lsn, err := wal.ParseLSN(string(text))
+	*p = position(lsn)
+	return err
+}
+
+// asText is Listed with a position for each wal.LSN.
+var asText = func() reflect.Type {
+	fields := reflect.VisibleFields(reflect.TypeFor[Listed]())
+	for i := range fields {
+		if fields[i].Type == reflect.TypeFor[wal.LSN]() {
+			fields[i].Type = reflect.TypeFor[position]()
+		}
+	}
+	return reflect.StructOf(fields)
+}()
+
+// UnmarshalJSON reads a slot as the server writes it.
+func (s *Listed) UnmarshalJSON(row []byte) error {
+	read := reflect.New(asText)
+	if err := json.Unmarshal(row, read.Interface()); err != nil {
+		return err
+	}
+	to := reflect.ValueOf(s).Elem()
+	for i := range to.NumField() {
+		to.Field(i).Set(read.Elem().Field(i).Convert(to.Field(i).Type()))
+	}
+	return nil
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
-	"github.com/walchan/walchan/walerr"
 )
 
 // While a stream has a temporary slot, of which its own will be a copy, others may begin to make the same slot. The first of them to
@@ -52,8 +51,7 @@ func (m Making) IsMade(ctx context.Context, query Querying) (bool, error) {
 	for _, row := range rows {
 		if row[0] != m.Slot {
 			pid, _ := strconv.ParseUint(row[1], 10, 32)
-			return false, &walerr.Error{Kind: walerr.SlotActive, What: fmt.Sprintf("slot %q is being made by another process, PID %d", m.Slot, pid), PID: uint32(pid),
-				Advice: "wait until it is made (WithWaitForSlot), or end that process"}
+			return false, madeByAnother(m.Slot, uint32(pid))
 		}
 	}
 	return len(rows) > 0, nil

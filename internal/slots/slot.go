@@ -1,4 +1,4 @@
-// Package slots reads, drops and judges replication slots, and says what a refusal means.
+// Package slots reads, makes, drops and judges replication slots. The texts of all refusals about a slot stand in refusals.go.
 package slots
 
 import (
@@ -10,9 +10,7 @@ import (
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/session"
-	"github.com/walchan/walchan/internal/sqlstate"
 	"github.com/walchan/walchan/wal"
-	"github.com/walchan/walchan/walerr"
 )
 
 // Row is what pg_replication_slots says of a slot.
@@ -53,16 +51,13 @@ func Read(ctx context.Context, query Querying, name string) (*Row, error) {
 
 // Check says whether a stream can be had from the slot.
 func (slot *Row) Check(name, plugin, database string) error {
-	mismatch := func(is, advice string) error {
-		return &walerr.Error{Kind: walerr.SlotMismatch, What: fmt.Sprintf("slot %q is %s", name, is), Advice: advice}
-	}
 	switch {
 	case slot.kind != "logical":
-		return mismatch("a physical one", "use a logical slot")
+		return notLogical(name)
 	case slot.database != database:
-		return mismatch(fmt.Sprintf("of the database %q, not of %q", slot.database, database), "connect to its database, or use another slot")
+		return ofOtherDatabase(name, slot.database, database)
 	case slot.plugin != plugin && slot.plugin != "": // while it is being made
-		return mismatch(fmt.Sprintf("of the output plugin %q, not of %q", slot.plugin, plugin), "ask for it with WithPlugin, or use another slot")
+		return ofOtherPlugin(name, slot.plugin, plugin)
 	case slot.WALStatus == "lost":
 		return Invalidated(name, "", nil)
 	}
@@ -76,52 +71,5 @@ func (slot *Row) CheckUnprepared(name string, version int) error {
 	if !slot.TwoPhase || version/10000 == 14 {
 		return nil
 	}
-	return &walerr.Error{Kind: walerr.SlotMismatch, What: fmt.Sprintf("slot %q has two-phase on: it sends transactions that are prepared and may not be committed", name),
-		Advice: "ask for that with WithTwoPhase, or use another slot"}
-}
-
-// Missing is the error of a logical slot that does not exist.
-func Missing(name string, err error) *walerr.Error {
-	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
-		Advice: "create it with WithCreateSlot or CreateSlot: it begins now, and what was changed before is not in it"}
-}
-
-// Invalidated says that the server has given up a slot. reason is pg_replication_slots.invalidation_reason, "" if not known.
-func Invalidated(name, reason string, err error) error {
-	advice := "begin anew: DropSlot, Subscribe with WithCreateSlot, and copy the tables again"
-	if cause, ok := map[string]string{
-		"":                       "if it was for too much WAL, see max_slot_wal_keep_size",
-		"wal_removed":            "see max_slot_wal_keep_size",
-		"rows_removed":           "see hot_standby_feedback",
-		"wal_level_insufficient": "see wal_level on the primary",
-		"idle_timeout":           "see idle_replication_slot_timeout",
-	}[reason]; ok {
-		advice += "; " + cause
-	}
-	what := fmt.Sprintf("slot %q was invalidated: the server no longer has the changes that follow", name)
-	if reason != "" {
-		what += " (" + reason + ")"
-	}
-	return &walerr.Error{Kind: walerr.SlotInvalidated, What: what, Err: err, Advice: advice}
-}
-
-// IsOptionRefused says whether the output plugin has refused an option at START_REPLICATION. For an option that it does not know pgoutput
-// has an internal error (parse_output_parameters in src/backend/replication/pgoutput/pgoutput.c). The name of the source file tells that
-// from others.
-func IsOptionRefused(pg *pgconn.PgError) bool {
-	if pg == nil {
-		return false
-	}
-	switch pg.Code {
-	case sqlstate.InvalidParameter, sqlstate.SyntaxError, sqlstate.InvalidName, sqlstate.FeatureNotSupported:
-		return true
-	case sqlstate.Internal:
-		return pg.File == "pgoutput.c"
-	}
-	return false
-}
-
-// InRecovery is the failure of a standby, or of a server that recovers from a crash, that cannot continue the stream yet.
-func InRecovery(what string, err error) error {
-	return &walerr.Error{Kind: walerr.ServerDown, What: "the server is in recovery: " + what, Err: err, Advice: "wait for it to catch up or to be promoted, or connect to the primary"}
+	return sendsPrepared(name)
 }

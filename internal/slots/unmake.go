@@ -78,7 +78,7 @@ func (a *Access) dropUnwanted(ctx context.Context, name string, by Maker) error 
 		if err != nil || slot == nil {
 			return err
 		}
-		return &walerr.Error{Kind: walerr.Server, What: fmt.Sprintf("slot %q exists, but perhaps somebody else has made it", name)}
+		return perhapsOfAnother(name)
 	}
 	err := Drop(ctx, a.Conn, a.SQL, name, false)
 	if errors.Is(err, walerr.SlotMissing) {
