@@ -18,9 +18,6 @@ import (
 	"github.com/walchan/walchan/internal/tables"
 )
 
-// minServer is the oldest version with all that is asked of pgoutput (the messages option came with 14).
-const minServer = 140000
-
 // defaultRetry goes on for ever: backoff's own default gives up after 15 minutes.
 func defaultRetry() backoff.BackOff {
 	return backoff.NewExponentialBackOff(
