@@ -180,3 +180,30 @@ func (l *logBuffer) String() string {
 }
 
 func (l *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// A slot that waits says for whom.
+func TestCreateSlotSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	open := newApplication(t, db).conn
+	if err := open.Exec(t.Context(), "SET application_name = 'nightly report'; BEGIN; SELECT pg_current_xact_id()").Close(); err != nil {
+		t.Fatal(err)
+	}
+	var log logBuffer
+	c := connect(t, db.DSN(), admin.WithLogger(log.logger()))
+	made := make(chan error)
+	go func() { made <- second(c.CreateSlot(t.Context(), admin.SlotSpec{Name: db.Name})) }()
+	waitFor(t, func() bool {
+		return strings.Contains(log.String(), fmt.Sprintf("of PID %d (nightly report), begun at ", open.PID()))
+	}, &log)
+	if err := open.Exec(t.Context(), "PREPARE TRANSACTION '"+db.Name+"'").Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return strings.Contains(log.String(), "prepared as '"+db.Name+"'") }, &log)
+	if err := open.Exec(t.Context(), "ROLLBACK PREPARED '"+db.Name+"'").Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+}
