@@ -38,7 +38,7 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	var source strings.Builder
-	for _, f := range append(files, "walchantest/example_test.go", "pipeline/example_test.go", "pipeline/guide_test.go", "internal/chaos/chaos_test.go") {
+	for _, f := range append(files, "admin/example_test.go", "admin/harm_test.go", "admin/slots_test.go", "walchantest/example_test.go", "pipeline/example_test.go", "pipeline/guide_test.go", "internal/chaos/chaos_test.go") {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)

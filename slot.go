@@ -55,6 +55,12 @@ func (o *owner) prepareSlot(ctx context.Context, c, lost *connection, database s
 	return slot.Confirmed, nil
 }
 
+// createLogical makes a slot and returns the position it begins at. After an error there is none.
+func createLogical(ctx context.Context, c *connection, name string, cfg *config, temporary bool) (LSN, error) {
+	made, err := c.Create(ctx, cfg.log, slots.New{Name: name, Temporary: temporary, Plugin: cfg.plugin, TwoPhase: cfg.isTwoPhase(), Failover: cfg.failover})
+	return made.Start, err
+}
+
 // checkSwitch fails if the slot is behind the checkpoint when WithTwoPhase is switched on, which the server does for good: see
 // begin.BehindCheckpoint.
 func (o *owner) checkSwitch(slot LSN) error {

@@ -159,7 +159,7 @@ func (o *owner) openSnapshot(ctx context.Context, c *connection, system session.
 			return false, o.setFailover(ctx, c)
 		case slot != nil:
 			return false, &Error{Kind: ErrSlotExists, What: fmt.Sprintf("slot %q exists already: what is in the tables now is not what is before its changes", o.cfg.slot),
-				Advice: "stream from it without WithSnapshot, or with WithCreateSlot beside it; or DropSlot for a snapshot"}
+				Advice: "stream from it without WithSnapshot, or with WithCreateSlot beside it; or drop the slot for a snapshot"}
 		}
 		if err := checkRoom(ctx, c, o.cfg.slot); err != nil {
 			return false, err
@@ -196,7 +196,7 @@ func checkRoom(ctx context.Context, c *connection, name string) error {
 		return pgfail.Failed("count the slots", err)
 	case rows[0][0] == "t":
 		return &Error{Kind: ErrNoFreeSlot, What: fmt.Sprintf("slot %q cannot be made: a snapshot needs two free slots, of which one goes again", name),
-			Advice: "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"}
+			Advice: "drop a slot that nobody uses (see pg_replication_slots), or raise max_replication_slots"}
 	}
 	return nil
 }
@@ -209,7 +209,7 @@ func (p *snapshotRun) export(ctx context.Context, c *connection, cfg *config) er
 		return pgfail.Failed("set the time-outs", err)
 	}
 	c.KeepAlive()
-	slot, err := createSlot(ctx, c, cfg, NewSlot{Name: p.slot, Plugin: cfg.plugin, Temporary: true, TwoPhase: cfg.isTwoPhase(), Snapshot: SnapshotExport})
+	slot, err := c.Create(ctx, cfg.log, slots.New{Name: p.slot, Plugin: cfg.plugin, Temporary: true, TwoPhase: cfg.isTwoPhase(), Snapshot: "export"})
 	p.name, p.from = slot.Snapshot, slot.Start
 	return err
 }

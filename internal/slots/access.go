@@ -80,7 +80,7 @@ func (a *Access) ReadPhysical(ctx context.Context, name string) (wal.LSN, error)
 // MissingPhysical is the error of a physical slot that does not exist.
 func MissingPhysical(name string, err error) error {
 	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
-		Advice: "create it with WithCreateSlot or CreatePhysicalSlot"}
+		Advice: "create it with WithCreateSlot, or CreateSlot of package admin"}
 }
 
 func notPhysical(name string) error {

@@ -34,7 +34,7 @@ func Advance(ctx context.Context, query Querying, name string, to wal.LSN) (wal.
 func advanceError(ctx context.Context, query Querying, name string, to wal.LSN, e *walerr.Error) error {
 	switch sqlstate.Of(e.Err) {
 	case sqlstate.UndefinedObject:
-		e.Kind, e.Advice = walerr.SlotMissing, "check the name: Slots lists those that exist"
+		e.Kind, e.Advice = walerr.SlotMissing, "check the name: pg_replication_slots has those that exist"
 	case sqlstate.ObjectInUse:
 		return Active(ctx, query, name, e.Err)
 	case sqlstate.NotPrerequisite:

@@ -20,7 +20,7 @@ func CreateError(ctx context.Context, c *session.Conn, name, plugin string, err 
 	case state == sqlstate.DuplicateObject:
 		e.Kind, e.Advice = walerr.SlotExists, "use it, choose another name, or drop it first"
 	case state == sqlstate.ConfigLimit:
-		e.Kind, e.Advice = walerr.NoFreeSlot, "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"
+		e.Kind, e.Advice = walerr.NoFreeSlot, "drop a slot that nobody uses (see pg_replication_slots), or raise max_replication_slots"
 	case state == sqlstate.UndefinedFile, state == sqlstate.Internal && sqlstate.Error(err).Routine == "LoadOutputPlugin":
 		return MissingPlugin(plugin, err)
 	case state == sqlstate.NotPrerequisite, state == sqlstate.FeatureNotSupported:
@@ -62,7 +62,7 @@ func Drop(ctx context.Context, c *session.Conn, sql Querying, name string, wait 
 	_, err := c.Query(ctx, command)
 	switch sqlstate.Of(err) {
 	case sqlstate.UndefinedObject:
-		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}
+		return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: pg_replication_slots has those that exist"}
 	case sqlstate.ObjectInUse:
 		return Active(ctx, sql, name, err)
 	}

@@ -83,12 +83,12 @@ func (slot *Row) CheckUnprepared(name string, version int) error {
 // Missing is the error of a logical slot that does not exist.
 func Missing(name string, err error) *walerr.Error {
 	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
-		Advice: "create it with WithCreateSlot or CreateSlot: it begins now, and what was changed before is not in it"}
+		Advice: "create it with WithCreateSlot, or CreateSlot of package admin: it begins now, and what was changed before is not in it"}
 }
 
 // Invalidated says that the server has given up a slot. reason is pg_replication_slots.invalidation_reason, "" if not known.
 func Invalidated(name, reason string, err error) error {
-	advice := "begin anew: DropSlot, Subscribe with WithCreateSlot, and copy the tables again"
+	advice := "begin anew: drop the slot, Subscribe with WithCreateSlot, and copy the tables again"
 	if cause, ok := map[string]string{
 		"":                       "if it was for too much WAL, see max_slot_wal_keep_size",
 		"wal_removed":            "see max_slot_wal_keep_size",
