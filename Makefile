@@ -10,7 +10,7 @@ SEED := $$(date +%s)
 
 # The servers of make matrix, and the tests that depend on the server's version.
 VERSIONS := 14 15 16 17 18
-VERSIONED := . ./internal/slots ./internal/tables ./internal/walrecord ./examples/... ./pipeline/postgres
+VERSIONED := . ./admin ./internal/slots ./internal/tables ./internal/walrecord ./examples/... ./pipeline/postgres
 
 FUZZED := ./internal/resume:FuzzParse .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/pgoutput:FuzzCopy ./internal/session:FuzzFrames ./internal/walrecord:FuzzParse
 

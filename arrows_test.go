@@ -11,6 +11,7 @@ import (
 // The rooms of the house, each above what it may use: see docs/architecture.md. Tools stand outside.
 var rooms = []string{
 	"", // the root
+	"admin",
 	"internal/feed",
 	"internal/backfill",
 	"internal/snapshot",

@@ -14,49 +14,56 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
+// connectHook is what WithConnect takes.
+type connectHook = func(context.Context, *pgconn.Config) error
+
 // slotMakers are all the ways to make a slot. Each one drops the slot again if it succeeds.
-var slotMakers = map[string]func(ctx context.Context, dsn, slot string, opt walchan.Option) error{
-	"Subscribe": func(ctx context.Context, dsn, slot string, opt walchan.Option) error {
-		s, err := walchan.Subscribe(ctx, dsn, opt, walchan.WithSlot(slot), walchan.WithCreateSlot(), walchan.WithPublication("p"))
+var slotMakers = map[string]func(ctx context.Context, dsn, slot string, hook connectHook) error{
+	"Subscribe": func(ctx context.Context, dsn, slot string, hook connectHook) error {
+		s, err := walchan.Subscribe(ctx, dsn, walchan.WithConnect(hook), walchan.WithSlot(slot), walchan.WithCreateSlot(), walchan.WithPublication("p"))
 		return closeAndDrop(s, err, dsn, slot)
 	},
-	"SubscribePhysical": func(ctx context.Context, dsn, slot string, opt walchan.Option) error {
-		s, err := walchan.SubscribePhysical(ctx, dsn, opt, walchan.WithSlot(slot), walchan.WithCreateSlot())
+	"SubscribePhysical": func(ctx context.Context, dsn, slot string, hook connectHook) error {
+		s, err := walchan.SubscribePhysical(ctx, dsn, walchan.WithConnect(hook), walchan.WithSlot(slot), walchan.WithCreateSlot())
 		return closeAndDrop(s, err, dsn, slot)
 	},
-	"temporary": func(ctx context.Context, dsn, _ string, opt walchan.Option) error {
-		s, err := walchan.Subscribe(ctx, dsn, opt, walchan.WithPublication("p"))
+	"temporary": func(ctx context.Context, dsn, _ string, hook connectHook) error {
+		s, err := walchan.Subscribe(ctx, dsn, walchan.WithConnect(hook), walchan.WithPublication("p"))
 		if err == nil {
 			s.Close()
 		}
 		return err
 	},
-	"snapshot": func(ctx context.Context, dsn, slot string, opt walchan.Option) error {
-		s, err := walchan.Subscribe(ctx, dsn, opt, walchan.WithSlot(slot), walchan.WithSnapshot(), walchan.WithPublication("p"), walchan.WithDrainTimeout(0))
+	"snapshot": func(ctx context.Context, dsn, slot string, hook connectHook) error {
+		s, err := walchan.Subscribe(ctx, dsn, walchan.WithConnect(hook), walchan.WithSlot(slot), walchan.WithSnapshot(), walchan.WithPublication("p"), walchan.WithDrainTimeout(0))
 		if err == nil {
 			s.Close()
 		}
 		return err
 	},
-	"CreateSlot": func(ctx context.Context, dsn, slot string, opt walchan.Option) error {
-		_, err := walchan.CreateSlot(ctx, dsn, slot, opt)
-		return thenDrop(err, dsn, slot)
+	"CreateSlot": func(ctx context.Context, dsn, slot string, hook connectHook) error {
+		return makeAndDrop(ctx, dsn, admin.SlotSpec{Name: slot}, admin.WithConnect(hook))
 	},
-	"CreatePhysicalSlot": func(ctx context.Context, dsn, slot string, opt walchan.Option) error {
-		return thenDrop(walchan.CreatePhysicalSlot(ctx, dsn, slot, opt), dsn, slot)
+	"CreatePhysicalSlot": func(ctx context.Context, dsn, slot string, hook connectHook) error {
+		return makeAndDrop(ctx, dsn, admin.SlotSpec{Name: slot, Physical: true, ReserveWAL: true}, admin.WithConnect(hook), admin.WithPhysical())
 	},
-	"Conn.CreateSlot": func(ctx context.Context, dsn, slot string, opt walchan.Option) error {
-		c, err := walchan.Connect(ctx, dsn, opt)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		_, err = c.CreateSlot(ctx, walchan.NewSlot{Name: slot, Snapshot: walchan.SnapshotExport})
-		return thenDrop(err, dsn, slot)
+	"with a snapshot": func(ctx context.Context, dsn, slot string, hook connectHook) error {
+		return makeAndDrop(ctx, dsn, admin.SlotSpec{Name: slot, Export: admin.ExportName}, admin.WithConnect(hook))
 	},
+}
+
+func makeAndDrop(ctx context.Context, dsn string, spec admin.SlotSpec, opts ...admin.Option) error {
+	c, err := admin.Connect(ctx, dsn, opts...)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.CreateSlot(ctx, spec)
+	return thenDrop(err, dsn, spec.Name)
 }
 
 func closeAndDrop(s *walchan.Stream, err error, dsn, slot string) error {
@@ -70,7 +77,12 @@ func thenDrop(err error, dsn, slot string) error {
 	if err != nil {
 		return err
 	}
-	return walchan.DropSlotWait(context.Background(), dsn, slot)
+	c, err := admin.Connect(context.Background(), dsn)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.DropSlot(context.Background(), slot, admin.DropOptions{Wait: true})
 }
 
 // holdTransaction keeps a transaction open that has written, for which the making of a logical slot waits.
@@ -98,15 +110,15 @@ func newCluster(t *testing.T, opts ...pgtest.Option) pgtest.DB {
 }
 
 // afterCreate calls f some time after CREATE_REPLICATION_SLOT was sent, with the connection.
-func afterCreate(delay time.Duration, f func(net.Conn)) walchan.Option {
-	return walchan.WithConnect(func(_ context.Context, cfg *pgconn.Config) error {
+func afterCreate(delay time.Duration, f func(net.Conn)) connectHook {
+	return func(_ context.Context, cfg *pgconn.Config) error {
 		dial := cfg.DialFunc
 		cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := dial(ctx, network, addr)
 			return createWatcher{c, delay, f}, err
 		}
 		return nil
-	})
+	}
 }
 
 type createWatcher struct {
@@ -145,7 +157,7 @@ func TestCancelledCallLeavesNoSlot(t *testing.T) {
 	noWalsender(t, db)
 }
 
-func cancelRandomly(t *testing.T, db pgtest.DB, random *rand.Rand, what string, calls int, makeSlot func(context.Context, string, string, walchan.Option) error) {
+func cancelRandomly(t *testing.T, db pgtest.DB, random *rand.Rand, what string, calls int, makeSlot func(context.Context, string, string, connectHook) error) {
 	slot := fmt.Sprintf("s%d", random.Uint64())
 	failed := 0
 	for i := range calls {

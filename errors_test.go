@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/fakewal"
 	"github.com/walchan/walchan/internal/pgtest"
 )
@@ -183,7 +184,7 @@ func TestConnectErrors(t *testing.T) {
 		})
 	}
 	t.Run("no replication needed", func(t *testing.T) {
-		if _, err := walchan.Slots(t.Context(), tls.with("user", "nobody", "password", "s3cret").url()); err != nil {
+		if _, err := operator(t, tls.with("user", "nobody", "password", "s3cret").url()).Slots(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -218,10 +219,8 @@ func TestMalformedConnectionStrings(t *testing.T) {
 		"host=db.example.com password=s3cret service=nosuch",
 		"s3cret",
 	} {
-		for _, err := range []error{
-			trySubscribe(t, dsn, walchan.WithSlot("s"), walchan.WithPublication("p")),
-			walchan.EnsurePublication(t.Context(), dsn, "p", "t"),
-		} {
+		_, err := admin.Connect(t.Context(), dsn)
+		for _, err := range []error{trySubscribe(t, dsn, walchan.WithSlot("s"), walchan.WithPublication("p")), err} {
 			check(t, err, walchan.ErrOptions, "connection string")
 		}
 	}
@@ -252,13 +251,6 @@ func TestOptionErrors(t *testing.T) {
 	}
 	t.Run("with the connection string", func(t *testing.T) {
 		check(t, trySubscribe(t, "port=x", p, walchan.WithMaxUnacked(0)), walchan.ErrOptions, "connection string", "WithMaxUnacked(0)")
-	})
-	t.Run("other functions", func(t *testing.T) {
-		_, err := walchan.CreateSlot(t.Context(), dsn, "")
-		check(t, err, walchan.ErrOptions, `""`)
-		check(t, walchan.DropSlot(t.Context(), dsn, "A b"), walchan.ErrOptions, `"A b"`)
-		check(t, walchan.EnsurePublication(t.Context(), dsn, ""), walchan.ErrOptions, `publication ""`, "no tables", "EnsurePublicationForAllTables")
-		check(t, walchan.EnsurePublicationForAllTables(t.Context(), dsn, "a\x00"), walchan.ErrOptions, `publication "a\x00"`)
 	})
 }
 

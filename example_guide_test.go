@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/walchantest"
 )
 
@@ -17,28 +18,20 @@ var (
 	dsn = "postgres://localhost/shop"
 )
 
-func ExampleEnsurePublication() {
+func ExampleWithPublication() {
 	prepare := func() (*walchan.Stream, error) {
-		if err := walchan.EnsurePublication(ctx, dsn, "orders", "shop.orders", "shop.customers"); err != nil {
+		conn, err := admin.Connect(ctx, dsn)
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		if _, err := conn.EnsurePublication(ctx, admin.PublicationSpec{Name: "orders", Tables: admin.Tables("shop.orders", "shop.customers")}); err != nil {
 			return nil, err
 		}
 		return walchan.Subscribe(ctx, dsn,
 			walchan.WithSlot("orders"), walchan.WithCreateSlot(), walchan.WithPublication("orders"))
 	}
 	_ = prepare
-}
-
-func ExampleSlots() {
-	slots, err := walchan.Slots(ctx, dsn)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	for _, s := range slots {
-		if !s.Active && s.Retained > 1<<30 {
-			fmt.Printf("nobody reads from slot %s, and the server keeps %d MB of WAL for it\n", s.Name, s.Retained>>20)
-		}
-	}
 }
 
 var orders = walchantest.NewTable("orders", "id bigint primary key", "status text", "note text")

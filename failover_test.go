@@ -190,3 +190,33 @@ func TestFailoverSlotContinues(t *testing.T) {
 		t.Fatal("there was no reconnect")
 	}
 }
+
+func TestFailoverSlot(t *testing.T) {
+	noLeaks(t)
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES")
+	check(t, trySubscribe(t, db.DSN(), walchan.WithPublication("p"), walchan.WithFailover()), walchan.ErrOptions, "WithFailover needs WithSlot")
+	if db.Version() < 17 {
+		opts := on(db.Name, walchan.WithFailover(), walchan.WithCreateSlot())
+		check(t, trySubscribe(t, db.DSN(), opts...), walchan.ErrServerVersion, fmt.Sprintf("failover needs PostgreSQL 17 or later; this is %d.", db.Version()))
+		if slot := slotNamed(t, db.DSN(), db.Name); slot != nil {
+			t.Errorf("%+v", slot)
+		}
+		return
+	}
+	s := mustSubscribe(t, db.DSN(), on(db.Name, walchan.WithFailover(), walchan.WithCreateSlot())...)
+	if slot := slotNamed(t, db.DSN(), db.Name); slot == nil || !slot.Failover {
+		t.Errorf("%+v", slot)
+	}
+	mustClose(t, s)
+
+	after := db.Name + "_snapshot"
+	s = mustSubscribe(t, db.DSN(), on(after, walchan.WithFailover(), walchan.WithSnapshot())...)
+	ackAll(s, take(t, s, 2))
+	await(t, s, "the slot", func() bool { return slotNamed(t, db.DSN(), after) != nil })
+	mustClose(t, s)
+	if slot := slotNamed(t, db.DSN(), after); slot == nil || !slot.Failover {
+		t.Errorf("behind a snapshot: %+v", slot)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
@@ -83,10 +84,15 @@ func enough(msg walchan.Message) bool {
 }
 
 func docSlots(ctx context.Context, dsn string) error {
-	if _, err := walchan.CreateSlot(ctx, dsn, "audit", walchan.WithPlugin("test_decoding", nil)); err != nil {
+	conn, err := admin.Connect(ctx, dsn)
+	if err != nil {
 		return err
 	}
-	return walchan.DropSlot(ctx, dsn, "audit")
+	defer conn.Close()
+	if _, err := conn.CreateSlot(ctx, admin.SlotSpec{Name: "audit", Plugin: "test_decoding"}); err != nil {
+		return err
+	}
+	return conn.DropSlot(ctx, "audit", admin.DropOptions{})
 }
 
 func docCallback(ctx context.Context, dsn string) error {
@@ -105,7 +111,12 @@ func docCallback(ctx context.Context, dsn string) error {
 }
 
 func docWithoutParsing(ctx context.Context, dsn string) error {
-	if err := walchan.EnsurePublication(ctx, dsn, "events", "events"); err != nil {
+	conn, err := admin.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.EnsurePublication(ctx, admin.PublicationSpec{Name: "events", Tables: admin.Tables("events")}); err != nil {
 		return err
 	}
 	stream, err := walchan.Subscribe(ctx, dsn,

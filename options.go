@@ -119,13 +119,13 @@ func newConfig(opts []Option) *config {
 func WithSlot(name string) Option { return func(c *config) { c.slot = name } }
 
 // WithCreateSlot makes the slot, a permanent one, if it does not exist. It then begins now, and from now on the server keeps
-// WAL for it until it is dropped: see DropSlot. Only Subscribe does it, never a reconnect, where a new slot would hide a
+// WAL for it until it is dropped (admin.Conn.DropSlot). Only Subscribe does it, never a reconnect, where a new slot would hide a
 // gap. It waits for the end of the transactions that are running (CREATE_REPLICATION_SLOT in the PostgreSQL
 // documentation), which can be long; the context ends the wait. If Subscribe fails, it leaves no slot that it has made:
 // it cancels the statement on the server and drops the slot, which can take a few seconds.
 func WithCreateSlot() Option { return func(c *config) { c.createSlot = true } }
 
-// WithPublication streams the changes of these publications, which must exist: EnsurePublication makes one. The server looks at
+// WithPublication streams the changes of these publications, which must exist: admin.Conn.EnsurePublication makes one. The server looks at
 // a publication as it was at each change. If one did not exist yet at a change that is still to come, or was dropped for a while, the
 // stream ends there with ErrPublicationMissing, which says how to go on; WithSkippedPublications overrides that.
 func WithPublication(names ...string) Option {
@@ -192,7 +192,7 @@ func WithSpool(memory int, dir string) Option {
 // cannot be streamed from without this option. With a checkpoint it is not switched on while the slot is behind that (ErrOptions).
 func WithTwoPhase() Option { return func(c *config) { c.twoPhase = true } }
 
-// WithFailover makes a slot that is made (WithCreateSlot, CreateSlot) one of which standbys keep copies, with which a stream goes
+// WithFailover makes a slot that WithCreateSlot or WithSnapshot makes one of which standbys keep copies, with which a stream goes
 // on after a fail-over: PostgreSQL 17 or later; see "Logical Replication Failover" in its documentation for what is to be
 // set on the servers. A slot that exists is used as it is.
 func WithFailover() Option { return func(c *config) { c.failover = true } }
@@ -285,7 +285,7 @@ func (c *config) validate(streaming bool) error {
 	case c.plugin != pgoutputPlugin && c.transactions:
 		wrong("WithTransactions belongs to pgoutput: the plugin %s writes its own", c.plugin)
 	case streaming && c.plugin == pgoutputPlugin && len(c.publications) == 0 && c.pluginArgs["publication_names"] == "":
-		wrong("WithPublication is missing: name the publications to stream (EnsurePublication makes one)")
+		wrong("WithPublication is missing: name the publications to stream (EnsurePublication of package admin makes one)")
 	}
 	for _, p := range c.publications {
 		if !pgsql.IsName(p) {

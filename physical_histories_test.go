@@ -245,7 +245,7 @@ func TestPhysicalSameHistoryGoesOn(t *testing.T) {
 	standby := primary.Standby(t)
 	h, slot := newWALHistory(t), walchan.WithSlot("s")
 	h.begin(primary, stored, slot, walchan.WithCreateSlot())
-	ok(t, walchan.CreatePhysicalSlot(t.Context(), standby.DSN(), "s"))
+	createPhysicalSlot(t, standby.DSN(), "s")
 	pgtest.Exec(t, primary.DSN(), write)
 	h.receives(primary)
 	for range 2 {

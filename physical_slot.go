@@ -19,7 +19,7 @@ func (o *owner) preparePhysicalSlot(ctx context.Context, c, lost *connection) (L
 	case lost != nil || !o.cfg.createSlot:
 		return 0, err
 	}
-	_, err = createSlot(ctx, c, o.cfg, NewSlot{Name: name, Physical: true, ReserveWAL: true})
+	_, err = c.Create(ctx, o.cfg.log, slots.New{Name: name, Physical: true, ReserveWAL: true})
 	if c.made = err == nil; err != nil && !errors.Is(err, ErrSlotExists) { // another process was faster
 		return 0, err
 	}

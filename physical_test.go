@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
@@ -130,9 +131,7 @@ func TestPhysicalWhereverTheConnectionBreaks(t *testing.T) {
 		proof := int(p.received - max(begin, last-last%segmentSize))
 		return proof*101/100 + 1000 + r.IntN(1_000_000)
 	}
-	if err := walchan.CreatePhysicalSlot(t.Context(), c.DSN(), "s"); err != nil {
-		t.Fatal(err)
-	}
+	createPhysicalSlot(t, c.DSN(), "s")
 	s := physical(t, c, walchan.WithSlot("s"), p.option())
 	if src := s.Source(); src.Slot != "s" || src.SystemID == "" || src.Database != "" {
 		t.Errorf("source %+v", src)
@@ -433,9 +432,7 @@ func TestPhysicalErrors(t *testing.T) {
 
 	// WAL that is gone.
 	begin := flushed(t, c)
-	if err := walchan.CreatePhysicalSlot(t.Context(), c.DSN(), "lost"); err != nil {
-		t.Fatal(err)
-	}
+	createPhysicalSlot(t, c.DSN(), "lost")
 	for range 4 {
 		pgtest.Exec(t, c.DSN(), write, "SELECT pg_switch_wal()", "CHECKPOINT")
 	}
@@ -447,5 +444,31 @@ func TestPhysicalErrors(t *testing.T) {
 	}
 	if err := try(walchan.WithWALFrom(begin, 1)); !errors.As(err, new(*pgconn.PgError)) {
 		t.Errorf("%v has not the server's error", err)
+	}
+}
+
+// A role that may connect for physical replication only can stream.
+func TestPhysicalNeedsNoDatabase(t *testing.T) {
+	c := ownCluster(t, pgtest.WithHBA("host replication archivist 127.0.0.1/32 trust", "host all archivist 127.0.0.1/32 reject"))
+	pgtest.Exec(t, c.DSN(), "CREATE ROLE archivist LOGIN REPLICATION")
+	dsn := c.DSN("user=archivist")
+	_, err := admin.Connect(t.Context(), dsn)
+	check(t, err, walchan.ErrAuthentication, "pg_hba.conf")
+	createPhysicalSlot(t, dsn, "s")
+	if c.Version() < 15 {
+		_, err := walchan.SubscribePhysical(t.Context(), dsn, walchan.WithSlot("s"))
+		check(t, err, walchan.ErrAuthentication, "pg_hba.conf") // the slot is looked up in the catalogue
+	} else {
+		s, err := walchan.SubscribePhysical(t.Context(), dsn, walchan.WithSlot("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Ack(next(t, s))
+		mustClose(t, s)
+	}
+	conn, err := pgconn.Connect(t.Context(), dsn)
+	if err == nil {
+		conn.Close(t.Context())
+		t.Error("the role may connect")
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
@@ -46,7 +47,7 @@ func TestTestDecoding(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Database(t)
 	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text, b bytea)")
-	mustCreateSlot(t, db.DSN(), db.Name, walchan.WithPlugin("test_decoding", nil))
+	mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: db.Name, Plugin: "test_decoding"})
 	db.Exec(t, `INSERT INTO t VALUES (1, 'it''s ü', '\x00ff')`, "SELECT pg_logical_emit_message(false, 'pre', 'content')", "UPDATE t SET id = 2", "DELETE FROM t")
 
 	check(t, trySubscribe(t, db.DSN(), with(db.Name, "test_decoding", map[string]string{"include-xids": "perhaps"})...), walchan.ErrPluginOption, "include-xids", "perhaps")
@@ -88,7 +89,7 @@ func TestWal2JSON(t *testing.T) {
 	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)")
 	one, two := db.Name+"_1", db.Name+"_2"
 	for _, slot := range []string{one, two} {
-		mustCreateSlot(t, db.DSN(), slot, walchan.WithPlugin("wal2json", nil))
+		mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: slot, Plugin: "wal2json"})
 	}
 	db.Exec(t, "INSERT INTO t VALUES (1, 'ü'), (2, NULL)", "DELETE FROM t WHERE id = 2")
 
@@ -164,7 +165,7 @@ func TestDecodingErrors(t *testing.T) {
 		t.Log(err)
 		s.Close() // it would be retried for ever
 		db.Exec(t, "ALTER PUBLICATION p SET TABLE t")
-		if err := walchan.DropSlot(t.Context(), db.DSN(), db.Name); err != nil {
+		if err := dropSlot(t.Context(), db.DSN(), db.Name); err != nil {
 			t.Fatal(err)
 		}
 		s = mustSubscribe(t, db.DSN(), on(db.Name, walchan.WithCreateSlot())...)

@@ -3,7 +3,6 @@ package walchan
 import (
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/walchan/walchan/internal/pgfail"
 	"github.com/walchan/walchan/internal/pgoutput"
@@ -83,12 +82,8 @@ const minSpool = 1 << 20
 
 // checkVersion fails if the server is too old for what is asked of it. version is server_version_num, 0 if it is not known.
 func (c *config) checkVersion(version int, text string) error {
-	if version == 0 {
-		return nil
-	}
-	text, _, _ = strings.Cut(text, " ")
-	if version < minServer {
-		return &Error{Kind: ErrServerVersion, What: "server version " + text + " is not supported", Advice: "PostgreSQL 14 or later is"}
+	if err := pgfail.Supported(version, text); err != nil {
+		return err
 	}
 	var missing []string
 	if c.plugin == pgoutputPlugin {

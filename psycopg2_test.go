@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
@@ -53,10 +54,10 @@ func TestPsycopg2DateStyle(t *testing.T) {
 // A slot cannot be made twice.
 func TestPsycopg2CreateSlotTwice(t *testing.T) {
 	db, _ := likePsycopg2(t)
-	mustCreateSlot(t, db.DSN(), db.Name, walchan.WithPlugin("test_decoding", nil))
-	_, err := walchan.CreateSlot(t.Context(), db.DSN(), db.Name, walchan.WithPlugin("test_decoding", nil))
+	mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: db.Name, Plugin: "test_decoding"})
+	_, err := operator(t, db.DSN()).CreateSlot(t.Context(), admin.SlotSpec{Name: db.Name, Plugin: "test_decoding"})
 	check(t, err, walchan.ErrSlotExists, db.Name)
-	if err := walchan.DropSlot(t.Context(), db.DSN(), db.Name); err != nil {
+	if err := dropSlot(t.Context(), db.DSN(), db.Name); err != nil {
 		t.Error(err)
 	}
 }
@@ -66,7 +67,7 @@ func TestPsycopg2StartOnMissingSlot(t *testing.T) {
 	db, change := likePsycopg2(t)
 	opts := testDecoding(db.Name)
 	check(t, trySubscribe(t, db.DSN(), opts...), walchan.ErrSlotMissing, db.Name)
-	mustCreateSlot(t, db.DSN(), db.Name, walchan.WithPlugin("test_decoding", nil))
+	mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: db.Name, Plugin: "test_decoding"})
 	s := mustSubscribe(t, db.DSN(), opts...)
 	change()
 	next(t, s)
@@ -75,7 +76,7 @@ func TestPsycopg2StartOnMissingSlot(t *testing.T) {
 // start_replication_expert: any plugin, any option, any beginning.
 func TestPsycopg2StartReplicationExpert(t *testing.T) {
 	db, change := likePsycopg2(t)
-	from := mustCreateSlot(t, db.DSN(), db.Name, walchan.WithPlugin("test_decoding", nil))
+	from := mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: db.Name, Plugin: "test_decoding"})
 	change()
 	s := mustSubscribe(t, db.DSN(), testDecoding(db.Name, walchan.WithFrom(from), walchan.WithPluginOption("include-xids", "0"), walchan.WithPluginOption("skip-empty-xacts", ""))...)
 	if got := take(t, s, 2); got[0].Payload() != "BEGIN" || got[1].Payload() != "table public.events: INSERT: id[integer]:1 what[text]:'one'" {
@@ -86,7 +87,7 @@ func TestPsycopg2StartReplicationExpert(t *testing.T) {
 // An option that the plugin does not know is a clear error, and can be corrected.
 func TestPsycopg2StartAndRecoverFromError(t *testing.T) {
 	db, change := likePsycopg2(t)
-	mustCreateSlot(t, db.DSN(), db.Name, walchan.WithPlugin("test_decoding", nil))
+	mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: db.Name, Plugin: "test_decoding"})
 	check(t, trySubscribe(t, db.DSN(), testDecoding(db.Name, walchan.WithPluginOption("invalid", "value"))...), walchan.ErrPluginOption, "invalid", "value")
 	s := mustSubscribe(t, db.DSN(), testDecoding(db.Name)...)
 	change()
@@ -99,7 +100,7 @@ func TestPsycopg2StopReplication(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	change()
-	mustCreateSlot(t, db.DSN(), db.Name, walchan.WithPlugin("test_decoding", nil))
+	mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: db.Name, Plugin: "test_decoding"})
 	change()
 	s, err := walchan.Subscribe(ctx, db.DSN(), testDecoding(db.Name, walchan.WithBuffer(1, 1))...)
 	if err != nil {

@@ -33,7 +33,7 @@ func TestReadme(t *testing.T) {
 			}
 		}
 	}
-	files := []string{"walchantest/example_test.go", "pipeline/example_test.go", "pipeline/guide_test.go"}
+	files := []string{"admin/example_test.go", "admin/harm_test.go", "admin/slots_test.go", "walchantest/example_test.go", "pipeline/example_test.go", "pipeline/guide_test.go"}
 	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
@@ -43,7 +44,7 @@ func TestDatabaseEncodings(t *testing.T) {
 				publication = e.text
 			}
 			db.Exec(t, "CREATE PUBLICATION p")
-			if err := walchan.EnsurePublication(t.Context(), db.DSN(), publication, `"`+publication+`"`); err != nil {
+			if _, err := operator(t, db.DSN()).EnsurePublication(t.Context(), admin.PublicationSpec{Name: publication, Tables: admin.Tables(`"` + publication + `"`)}); err != nil {
 				t.Fatal(err)
 			}
 			for _, plugin := range []string{"pgoutput", "test_decoding"} {
@@ -95,10 +96,10 @@ func TestLongAndQuotedNames(t *testing.T) {
 	slot := long(strings.ToLower(db.Name) + "_")
 	db.Exec(t, "CREATE SCHEMA "+q(schema), fmt.Sprintf("CREATE TYPE %s.%s AS ENUM (%s)", q(schema), q(column), "'"+strings.Repeat("e", 63)+"'"),
 		fmt.Sprintf(`CREATE TABLE %s.%s (%s int PRIMARY KEY, "select" %s.%s)`, q(schema), q(table), q(column), q(schema), q(column)))
-	if err := walchan.EnsurePublication(t.Context(), db.DSN(), publication, q(schema)+"."+q(table)); err != nil {
+	if _, err := operator(t, db.DSN()).EnsurePublication(t.Context(), admin.PublicationSpec{Name: publication, Tables: admin.Tables(q(schema) + "." + q(table))}); err != nil {
 		t.Fatal(err)
 	}
-	mustCreateSlot(t, db.DSN(), slot)
+	mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: slot})
 	db.Exec(t, fmt.Sprintf("INSERT INTO %s.%s VALUES (1, '%s')", q(schema), q(table), strings.Repeat("e", 63)))
 	m := next(t, open(t, t.Context(), db, walchan.WithSlot(slot), walchan.WithPublication(publication)))
 	r := m.Relation

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
 )
 
@@ -33,19 +34,54 @@ func mustSubscribe(t *testing.T, dsn string, opts ...walchan.Option) *walchan.St
 	return s
 }
 
-func mustCreateSlot(t *testing.T, dsn, name string, opts ...walchan.Option) walchan.LSN {
+// operator is a Conn that lasts until the test ends.
+func operator(t *testing.T, dsn string, opts ...admin.Option) *admin.Conn {
 	t.Helper()
-	lsn, err := walchan.CreateSlot(t.Context(), dsn, name, opts...)
+	c, err := admin.Connect(t.Context(), dsn, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return lsn
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func mustCreateSlot(t *testing.T, dsn string, spec admin.SlotSpec) walchan.LSN {
+	t.Helper()
+	c := operator(t, dsn)
+	defer c.Close()
+	made, err := c.CreateSlot(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made.Start
+}
+
+// createPhysicalSlot makes one that keeps WAL from now on.
+func createPhysicalSlot(t *testing.T, dsn, name string) {
+	t.Helper()
+	c := operator(t, dsn, admin.WithPhysical())
+	defer c.Close()
+	if _, err := c.CreateSlot(t.Context(), admin.SlotSpec{Name: name, Physical: true, ReserveWAL: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dropSlot drops a slot, unless it is in use.
+func dropSlot(ctx context.Context, dsn, name string) error {
+	c, err := admin.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.DropSlot(ctx, name, admin.DropOptions{})
 }
 
 // slotNamed finds a slot in the list; nil if it is not there.
-func slotNamed(t *testing.T, dsn, name string) *walchan.Slot {
+func slotNamed(t *testing.T, dsn, name string) *admin.Slot {
 	t.Helper()
-	slots, err := walchan.Slots(t.Context(), dsn)
+	c := operator(t, dsn)
+	defer c.Close()
+	slots, err := c.Slots(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,44 +93,6 @@ func slotNamed(t *testing.T, dsn, name string) *walchan.Slot {
 	return nil
 }
 
-func TestCreateAndDropSlot(t *testing.T) {
-	t.Parallel()
-	db := pgtest.Database(t)
-	db.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
-	err := trySubscribe(t, db.DSN(), on(db.Name)...)
-	check(t, err, walchan.ErrSlotMissing, db.Name, "WithCreateSlot")
-
-	db.Exec(t, "INSERT INTO t VALUES (1)")
-	from := mustCreateSlot(t, db.DSN(), db.Name)
-	db.Exec(t, "INSERT INTO t VALUES (2)")
-	_, err = walchan.CreateSlot(t.Context(), db.DSN(), db.Name)
-	check(t, err, walchan.ErrSlotExists, db.Name)
-	if slot := slotNamed(t, db.DSN(), db.Name); slot == nil || slot.ConfirmedFlush != from || from == 0 || slot.SafeWALSize != nil {
-		t.Errorf("made at %s: %+v", from, slot)
-	}
-
-	s := mustSubscribe(t, db.DSN(), on(db.Name)...)
-	m := <-s.C()
-	if m.New().Text(0) != "2" {
-		t.Errorf("the first message is %v", m)
-	}
-	s.Ack(m)
-	err = walchan.DropSlot(t.Context(), db.DSN(), db.Name)
-	pid := slotNamed(t, db.DSN(), db.Name).ActivePID
-	check(t, err, walchan.ErrSlotActive, db.Name)
-	if e := (*walchan.Error)(nil); !errors.As(err, &e) || e.PID != pid || pid == 0 {
-		t.Errorf("PID %d: %+v", pid, err)
-	}
-
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := walchan.DropSlot(t.Context(), db.DSN(), db.Name); err != nil {
-		t.Error(err)
-	}
-	check(t, walchan.DropSlot(t.Context(), db.DSN(), db.Name), walchan.ErrSlotMissing, db.Name)
-}
-
 // CREATE_REPLICATION_SLOT waits for running transactions.
 func TestCreateSlotIsCancelled(t *testing.T) {
 	t.Parallel()
@@ -103,7 +101,7 @@ func TestCreateSlotIsCancelled(t *testing.T) {
 	open := begin(t, db)
 	for _, create := range []func(context.Context) error{
 		func(ctx context.Context) error {
-			_, err := walchan.CreateSlot(ctx, db.DSN(), db.Name)
+			_, err := operator(t, db.DSN()).CreateSlot(ctx, admin.SlotSpec{Name: db.Name})
 			return err
 		},
 		func(ctx context.Context) error {
@@ -143,50 +141,6 @@ func begin(t *testing.T, db pgtest.DB) *pgconn.PgConn {
 	return conn
 }
 
-func TestSlots(t *testing.T) {
-	t.Parallel()
-	c := pgtest.Start(t, pgtest.WithSetting("max_slot_wal_keep_size", "1GB"))
-	db := c.Database(t)
-	db.Exec(t, "CREATE TABLE t (id int)", "CREATE PUBLICATION p FOR TABLE t",
-		"SELECT pg_create_physical_replication_slot('b_physical'), pg_create_physical_replication_slot('c_reserved', true)")
-	if slots, err := walchan.Slots(t.Context(), c.DSN("replication=database")); err != nil || len(slots) != 2 {
-		t.Errorf("%+v, %v", slots, err)
-	}
-	mustCreateSlot(t, c.DSN(), "d_other_database", walchan.WithPlugin("test_decoding", nil))
-	mustSubscribe(t, db.DSN(), on("a_active", walchan.WithCreateSlot())...)
-	mustSubscribe(t, db.DSN(), on("")...) // temporary, called walchan_…
-
-	before := slotNamed(t, c.DSN(), "c_reserved").Retained
-	db.Exec(t, "INSERT INTO t SELECT generate_series(1, 10000)")
-	if after := slotNamed(t, c.DSN(), "c_reserved").Retained; after < before+100_000 {
-		t.Errorf("retained %d, then %d", before, after)
-	}
-	slots, err := walchan.Slots(t.Context(), c.DSN())
-	if err != nil || len(slots) != 5 {
-		t.Fatalf("%+v, %v", slots, err)
-	}
-	for i, s := range slots {
-		if s.SafeWALSize == nil || *s.SafeWALSize < 100<<20 || *s.SafeWALSize > 2<<30 {
-			t.Errorf("%s: safe WAL size", s.Name)
-		}
-		if since := s.InactiveSince; c.Version() >= 17 && since.IsZero() != s.Active || since.After(time.Now().Add(time.Minute)) {
-			t.Errorf("%s: inactive since %v", s.Name, since)
-		}
-		got := s
-		got.Name, got.ActivePID, got.RestartLSN, got.ConfirmedFlush, got.Retained, got.SafeWALSize, got.InactiveSince, got.CatalogXMin = "", 0, 0, 0, 0, nil, time.Time{}, 0
-		want := []walchan.Slot{
-			{Type: "logical", Plugin: "pgoutput", Database: db.Name, Active: true, WALStatus: "reserved"},
-			{Type: "physical"},
-			{Type: "physical", WALStatus: "reserved"},
-			{Type: "logical", Plugin: "test_decoding", Database: "postgres", WALStatus: "reserved"},
-			{Type: "logical", Plugin: "pgoutput", Database: db.Name, Temporary: true, Active: true, WALStatus: "reserved"},
-		}[i]
-		if got != want || s.Active != (s.ActivePID != 0) || (s.Type == "logical") != (s.ConfirmedFlush != 0) || (s.Type == "logical") != (s.CatalogXMin != 0) {
-			t.Errorf("%+v, want %+v", s, want)
-		}
-	}
-}
-
 // To stream, a role needs REPLICATION, and no right on the tables.
 func TestRoleNeedsOnlyReplication(t *testing.T) {
 	t.Parallel()
@@ -195,7 +149,7 @@ func TestRoleNeedsOnlyReplication(t *testing.T) {
 		"CREATE ROLE "+db.Name+" LOGIN REPLICATION")
 	t.Cleanup(func() { pgtest.Exec(t, db.DSN(), "DROP ROLE "+db.Name) })
 	dsn := db.DSN("user=" + db.Name)
-	mustCreateSlot(t, dsn, db.Name)
+	mustCreateSlot(t, dsn, admin.SlotSpec{Name: db.Name})
 	s := mustSubscribe(t, dsn, on(db.Name)...)
 	for id := range 2 {
 		db.Exec(t, fmt.Sprintf(`INSERT INTO t VALUES (%d, '{}', 'ok')`, id))
@@ -211,7 +165,7 @@ func TestRoleNeedsOnlyReplication(t *testing.T) {
 	}
 	var err error
 	for err = walchan.ErrSlotActive; errors.Is(err, walchan.ErrSlotActive); { // the one that was terminated
-		err = walchan.DropSlot(t.Context(), dsn, db.Name)
+		err = dropSlot(t.Context(), dsn, db.Name)
 	}
 	if err != nil {
 		t.Error(err)
@@ -224,10 +178,10 @@ func testSlotErrors(t *testing.T, c *pgtest.Cluster) {
 	name := db.Name
 	db.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES", "SELECT pg_create_physical_replication_slot('"+name+"_ph')")
 	other.Exec(t, "CREATE PUBLICATION p FOR ALL TABLES")
-	t.Cleanup(func() { walchan.DropSlot(context.Background(), db.DSN(), name+"_ph") })
-	mustCreateSlot(t, db.DSN(), name)
-	mustCreateSlot(t, db.DSN(), name+"_td", walchan.WithPlugin("test_decoding", nil))
-	mustCreateSlot(t, other.DSN(), name+"_other")
+	t.Cleanup(func() { dropSlot(context.Background(), db.DSN(), name+"_ph") })
+	mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: name})
+	mustCreateSlot(t, db.DSN(), admin.SlotSpec{Name: name + "_td", Plugin: "test_decoding"})
+	mustCreateSlot(t, other.DSN(), admin.SlotSpec{Name: name + "_other"})
 	mustSubscribe(t, db.DSN(), on(name+"_active", walchan.WithCreateSlot())...)
 
 	for _, tt := range []struct {
@@ -332,7 +286,7 @@ func TestSubscribeTwiceAtOnce(t *testing.T) {
 		if err := (<-streams).Close(); err != nil {
 			t.Error(err)
 		}
-		if err := walchan.DropSlot(t.Context(), db.DSN(), db.Name); err != nil {
+		if err := dropSlot(t.Context(), db.DSN(), db.Name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -374,12 +328,12 @@ func TestLimits(t *testing.T) {
 	check(t, s.Err(), walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size")
 	s.Ack(m)
 	_, err = subscribe(on("one")...)
-	check(t, err, walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size", "DropSlot")
+	check(t, err, walchan.ErrSlotInvalidated, `"one"`, "max_slot_wal_keep_size", "drop the slot")
 	if slot := slotNamed(t, c.DSN(), "one"); slot.WALStatus != "lost" || c.Version() >= 17 && slot.InvalidationReason != "wal_removed" {
 		t.Errorf("%+v", slot)
 	}
 	for err = walchan.ErrTooManyClients; errors.Is(err, walchan.ErrTooManyClients); {
-		err = walchan.DropSlot(t.Context(), c.DSN(), "one")
+		err = dropSlot(t.Context(), c.DSN(), "one")
 	}
 	if err != nil {
 		t.Error(err)
@@ -394,21 +348,21 @@ func TestUnpreparedServer(t *testing.T) {
 	check(t, trySubscribe(t, c.DSN(), on("")...), walchan.ErrWALLevel, "wal_level is replica")
 
 	none := pgtest.Start(t, pgtest.WithSetting("max_replication_slots", "0"))
-	_, err := walchan.CreateSlot(t.Context(), none.DSN(), "s")
+	_, err := operator(t, none.DSN()).CreateSlot(t.Context(), admin.SlotSpec{Name: "s"})
 	check(t, err, walchan.ErrNoFreeSlot, "max_replication_slots is 0")
 
 	primary := pgtest.Start(t)
 	standby := primary.Standby(t)
-	if err := walchan.EnsurePublicationForAllTables(t.Context(), standby.DSN(), "p"); err != nil {
+	if _, err := operator(t, standby.DSN()).EnsurePublication(t.Context(), admin.PublicationSpec{Name: "p", AllTables: true}); err != nil {
 		check(t, err, walchan.ErrServerDown, `"p"`, "standby")
 	} else {
 		t.Error("a standby makes publications")
 	}
-	if _, err := walchan.Slots(t.Context(), standby.DSN()); err != nil {
+	if _, err := operator(t, standby.DSN()).Slots(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if standby.Version() < 16 {
-		_, err = walchan.CreateSlot(t.Context(), standby.DSN(), "s")
+		_, err = operator(t, standby.DSN()).CreateSlot(t.Context(), admin.SlotSpec{Name: "s"})
 		check(t, err, walchan.ErrServerDown, "recovery", `"s"`)
 	}
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 )
 
 // A copy of some tables: what is in them now, and from then on each change.
@@ -53,7 +54,12 @@ func ExampleTableProgress() {
 // A table that joins a stream.
 func ExampleStream_ReadRows() {
 	join := func(stream *walchan.Stream) error {
-		if err := walchan.EnsurePublication(ctx, dsn, "orders", "shop.returns"); err != nil {
+		conn, err := admin.Connect(ctx, dsn)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := conn.EnsurePublication(ctx, admin.PublicationSpec{Name: "orders", Tables: admin.Tables("shop.returns")}); err != nil {
 			return err
 		}
 		return stream.ReadRows(ctx, walchan.SnapshotTable{Name: "shop.returns"})

@@ -226,7 +226,7 @@ func TestStreamedTransactionIsCompleteSooner(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer walchan.DropSlot(context.WithoutCancel(t.Context()), db.DSN(), db.Name)
+		defer dropSlot(context.WithoutCancel(t.Context()), db.DSN(), db.Name)
 		defer s.Close()
 		w := longTransaction(t, db)
 		w.exec("TRUNCATE t")

@@ -7,5 +7,8 @@ import "github.com/jackc/pglogrepl"
 // positions go to and from pglogrepl without conversion.
 type LSN = pglogrepl.LSN
 
+// End stands for the end of the server's WAL at the time of the call.
+const End LSN = 1<<64 - 1
+
 // ParseLSN reads PostgreSQL's notation of a position.
 func ParseLSN(s string) (LSN, error) { return pglogrepl.ParseLSN(s) }

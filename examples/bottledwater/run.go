@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 )
 
 // ourPublication is the one that is made unless one is named.
@@ -57,13 +58,34 @@ func run(ctx context.Context, f flags) (err error) {
 	return x.run(stream)
 }
 
+// subscribe streams from the publication that is named, or else from ours, which it makes. If there is no stream, what it made goes again.
 func subscribe(ctx context.Context, f flags) (*walchan.Stream, error) {
-	name, err := ensurePublication(ctx, f)
+	if f.publication != "" {
+		return streamFrom(ctx, f, f.publication)
+	}
+	conn, err := admin.Connect(ctx, f.dsn)
 	if err != nil {
 		return nil, err
 	}
+	defer conn.Close()
+	created, err := conn.EnsurePublication(ctx, admin.PublicationSpec{Name: ourPublication,
+		Tables: admin.Tables(f.tables...), AllTables: len(f.tables) == 0, AllowUnkeyed: f.allowUnkeyed})
+	if errors.Is(err, walchan.ErrTableKey) {
+		err = fmt.Errorf("%w (here: -allow-unkeyed)", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	stream, err := streamFrom(ctx, f, ourPublication)
+	if err != nil && created {
+		err = errors.Join(err, conn.DropPublication(context.WithoutCancel(ctx), ourPublication))
+	}
+	return stream, err
+}
+
+func streamFrom(ctx context.Context, f flags, publication string) (*walchan.Stream, error) {
 	opts := []walchan.Option{
-		walchan.WithSlot(f.slot), walchan.WithPublication(name), walchan.WithConnect(inUTC),
+		walchan.WithSlot(f.slot), walchan.WithPublication(publication), walchan.WithConnect(inUTC),
 	}
 	if f.createSlot {
 		opts = append(opts, walchan.WithCreateSlot())
@@ -84,20 +106,14 @@ func subscribe(ctx context.Context, f flags) (*walchan.Stream, error) {
 	return stream, err
 }
 
-// ensurePublication makes the publication, unless one is named.
-func ensurePublication(ctx context.Context, f flags) (string, error) {
-	switch {
-	case f.publication != "":
-		return f.publication, nil
-	case len(f.tables) > 0:
-		return ourPublication, walchan.EnsurePublication(ctx, f.dsn, ourPublication, f.tables...)
-	}
-	return ourPublication, walchan.EnsurePublicationForAllTables(ctx, f.dsn, ourPublication)
-}
-
 func slotExists(ctx context.Context, f flags) (bool, error) {
-	slots, err := walchan.Slots(ctx, f.dsn)
-	return slices.ContainsFunc(slots, func(s walchan.Slot) bool { return s.Name == f.slot }), err
+	conn, err := admin.Connect(ctx, f.dsn)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	slots, err := conn.Slots(ctx)
+	return slices.ContainsFunc(slots, func(s admin.Slot) bool { return s.Name == f.slot }), err
 }
 
 // inUTC has timestamps come in UTC, whatever the server's or the role's time zone, unless the connection string has another.

@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/pipeline"
 )
 
@@ -43,7 +44,7 @@ func main() {
 
 // run answers the questions on in until it ends, or ctx does.
 func run(ctx context.Context, dsn, table, key string, in io.Reader, out io.Writer) error {
-	if err := walchan.EnsurePublication(ctx, dsn, "cache", table); err != nil {
+	if err := publish(ctx, dsn, table); err != nil {
 		return err
 	}
 	conn, err := pgx.Connect(ctx, dsn)
@@ -79,6 +80,17 @@ func run(ctx context.Context, dsn, table, key string, in io.Reader, out io.Write
 		fmt.Fprintln(out, map[bool]string{true: "known ", false: "loaded"}[known], row)
 	}
 	return nil
+}
+
+// publish makes the publication, unless it is there.
+func publish(ctx context.Context, dsn, table string) error {
+	conn, err := admin.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.EnsurePublication(ctx, admin.PublicationSpec{Name: "cache", Tables: admin.Tables(table)})
+	return err
 }
 
 // lines returns the lines of in, until that ends or ctx does. A terminal's Read cannot be interrupted: it is left behind.

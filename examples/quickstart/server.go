@@ -8,9 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 )
 
 // openServer looks at a server of the user's. What it makes there for a look goes when the look ends.
@@ -52,7 +51,15 @@ func openServer(ctx context.Context, f flags) (source, error) {
 // publish makes a publication of the tables, which close drops.
 func (src *source) publish(ctx context.Context, tables []string) error {
 	publication := fmt.Sprintf("quickstart_%08x", rand.Uint32())
-	err := walchan.EnsurePublication(ctx, src.dsn, publication, tables...)
+	conn, err := admin.Connect(ctx, src.dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.EnsurePublication(ctx, admin.PublicationSpec{Name: publication, Tables: admin.Tables(tables...)})
+	if errors.Is(err, walchan.ErrTableKey) {
+		return fmt.Errorf("%w (here: make a publication that stays, and name it with -publication)", err)
+	}
 	if err != nil && ctx.Err() == nil {
 		return err
 	}
@@ -71,11 +78,10 @@ func (src *source) publish(ctx context.Context, tables []string) error {
 func drop(ctx context.Context, dsn, publication string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, dsn)
+	conn, err := admin.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, "DROP PUBLICATION IF EXISTS "+publication)
-	return err
+	defer conn.Close()
+	return conn.DropPublication(ctx, publication)
 }

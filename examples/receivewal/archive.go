@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 )
 
 // An archive is a directory of segment files.
@@ -30,12 +31,7 @@ type archive struct {
 const partial = ".partial"
 
 // segmentSize asks the server.
-func segmentSize(ctx context.Context, dsn string) (walchan.LSN, error) {
-	conn, err := walchan.ConnectPhysical(ctx, dsn)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
+func segmentSize(ctx context.Context, conn *admin.Conn) (walchan.LSN, error) {
 	s, err := conn.Show(ctx, "wal_segment_size")
 	if err != nil {
 		return 0, err

@@ -25,6 +25,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 )
 
 type flags struct {
@@ -116,18 +117,8 @@ func parseFlags(args []string, output io.Writer) (f flags, err error) {
 }
 
 func run(ctx context.Context, f flags) error {
-	switch {
-	case f.createSlot:
-		err := walchan.CreatePhysicalSlot(ctx, f.dsn, f.slot)
-		if f.ifNotExists && errors.Is(err, walchan.ErrSlotExists) {
-			err = nil
-		}
-		return err
-	case f.dropSlot:
-		return walchan.DropSlot(ctx, f.dsn, f.slot)
-	}
-	size, err := segmentSize(ctx, f.dsn)
-	if err != nil {
+	size, done, err := prepare(ctx, f)
+	if err != nil || done {
 		return err
 	}
 	a, err := openArchive(f.dir, size)
@@ -141,6 +132,27 @@ func run(ctx context.Context, f flags) error {
 	}
 	err = receive(stream, a, f)
 	return errors.Join(err, stream.Close())
+}
+
+// prepare does what is to be done with the slot, which may be all. It asks the server for the size of a segment.
+func prepare(ctx context.Context, f flags) (size walchan.LSN, done bool, err error) {
+	conn, err := admin.Connect(ctx, f.dsn, admin.WithPhysical())
+	if err != nil {
+		return 0, false, err
+	}
+	defer conn.Close()
+	switch {
+	case f.createSlot:
+		_, err := conn.CreateSlot(ctx, admin.SlotSpec{Name: f.slot, Physical: true, ReserveWAL: true})
+		if f.ifNotExists && errors.Is(err, walchan.ErrSlotExists) {
+			err = nil
+		}
+		return 0, true, err
+	case f.dropSlot:
+		return 0, true, conn.DropSlot(ctx, f.slot, admin.DropOptions{})
+	}
+	size, err = segmentSize(ctx, conn)
+	return size, false, err
 }
 
 // options has the stream go on where the archive ends.

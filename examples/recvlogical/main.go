@@ -26,6 +26,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 )
 
 type flags struct {
@@ -137,16 +138,8 @@ func parseFlags(args []string, output io.Writer) (f flags, err error) {
 }
 
 func run(ctx context.Context, f flags) error {
-	if f.drop {
-		return walchan.DropSlot(ctx, f.dsn, f.slot)
-	}
-	if f.create {
-		if err := create(ctx, f); err != nil || !f.start {
-			return err
-		}
-	}
-	plugin, err := pluginOf(ctx, f)
-	if err != nil {
+	plugin, err := prepare(ctx, f)
+	if err != nil || !f.start {
 		return err
 	}
 	out, err := open(f.file, f.fsyncSeconds > 0)
@@ -156,15 +149,32 @@ func run(ctx context.Context, f flags) error {
 	return errors.Join(receive(ctx, f, plugin, out), out.close())
 }
 
-func create(ctx context.Context, f flags) error {
+// prepare does what is to be done with the slot, and returns the plugin to ask for.
+func prepare(ctx context.Context, f flags) (plugin string, err error) {
+	conn, err := admin.Connect(ctx, f.dsn)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if f.drop {
+		return "", conn.DropSlot(ctx, f.slot, admin.DropOptions{})
+	}
+	if f.create {
+		if err := create(ctx, conn, f); err != nil {
+			return "", err
+		}
+	}
+	if !f.start {
+		return "", nil
+	}
+	return pluginOf(ctx, conn, f)
+}
+
+func create(ctx context.Context, conn *admin.Conn, f flags) error {
 	if f.plugin == "" {
 		f.plugin = "test_decoding"
 	}
-	opts := []walchan.Option{walchan.WithPlugin(f.plugin, nil)}
-	if f.twoPhase {
-		opts = append(opts, walchan.WithTwoPhase())
-	}
-	_, err := walchan.CreateSlot(ctx, f.dsn, f.slot, opts...)
+	_, err := conn.CreateSlot(ctx, admin.SlotSpec{Name: f.slot, Plugin: f.plugin, TwoPhase: f.twoPhase})
 	if f.ifNotExists && errors.Is(err, walchan.ErrSlotExists) {
 		return nil
 	}
@@ -172,10 +182,10 @@ func create(ctx context.Context, f flags) error {
 }
 
 // pluginOf returns the plugin to ask for: that of the slot unless it was named.
-func pluginOf(ctx context.Context, f flags) (string, error) {
+func pluginOf(ctx context.Context, conn *admin.Conn, f flags) (string, error) {
 	plugin := f.plugin
 	if plugin == "" {
-		slots, err := walchan.Slots(ctx, f.dsn)
+		slots, err := conn.Slots(ctx)
 		if err != nil {
 			return "", err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/resume"
 )
 
@@ -180,12 +181,12 @@ func contendCheckpoints(ctx context.Context, r *receiver, batches bool) error {
 
 // beginning is a checkpoint as older versions stored it: a position alone, with which any slot is continued.
 func beginning(ctx context.Context, r *receiver) (walchan.Checkpoint, error) {
-	conn, err := walchan.Connect(ctx, r.dsn)
+	conn, err := admin.Connect(ctx, r.dsn)
 	if err != nil {
 		return walchan.Checkpoint{}, err
 	}
 	defer conn.Close()
-	system, err := conn.IdentifySystem(ctx)
+	system, err := conn.System(ctx)
 	if err != nil {
 		return walchan.Checkpoint{}, err
 	}

@@ -22,17 +22,24 @@ func (r *Reached) DialOrdinary(ctx context.Context) (*pgconn.PgConn, error) {
 	return pgconn.ConnectConfig(ctx, r.OrdinaryConfig())
 }
 
-// OrdinaryConfig is for an ordinary connection to the server of this one: of several hosts only to the one that was reached.
+// OrdinaryConfig is for an ordinary connection to the server of this one.
 func (r *Reached) OrdinaryConfig() *pgconn.Config {
 	cfg := r.Config.Copy()
-	cfg.ValidateConnect, cfg.AfterConnect = nil, nil
+	cfg.AfterConnect = nil
+	r.SameServer(cfg)
+	return cfg
+}
+
+// SameServer has cfg connect to the server of this connection: of several hosts only to the one that was reached.
+func (r *Reached) SameServer(cfg *pgconn.Config) {
+	cfg.ValidateConnect = nil
+	dial := cfg.DialFunc
 	cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address != r.Address {
-			return nil, errors.New("not the server of the stream")
+			return nil, errors.New("not the server of the first connection")
 		}
-		return r.Config.DialFunc(ctx, network, address)
+		return dial(ctx, network, address)
 	}
-	return cfg
 }
 
 // DialBeside makes a second connection to the server of this one: a walsender, which can read WAL, or else an ordinary one.

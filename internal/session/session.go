@@ -181,11 +181,7 @@ func Query(ctx context.Context, pg *pgconn.PgConn, sql string) ([][]string, erro
 	var rows [][]string
 	for _, r := range results {
 		for _, row := range r.Rows {
-			s := make([]string, len(row))
-			for i := range row {
-				s[i] = string(row[i])
-			}
-			rows = append(rows, s)
+			rows = append(rows, text(row))
 		}
 	}
 	return rows, nil

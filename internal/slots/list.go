@@ -11,7 +11,7 @@ import (
 )
 
 // Listed is a slot as pg_replication_slots has it. The tags are the columns: one that the server does not have is the zero value.
-// walchan.Slot has the same fields, and says what they mean.
+// admin.Slot has the same fields, and says what they mean.
 type Listed struct {
 	Name               string    `json:"slot_name"`
 	Type               string    `json:"slot_type"`

@@ -98,7 +98,9 @@ func (a *Access) make(ctx context.Context, log *slog.Logger, n *New) ([]string, 
 	if a.lacks(ctx, n) {
 		by = MissedOnce
 	}
+	answered := a.reportWait(ctx, log, n.Name)
 	rows, err := a.QueryAnswered(ctx, n.command(), cleanUpTimeout)
+	answered()
 	if err == nil {
 		by = MadeByUs
 		if len(rows) != 1 || len(rows[0]) < 3 {

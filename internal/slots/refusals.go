@@ -19,13 +19,13 @@ import (
 // Missing is the error of a logical slot that does not exist.
 func Missing(name string, err error) error {
 	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
-		Advice: "create it with WithCreateSlot or CreateSlot: it begins now, and what was changed before is not in it"}
+		Advice: "create it with WithCreateSlot, or CreateSlot of package admin: it begins now, and what was changed before is not in it"}
 }
 
 // MissingPhysical is the error of a physical slot that does not exist.
 func MissingPhysical(name string, err error) error {
 	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err,
-		Advice: "create it with WithCreateSlot or CreatePhysicalSlot"}
+		Advice: "create it with WithCreateSlot, or CreateSlot of package admin"}
 }
 
 // Gone is the error of a slot that does not exist, although the consumer may have a checkpoint of it.
@@ -53,7 +53,7 @@ func LackedByStandby(name string) error {
 }
 
 func missingToDrop(name string, err error) error {
-	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: Slots lists those that do"}
+	return &walerr.Error{Kind: walerr.SlotMissing, What: fmt.Sprintf("slot %q does not exist", name), Err: err, Advice: "check the name: pg_replication_slots has those that exist"}
 }
 
 // Lost is the error of a temporary slot. err is why its connection has ended.
@@ -91,7 +91,7 @@ func sendsPrepared(name string) error {
 
 // Invalidated says that the server has given up a slot. reason is pg_replication_slots.invalidation_reason, "" if not known.
 func Invalidated(name, reason string, err error) error {
-	advice := "begin anew: DropSlot, Subscribe with WithCreateSlot, and copy the tables again"
+	advice := "begin anew: drop the slot, Subscribe with WithCreateSlot, and copy the tables again"
 	if cause, ok := map[string]string{
 		"":                       "if it was for too much WAL, see max_slot_wal_keep_size",
 		"wal_removed":            "see max_slot_wal_keep_size",
@@ -138,7 +138,7 @@ func WithoutCheckpoint(name string, at wal.LSN) error {
 // ExistsBeforeSnapshot is the error of a slot that exists although a snapshot is to come first.
 func ExistsBeforeSnapshot(name string) error {
 	return &walerr.Error{Kind: walerr.SlotExists, What: fmt.Sprintf("slot %q exists already: what is in the tables now is not what is before its changes", name),
-		Advice: "stream from it without WithSnapshot, or with WithCreateSlot beside it; or DropSlot for a snapshot"}
+		Advice: "stream from it without WithSnapshot, or with WithCreateSlot beside it; or drop the slot for a snapshot"}
 }
 
 // A slot that others use or make.
@@ -175,7 +175,7 @@ func CreateError(ctx context.Context, c *session.Conn, name, plugin string, err 
 	case state == sqlstate.DuplicateObject:
 		e.Kind, e.Advice = walerr.SlotExists, "use it, choose another name, or drop it first"
 	case state == sqlstate.ConfigLimit:
-		e.Kind, e.Advice = walerr.NoFreeSlot, "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"
+		e.Kind, e.Advice = walerr.NoFreeSlot, "drop a slot that nobody uses (see pg_replication_slots), or raise max_replication_slots"
 	case state == sqlstate.UndefinedFile, state == sqlstate.Internal && sqlstate.Error(err).Routine == "LoadOutputPlugin":
 		return MissingPlugin(plugin, err)
 	case state == sqlstate.NotPrerequisite, state == sqlstate.FeatureNotSupported:
@@ -187,7 +187,7 @@ func CreateError(ctx context.Context, c *session.Conn, name, plugin string, err 
 // NoRoomForSnapshot is the error of a server that has not two free slots.
 func NoRoomForSnapshot(name string) error {
 	return &walerr.Error{Kind: walerr.NoFreeSlot, What: fmt.Sprintf("slot %q cannot be made: a snapshot needs two free slots, of which one goes again", name),
-		Advice: "drop a slot that nobody uses (Slots lists them), or raise max_replication_slots"}
+		Advice: "drop a slot that nobody uses (see pg_replication_slots), or raise max_replication_slots"}
 }
 
 // MissingPlugin is the error of an output plugin that the server cannot load.

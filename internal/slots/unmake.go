@@ -67,7 +67,7 @@ func (a *Access) ClearAway(log *slog.Logger, name string, by Maker) {
 	case errors.Is(err, walerr.SlotActive):
 		log.Info("the slot that was made stays, because it is in use already", "slot", name, "error", err)
 	default:
-		log.Warn("a slot that was made may be left: it keeps WAL until it is used or dropped (DropSlot)", "slot", name, "error", err)
+		log.Warn("a slot that was made may be left: it keeps WAL until it is used or dropped", "slot", name, "error", err)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package tables chooses and describes published tables, and defines publications.
+// Package tables chooses and describes published tables.
 package tables
 
 import (

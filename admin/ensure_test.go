@@ -1,4 +1,4 @@
-package tables_test
+package admin_test
 
 import (
 	"fmt"
@@ -6,17 +6,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
+	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
-	"github.com/walchan/walchan/internal/tables"
+	"github.com/walchan/walchan/walerr"
 )
-
-// published returns the tables of a publication, by a comma.
-func published(t *testing.T, db pgtest.DB, name string) string {
-	t.Helper()
-	return db.Query(t, "SELECT coalesce(string_agg(format('%I.%I', schemaname, tablename), ',' ORDER BY schemaname COLLATE \"C\", tablename COLLATE \"C\"), '') FROM pg_publication_tables WHERE pubname = '"+name+"'")
-}
 
 func TestEnsurePublication(t *testing.T) {
 	t.Parallel()
@@ -24,12 +17,17 @@ func TestEnsurePublication(t *testing.T) {
 	db.Exec(t, `CREATE TABLE orders (id int PRIMARY KEY, v text)`, `CREATE SCHEMA "Shop"`, `CREATE TABLE "Shop"."Order ""Items""" (id int PRIMARY KEY)`,
 		`CREATE TABLE "public"."user" (id int)`, `CREATE TABLE parts (id int) PARTITION BY RANGE (id)`, `CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10)`,
 		`CREATE TABLE "back\slash" (id int)`)
-	conn := pgtest.Connect(t, db.DSN()).PgConn()
-	ensure := func(name string, names ...string) {
+	c := connect(t, db.DSN())
+	ensureSpec := func(spec admin.PublicationSpec) {
 		t.Helper()
-		if err := tables.EnsureTables(t.Context(), conn, name, names); err != nil {
+		spec.AllowUnkeyed = true
+		if _, err := c.EnsurePublication(t.Context(), spec); err != nil {
 			t.Error(err)
 		}
+	}
+	ensure := func(name string, names ...string) {
+		t.Helper()
+		ensureSpec(admin.PublicationSpec{Name: name, Tables: admin.Tables(names...)})
 	}
 	is := func(name, want string) {
 		t.Helper()
@@ -60,7 +58,7 @@ func TestEnsurePublication(t *testing.T) {
 
 	// What is there stays as it is.
 	db.Exec(t, "CREATE PUBLICATION inserts FOR TABLE orders WITH (publish = 'insert')")
-	ensure("inserts", "orders", "parts")
+	ensureSpec(admin.PublicationSpec{Name: "inserts", Tables: admin.Tables("orders", "parts"), Publish: []string{"insert"}})
 	if got := db.Query(t, "SELECT pubupdate FROM pg_publication WHERE pubname = 'inserts'"); got != "f" {
 		t.Error("it publishes updates now")
 	}
@@ -75,13 +73,46 @@ func TestEnsurePublication(t *testing.T) {
 	}
 
 	for range 2 {
-		if err := tables.EnsureAllTables(t.Context(), conn, "all"); err != nil {
-			t.Error(err)
-		}
+		ensureSpec(admin.PublicationSpec{Name: "all", AllTables: true})
 	}
-	ensure("all", "orders", `public."user"`)
 	if got := db.Query(t, "SELECT puballtables FROM pg_publication WHERE pubname = 'all'"); got != "t" {
 		t.Error("it does not have all tables")
+	}
+}
+
+func TestEnsurePublicationErrors(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	db.Exec(t, "CREATE TABLE t (id int)", "CREATE VIEW v AS SELECT 1", "CREATE UNLOGGED TABLE u (id int)", "CREATE TABLE i (id int PRIMARY KEY)", "CREATE PUBLICATION list FOR TABLE t",
+		"CREATE ROLE "+db.Name+" LOGIN", "CREATE SCHEMA hidden")
+	t.Cleanup(func() {
+		pgtest.Exec(t, db.DSN(), "DROP OWNED BY "+db.Name+"; DROP ROLE "+db.Name)
+	})
+	owner, nobody := connect(t, db.DSN()), connect(t, db.DSN("user="+db.Name))
+	ensure := func(c *admin.Conn, names ...string) error {
+		_, err := c.EnsurePublication(t.Context(), admin.PublicationSpec{Name: "p", Tables: admin.Tables(names...)})
+		return err
+	}
+	all := func(c *admin.Conn, name string) error {
+		_, err := c.EnsurePublication(t.Context(), admin.PublicationSpec{Name: name, AllTables: true})
+		return err
+	}
+	check(t, ensure(owner, "t", "nosuch", `"T"`, "nosuch.t"), walerr.TableMissing, `table: 'nosuch', '"T"', 'nosuch.t';`)
+	check(t, ensure(owner, "a..b"), walerr.TableMissing, "a..b")
+	check(t, ensure(owner, ""), walerr.TableMissing, "''")
+	check(t, ensure(owner, "a.b.c.d"), walerr.TableMissing, "a.b.c.d")
+	check(t, ensure(owner, "elsewhere.public.t"), walerr.TableMissing, "elsewhere.public.t")
+	check(t, ensure(owner, "t; DROP TABLE t"), walerr.TableMissing, "DROP")
+	check(t, ensure(owner, "v"), walerr.Publication, `"v"`, "no views")
+	check(t, ensure(owner, "u"), walerr.Publication, `"u"`, "permanent")
+	check(t, ensure(owner, "i_pkey"), walerr.Publication, `"i_pkey"`)
+	check(t, ensure(owner, "pg_class"), walerr.Publication, `"pg_class"`)
+	check(t, ensure(nobody, "t"), walerr.Permission, `"p"`, "CREATE on the database")
+	check(t, ensure(nobody, "hidden.t"), walerr.Permission, "hidden")
+	check(t, all(nobody, "p"), walerr.Permission, "superuser")
+	check(t, all(owner, "list"), walerr.Publication, `"list"`, "another name")
+	if got := db.Query(t, "SELECT count(*) FROM pg_publication"); got != "1" {
+		t.Errorf("%s publications", got)
 	}
 }
 
@@ -93,17 +124,22 @@ func TestEnsurePublicationAtOnce(t *testing.T) {
 	for _, table := range names {
 		db.Exec(t, "CREATE TABLE "+table+" (id int)")
 	}
-	var conns []*pgconn.PgConn
+	var conns []*admin.Conn
 	for range 2 * len(names) {
-		conns = append(conns, pgtest.Connect(t, db.DSN()).PgConn())
+		conns = append(conns, connect(t, db.DSN()))
 	}
 	for round := range 10 {
 		name := fmt.Sprint("p", round)
 		errs := make(chan error)
+		ensure := func(c *admin.Conn, spec admin.PublicationSpec) {
+			spec.AllowUnkeyed = true
+			_, err := c.EnsurePublication(t.Context(), spec)
+			errs <- err
+		}
 		for i := range names {
 			mine := slices.Concat(names[i:], names[:i])[:4]
-			go func() { errs <- tables.EnsureTables(t.Context(), conns[2*i], name, mine) }()
-			go func() { errs <- tables.EnsureAllTables(t.Context(), conns[2*i+1], name+"_all") }()
+			go ensure(conns[2*i], admin.PublicationSpec{Name: name, Tables: admin.Tables(mine...)})
+			go ensure(conns[2*i+1], admin.PublicationSpec{Name: name + "_all", AllTables: true})
 		}
 		for range conns {
 			if err := <-errs; err != nil {
