@@ -48,13 +48,8 @@ type Stats struct {
 
 // gauge holds what the owner publishes for Stats.
 type gauge struct {
-	mu         sync.Mutex
-	state      StreamState
-	since      time.Time
-	err        error
-	attempt    int
-	delay      time.Duration
-	reconnects uint64
+	mu sync.Mutex
+	doing
 
 	received, confirmed, walEnd atomic.Uint64
 	sendLag                     atomic.Int64 // nanoseconds
@@ -64,6 +59,16 @@ type gauge struct {
 	unproven                    atomic.Bool
 
 	ended chan struct{} // closed once Stream.err is set
+}
+
+// doing is what the stream does.
+type doing struct {
+	state      StreamState
+	since      time.Time
+	err        error
+	attempt    int
+	delay      time.Duration
+	reconnects uint64
 }
 
 // Stats returns what the stream knows of itself at this moment, from any goroutine, without asking the server.

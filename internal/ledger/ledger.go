@@ -43,13 +43,7 @@ type mark struct {
 
 // Ledger is that of one stream.
 type Ledger struct {
-	// Touched by Ack, from any goroutine.
-	through atomic.Uint64 // all messages below are acknowledged (AckThrough)
-	watch   atomic.Uint64 // number of the watched message plus 1; 0: none
-	stored  atomic.Uint64 // number of the newest message given to AckThrough, plus 1
-	Late    atomic.Uint64 // acknowledgements after the end
-	wake    func()        // called by the acknowledgement of the watched message; must not block
-	Storing bool          // a mark counts once the message before it, or a later one, was acknowledged by Ack and not by Skip
+	acks
 
 	_ [64]byte // a cache line: what one goroutine writes for every message is none of the other's business
 
@@ -64,9 +58,22 @@ type Ledger struct {
 	published uint64     // seq as of the last advance
 	marks     fifo[mark] // not yet reached, or not yet stored, ascending
 	Confirmed wal.LSN    // the highest reached mark
+	stores
+}
 
-	// With checkpoints: what those of the marks say, the one of the highest mark that is reached, stored or not, and up to where
-	// the consumer says that it has stored one.
+// acks is what Ack touches, from any goroutine.
+type acks struct {
+	through atomic.Uint64 // all messages below are acknowledged (AckThrough)
+	watch   atomic.Uint64 // number of the watched message plus 1; 0: none
+	stored  atomic.Uint64 // number of the newest message given to AckThrough, plus 1
+	Late    atomic.Uint64 // acknowledgements after the end
+	wake    func()        // called by the acknowledgement of the watched message; must not block
+	Storing bool          // a mark counts once the message before it, or a later one, was acknowledged by Ack and not by Skip
+}
+
+// stores is what a ledger with checkpoints knows besides: what those of the marks say, the one of the highest mark that is reached, stored or
+// not, and up to where the consumer says that it has stored one.
+type stores struct {
 	points  fifo[resume.Place]
 	reached resume.Place
 	behind  uint64 // number of the newest message below head that was not skipped, plus 1
@@ -75,7 +82,7 @@ type Ledger struct {
 
 // New returns a ledger. confirmed is what was confirmed before. wake is called by the acknowledgement that the owner waits for.
 func New(confirmed wal.LSN, wake func()) *Ledger {
-	l := &Ledger{wake: wake, Confirmed: confirmed}
+	l := &Ledger{acks: acks{wake: wake}, Confirmed: confirmed}
 	l.tail = &chunk{ledger: l}
 	l.first = l.tail
 	return l
