@@ -75,9 +75,6 @@ func (c *config) protocolProblems(streaming bool) (problems []string) {
 	return problems
 }
 
-// minServer is the oldest version with all that is asked of pgoutput (the messages option came with 14).
-const minServer = 140000
-
 const minSpool = 1 << 20
 
 // checkVersion fails if the server is too old for what is asked of it. version is server_version_num, 0 if it is not known.
