@@ -78,7 +78,7 @@ func BenchmarkDeliver(b *testing.B) {
 	}()
 	now := time.Now()
 	s.conn.Store(quietConnection(now)) // nothing is due
-	m := &Message{Kind: Insert, data: "row"}
+	m := &Message{Kind: Insert, data: seal("row")}
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := s.deliver(m); err != nil {

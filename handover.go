@@ -32,7 +32,7 @@ func (o *owner) handOver(it *feed.Item) error {
 		x.setTx(it.Tx)
 	}
 	err := o.deliver(&Message{Kind: Kind(it.Kind), Ordinal: it.Ordinal, LSN: it.LSN, Tx: x.tx, Relation: x.relation,
-		sent: it.Sent, split: it.Split, hash: it.Hash, data: it.Data, ext: it.Ext})
+		sent: it.Sent, split: it.Split, hash: it.Hash, data: seal(it.Data), ext: it.Ext})
 	if err != nil {
 		o.feed.TakeBack()
 	}

@@ -89,7 +89,7 @@ type Message struct {
 	sent  int64  // the server's clock when it sent the message, microseconds since 2000-01-01 UTC
 	split uint32 // length of the old row's offset table at the end of data; 0: no old row
 	hash  uint32 // of the transaction's messages up to this one: see resume.Hash
-	data  string // row block (see pgoutput.Block) or payload
+	data  sealed // row block (see pgoutput.Block) or payload
 	ack   Receipt
 	ext   any // what only some kinds have: see feed.Item; *Snapshot, *resume.Place, *resume.Source
 }
@@ -163,7 +163,7 @@ func (m Message) New() Row {
 	if m.Kind != Insert && m.Kind != Update && m.Kind != Read {
 		return Row{}
 	}
-	return Row{m.Relation, m.data[:len(m.data)-int(m.split)]}
+	return Row{m.Relation, m.data.first(m.data.len - int(m.split))}
 }
 
 // Old returns the row before an Update or Delete, or as much of it as the server sends: Row.Identity tells nothing (an
@@ -181,13 +181,13 @@ func (m Message) Old() Row {
 func (m Message) Payload() string {
 	switch m.Kind {
 	case Raw, LogicalMessage, WAL, TimelineHistory:
-		return m.data
+		return m.data.text()
 	}
 	return ""
 }
 
 // Size returns how many bytes of row data or payload the message holds: for bounding batches and transactions.
-func (m Message) Size() int { return len(m.data) }
+func (m Message) Size() int { return m.data.len }
 
 // Prefix returns the prefix of a LogicalMessage.
 func (m Message) Prefix() string {
@@ -203,7 +203,7 @@ func (m Message) Prefix() string {
 func (m Message) End() LSN {
 	switch m.Kind {
 	case WAL:
-		return m.LSN + LSN(len(m.data))
+		return m.LSN + LSN(m.data.len)
 	case RollbackPrepared:
 		return m.LSN
 	}

@@ -105,11 +105,8 @@ func (o *owner) deliverPiece(mark *feed.Item, at *resume.Place) error {
 		p.Begun = true
 	}
 	out := Message{Kind: Read, LSN: mark.LSN, Relation: rel, sent: mark.Sent, ext: at}
-	for {
-		var ok bool
-		if out.data, ok = p.Next(); !ok {
-			break
-		}
+	for row, ok := p.Next(); ok; row, ok = p.Next() {
+		out.data = seal(row)
 		if err := o.deliver(&out); err != nil {
 			return err
 		}

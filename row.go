@@ -34,7 +34,7 @@ const (
 // Row is no row: it has no columns.
 type Row struct {
 	rel  *Relation
-	data string
+	data sealed
 }
 
 // Relation returns the table whose row it is; nil for the zero Row.
@@ -53,7 +53,7 @@ func (r Row) Identity() Identity {
 	switch {
 	case r.rel == nil:
 		return NoIdentity
-	case pgoutput.TupleKind(r.data, len(r.rel.Columns)) == 'K':
+	case pgoutput.TupleKind(r.data.text(), len(r.rel.Columns)) == 'K':
 		return KeyIdentity
 	}
 	return FullIdentity
@@ -74,7 +74,7 @@ func (r Row) Text(i int) string {
 
 func (r Row) column(i int) (State, string) {
 	n := len(r.rel.Columns)
-	kind, v := pgoutput.Column(r.data, n, i)
+	kind, v := pgoutput.Column(r.data.text(), n, i)
 	switch kind {
 	case 't':
 		return Text, v
@@ -84,7 +84,7 @@ func (r Row) column(i int) (State, string) {
 		return Unchanged, ""
 	}
 	// Of a key the server sends all other columns as null, which they are not (pgoutput.c, logicalrep_write_delete).
-	if !r.rel.Columns[i].Key && pgoutput.TupleKind(r.data, n) == 'K' {
+	if !r.rel.Columns[i].Key && pgoutput.TupleKind(r.data.text(), n) == 'K' {
 		return NotSent, ""
 	}
 	return Null, ""

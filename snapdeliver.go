@@ -119,7 +119,7 @@ func (o *owner) deliverRows(c *connection, p *snapshotRun) error {
 		}
 		*m = Message{Kind: Read, LSN: p.From, Relation: b.Table.Owner.(*Relation), sent: pgtime.Micros(b.ReadAt), ext: c.origin}
 		for _, row := range b.Rows {
-			m.data = row
+			m.data = seal(row)
 			if err := o.deliver(m); err != nil {
 				return err
 			}

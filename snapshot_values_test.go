@@ -74,7 +74,7 @@ func compareTables(t *testing.T, table string, read, streamed []Message) {
 			t.Errorf("%s: it is\n%+v, want\n%+v", table, got.rel, want.rel)
 			return
 		}
-		if got.data != want.data {
+		if got.data.text() != want.data.text() {
 			for c := range got.Len() {
 				if got.State(c) != want.State(c) || got.Text(c) != want.Text(c) {
 					t.Errorf("%s: row %d, column %s is %v %q, want %v %q", table, i, got.rel.Columns[c].Name, got.State(c), got.Text(c), want.State(c), want.Text(c))

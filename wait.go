@@ -191,7 +191,7 @@ func (o *owner) deliver(m *Message) error {
 		}
 	}
 	o.ledger.Delivered()
-	o.sizes.add(len(m.data))
+	o.sizes.add(m.data.len)
 	o.setState(StateStreaming, nil)
 	return nil
 }
@@ -199,7 +199,7 @@ func (o *owner) deliver(m *Message) error {
 // offer puts a message into the channel, if there is room.
 func (o *owner) offer(m *Message) bool {
 	n := len(o.out)
-	if n == cap(o.out) || !o.room() || !o.sizes.fits(n, len(m.data)) {
+	if n == cap(o.out) || !o.room() || !o.sizes.fits(n, m.data.len) {
 		return false
 	}
 	m.ack = Receipt{o.ledger.Next()}
@@ -226,7 +226,7 @@ func (o *owner) deliverSlowly(message *Message) error {
 		switch w.out = o.c; {
 		case !o.room():
 			w.out, w.interest, state = nil, ledger.Oldest, StateUnacked
-		case !o.sizes.fits(len(o.c), len(m.data)):
+		case !o.sizes.fits(len(o.c), m.data.len):
 			// Nothing tells when the consumer takes a message out of a channel that is not full.
 			w.out, w.until = nil, earliest(w.until, now.Add(o.sizes.pause()))
 		}

@@ -90,7 +90,7 @@ func (w *walBySQL) decode(t *testing.T, raw [][]byte) (msgs []Message) {
 		case pgoutput.Relation:
 			w.announce(t, ev)
 		case pgoutput.Insert, pgoutput.Update, pgoutput.Delete:
-			m := Message{Kind: kinds[ev.Type], Relation: w.relations[ev.OID], data: ev.Block, split: ev.Split}
+			m := Message{Kind: kinds[ev.Type], Relation: w.relations[ev.OID], data: seal(ev.Block), split: ev.Split}
 			if ev.N != len(m.Relation.Columns) {
 				t.Fatalf("%d values for %d columns", ev.N, len(m.Relation.Columns))
 			}

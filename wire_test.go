@@ -62,7 +62,7 @@ func message(t testing.TB, kind Kind, rel *Relation, tuples ...[]byte) Message {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Message{Kind: kind, Relation: rel, data: ev.Block, split: ev.Split}
+	return Message{Kind: kind, Relation: rel, data: seal(ev.Block), split: ev.Split}
 }
 
 var wireTypes = map[Kind]byte{Insert: pgoutput.Insert, Update: pgoutput.Update, Delete: pgoutput.Delete}
