@@ -12,7 +12,7 @@ SEED := $$(date +%s)
 VERSIONS := 14 15 16 17 18
 VERSIONED := . ./admin ./internal/slots ./internal/tables ./internal/walrecord ./examples/... ./pipeline/postgres
 
-FUZZED := ./internal/resume:FuzzParse .:FuzzAppendJSON ./internal/pgoutput:FuzzDecode ./internal/pgoutput:FuzzCopy ./internal/session:FuzzFrames ./internal/walrecord:FuzzParse
+FUZZED := ./internal/resume:FuzzParse .:FuzzAppendJSON .:FuzzParsePosition ./internal/pgoutput:FuzzDecode ./internal/pgoutput:FuzzCopy ./internal/session:FuzzFrames ./internal/walrecord:FuzzParse
 
 .PHONY: help demo test matrix chaos mutants fuzz bench bench-growth fmt lint
 .DEFAULT_GOAL := help

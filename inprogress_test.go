@@ -141,7 +141,7 @@ func TestAbortOfATransactionThatIsNotKnown(t *testing.T) {
 func TestPreparedWithoutChanges(t *testing.T) {
 	bubble(t, func(t *testing.T, srv *fakewal.Server) {
 		s := subscribeTo(t, srv, walchan.WithTwoPhase(), walchan.WithTransactions())
-		equal(t, told(t, s, 4, true), "commit prepared g", "rollback prepared h", "commit prepared early", "rollback prepared early")
+		equal(t, told(t, s, 4, true), "commit_prepared g", "rollback_prepared h", "commit_prepared early", "rollback_prepared early")
 		nothingMore(t, s)
 		finish(t, s)
 		if slot, _ := srv.Slot("p"); slot.ConfirmedFlush != 0x750 {
@@ -219,9 +219,9 @@ func TestOrdinalsOfAPreparedTransaction(t *testing.T) {
 		{Payload: fakewal.RollbackPrepared(0x90, 0x550, then, then, 11, "h")},
 	}
 	want := map[bool][]string{
-		false: {"insert 0/200:2", "insert 0/200:3", "commit prepared 0/200:5", "insert 0/300:2", "commit prepared 0/400:1", "rollback prepared 0/550:0"},
-		true: {"begin 0/200:1", "insert 0/200:2", "insert 0/200:3", "prepare 0/200:4", "commit prepared 0/200:5",
-			"begin 0/300:1", "insert 0/300:2", "prepare 0/300:3", "commit prepared 0/400:1", "rollback prepared 0/550:0"},
+		false: {"insert 0/200:2", "insert 0/200:3", "commit_prepared 0/200:5", "insert 0/300:2", "commit_prepared 0/400:1", "rollback_prepared 0/550:0"},
+		true: {"begin 0/200:1", "insert 0/200:2", "insert 0/200:3", "prepare 0/200:4", "commit_prepared 0/200:5",
+			"begin 0/300:1", "insert 0/300:2", "prepare 0/300:3", "commit_prepared 0/400:1", "rollback_prepared 0/550:0"},
 	}
 	for _, transactions := range []bool{false, true} {
 		bubble(t, func(t *testing.T, srv *fakewal.Server) {

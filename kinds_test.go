@@ -69,14 +69,14 @@ func TestKindsOfRows(t *testing.T) {
 		"UPDATE t SET v = 'b' WHERE id = 1", "UPDATE t SET id = 4 WHERE id = 2", "DELETE FROM t WHERE id = 3")
 	wantShown(t, subscribe(t, db),
 		"insert t → 1, a", "insert t → 2, <null>", "insert t → 3, ",
-		"update t → 1, b", "update t 2, <not sent> → 4, <null>", "delete t 3, <not sent>")
+		"update t → 1, b", "update t 2, <not_sent> → 4, <null>", "delete t 3, <not_sent>")
 }
 
 func TestKindsOfReplicaIdentity(t *testing.T) {
 	for identity, want := range map[string][]string{
-		"DEFAULT":       {"update x → 1, 2, c", "update x 1, <not sent>, <not sent> → 9, 2, c", "delete x 9, <not sent>, <not sent>"},
+		"DEFAULT":       {"update x → 1, 2, c", "update x 1, <not_sent>, <not_sent> → 9, 2, c", "delete x 9, <not_sent>, <not_sent>"},
 		"FULL":          {"update x 1, 2, <null> → 1, 2, c", "update x 1, 2, c → 9, 2, c", "delete x 9, 2, c"},
-		"USING INDEX b": {"update x → 1, 2, c", "update x → 9, 2, c", "delete x <not sent>, 2, <not sent>"},
+		"USING INDEX b": {"update x → 1, 2, c", "update x → 9, 2, c", "delete x <not_sent>, 2, <not_sent>"},
 	} {
 		t.Run(identity, func(t *testing.T) {
 			db := newSource(t)
@@ -143,7 +143,7 @@ func TestKindsBeginAndCommit(t *testing.T) {
 	db := newSource(t)
 	db.Exec(t, "BEGIN; INSERT INTO t VALUES (1); UPDATE t SET v = 'x'; COMMIT", "INSERT INTO quiet VALUES (1)", "DELETE FROM t")
 	ms := wantShown(t, subscribe(t, db, walchan.WithTransactions()),
-		"begin", "insert t → 1, <null>", "update t → 1, x", "commit", "begin", "delete t 1, <not sent>", "commit")
+		"begin", "insert t → 1, <null>", "update t → 1, x", "commit", "begin", "delete t 1, <not_sent>", "commit")
 	for i, m := range ms {
 		if want := []uint32{1, 2, 3, 4, 1, 2, 3}[i]; m.Ordinal != want {
 			t.Errorf("%v has ordinal %d, want %d", m, m.Ordinal, want)

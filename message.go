@@ -1,12 +1,9 @@
 package walchan
 
 import (
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/walchan/walchan/internal/feed"
-	"github.com/walchan/walchan/internal/pgsql"
 	"github.com/walchan/walchan/internal/pgtime"
 	"github.com/walchan/walchan/internal/resume"
 	"github.com/walchan/walchan/internal/value"
@@ -19,7 +16,7 @@ type LSN = wal.LSN
 // ParseLSN reads PostgreSQL's notation of a position.
 func ParseLSN(s string) (LSN, error) { return wal.ParseLSN(s) }
 
-// Kind says what a Message is.
+// Kind says what a Message is. Its text is snake case: "commit_prepared".
 type Kind uint8
 
 // The kinds of messages. Which of them a stream delivers depends on its options.
@@ -51,16 +48,6 @@ const (
 	// With WithCheckpoint.
 	Progress // the server has nothing more up to LSN: store its Checkpoint, so that the slot goes on
 )
-
-var kindNames = [...]string{"invalid", "insert", "update", "delete", "truncate", "message", "begin", "commit", "raw",
-	"prepare", "commit prepared", "rollback prepared", "wal", "timeline history", "snapshot begin", "read", "snapshot end", "progress"}
-
-func (k Kind) String() string {
-	if int(k) < len(kindNames) {
-		return kindNames[k]
-	}
-	return fmt.Sprintf("kind(%d)", uint8(k))
-}
 
 // Message is one change, or one mark between changes, of the write-ahead log.
 //
@@ -97,52 +84,31 @@ type Message struct {
 // Tx is a transaction, shared by its messages and immutable. It has no end LSN: rows are delivered before the server
 // sends that.
 type Tx struct {
-	XID uint32
+	XID uint32 `json:"xid"`
 
 	// GID is the identifier given to PREPARE TRANSACTION; "" if the transaction was not prepared. The changes of such a one
 	// are not yet committed: see WithTwoPhase.
-	GID string
+	GID string `json:"gid,omitempty"`
 
-	CommitLSN  LSN       // of the record that commits or prepares; of a RollbackPrepared the end of its record
-	CommitTime time.Time // of that, or of the rollback
-	Origin     string    // the replication origin it was replayed from; "" for one that was made here
+	CommitLSN  LSN       `json:"-"`                // of the record that commits or prepares; of a RollbackPrepared the end of its record
+	CommitTime time.Time `json:"commit_time"`      // of that, or of the rollback
+	Origin     string    `json:"origin,omitempty"` // the replication origin it was replayed from; "" for one that was made here
 
 	// Redelivered says that messages of this transaction were delivered before, and come again as a whole, because the server
 	// sent it differently after a reconnect.
-	Redelivered bool
+	Redelivered bool `json:"redelivered,omitempty"`
 
 	origin   *resume.Source
 	before   LSN  // everything that ended at or before it was delivered before the transaction
 	prepared bool // it is delivered at its PREPARE
 }
 
-// Position identifies and orders changes within one Source, across reconnects and restarts of the process: a sink that
-// stores the Position of the last change it has applied recognises what it is sent again.
-type Position struct {
-	Commit  LSN    // Tx.CommitLSN; of a non-transactional LogicalMessage its own LSN
-	Ordinal uint32 // Message.Ordinal
-}
-
-// Compare returns -1, 0 or +1 as p lies before, at or after q in the order of delivery.
-func (p Position) Compare(q Position) int {
-	switch {
-	case p.Commit < q.Commit, p.Commit == q.Commit && p.Ordinal < q.Ordinal:
-		return -1
-	case p == q:
-		return 0
-	}
-	return 1
-}
-
-// String returns the position as "16/B374D848:3".
-func (p Position) String() string { return fmt.Sprintf("%s:%d", p.Commit, p.Ordinal) }
-
 // Source says whose positions a stream's positions are. Store it beside a Position: under another SystemID or Slot the
 // Position means nothing.
 type Source struct {
-	SystemID string // identifies the cluster; a copy made by pg_basebackup has the same
-	Database string // "" of a physical stream
-	Slot     string // "" of a physical stream without one
+	SystemID string `json:"system_id"` // identifies the cluster; a copy made by pg_basebackup has the same
+	Database string `json:"database"`  // "" of a physical stream
+	Slot     string `json:"slot"`      // "" of a physical stream without one
 }
 
 // Position returns the key of the message. ok is false where there is none: Raw, WAL, TimelineHistory, Progress, those of a snapshot,
@@ -237,31 +203,6 @@ func (m Message) SentAt() time.Time { return pgtime.Time(m.sent) }
 // Receipt returns the acknowledgement of the message, for whoever has let the message go.
 func (m Message) Receipt() Receipt { return m.ack }
 
-// String describes the message for logs: kind, table, position. It never shows row data.
-func (m Message) String() string {
-	var b strings.Builder
-	b.WriteString(m.Kind.String())
-	if m.Relation != nil {
-		b.WriteByte(' ')
-		b.WriteString(m.Relation.String())
-	}
-	if t, _, _ := m.Truncated(); t != nil {
-		for i, r := range t {
-			b.WriteString([]string{", ", " "}[btoi(i == 0)])
-			b.WriteString(r.String())
-		}
-	}
-	if m.Tx != nil {
-		fmt.Fprintf(&b, " xid %d", m.Tx.XID)
-	}
-	if p, ok := m.Position(); ok {
-		fmt.Fprintf(&b, " at %s", p)
-	} else if m.Kind != 0 {
-		fmt.Fprintf(&b, " at %s", m.LSN)
-	}
-	return b.String()
-}
-
 func btoi(b bool) int {
 	if b {
 		return 1
@@ -269,7 +210,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// ReplicaIdentity is a table's setting of what the server sends of old rows (ALTER TABLE … REPLICA IDENTITY).
+// ReplicaIdentity is a table's setting of what the server sends of old rows (ALTER TABLE … REPLICA IDENTITY). Its text is "default",
+// "index", "full" or "nothing".
 type ReplicaIdentity byte
 
 // The settings, as pg_class.relreplident has them.
@@ -282,26 +224,23 @@ const (
 
 // Relation is a table as of the change. It is immutable; a table that is altered gets a new one.
 type Relation struct {
-	OID             uint32
-	Schema          string
-	Name            string
-	ReplicaIdentity ReplicaIdentity
-	Columns         []Column
+	OID             uint32          `json:"oid"`
+	Schema          string          `json:"schema"`
+	Name            string          `json:"name"`
+	ReplicaIdentity ReplicaIdentity `json:"replica_identity"`
+	Columns         []Column        `json:"columns"`
 
 	conv *value.Conversion // how values are converted, see types.bind; nil: built-in types only
 }
 
 // Column is a column of a Relation.
 type Column struct {
-	Name     string
-	Key      bool   // belongs to the replica identity
-	TypeOID  uint32 // pg_type.oid
-	TypeMod  int32  // pg_attribute.atttypmod; -1 without
-	TypeName string // as in format_type without modifier ("integer", "shop.status"); the number where it is not known
+	Name     string `json:"name"`
+	Key      bool   `json:"key"`       // belongs to the replica identity
+	TypeOID  uint32 `json:"type_oid"`  // pg_type.oid
+	TypeMod  int32  `json:"type_mod"`  // pg_attribute.atttypmod; -1 without
+	TypeName string `json:"type_name"` // as in format_type without modifier ("integer", "shop.status"); the number where it is not known
 }
-
-// String returns the table's name, quoted where PostgreSQL wants it quoted.
-func (r *Relation) String() string { return pgsql.Ident(r.Schema) + "." + pgsql.Ident(r.Name) }
 
 // Index returns the index of the column called name, or -1.
 func (r *Relation) Index(name string) int {

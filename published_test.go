@@ -66,8 +66,8 @@ func TestRowFilters(t *testing.T) {
 	db.Exec(t, "CREATE TABLE f (id int PRIMARY KEY, v text)", "ALTER PUBLICATION p ADD TABLE f WHERE (id > 10)",
 		"INSERT INTO f VALUES (1), (11), (12)", "UPDATE f SET id = 13 WHERE id = 1", "UPDATE f SET id = 2 WHERE id = 11",
 		"UPDATE f SET v = 'v'", "DELETE FROM f", "INSERT INTO t VALUES (1)")
-	wantShown(t, subscribe(t, db), "insert f → 11, <null>", "insert f → 12, <null>", "insert f → 13, <null>", "delete f 11, <not sent>",
-		"update f → 12, v", "update f → 13, v", "delete f 12, <not sent>", "delete f 13, <not sent>", "insert t → 1, <null>")
+	wantShown(t, subscribe(t, db), "insert f → 11, <null>", "insert f → 12, <null>", "insert f → 13, <null>", "delete f 11, <not_sent>",
+		"update f → 12, v", "update f → 13, v", "delete f 12, <not_sent>", "delete f 13, <not_sent>", "insert t → 1, <null>")
 }
 
 // Of a table with a column list there are no other columns: not in its Relation, either.
@@ -77,7 +77,7 @@ func TestColumnLists(t *testing.T) {
 	db.Exec(t, "CREATE TABLE c (secret text, id int PRIMARY KEY, v text, w text)", "ALTER PUBLICATION p ADD TABLE c (v, id)",
 		"INSERT INTO c VALUES ('s', 1, 'v', 'w')", "UPDATE c SET secret = 'x'", "UPDATE c SET id = 2", "DELETE FROM c")
 	s := subscribe(t, db)
-	ms := wantShown(t, s, "insert c → 1, v", "update c → 1, v", "update c 1, <not sent> → 2, v", "delete c 2, <not sent>")
+	ms := wantShown(t, s, "insert c → 1, v", "update c → 1, v", "update c 1, <not_sent> → 2, v", "delete c 2, <not_sent>")
 	if r := ms[0].Relation; len(r.Columns) != 2 || r.Index("secret") >= 0 || !r.Columns[0].Key || r.Columns[1].Key {
 		t.Errorf("relation is %+v", r)
 	}
@@ -117,7 +117,7 @@ func TestPublicationIsAlteredWhileStreaming(t *testing.T) {
 		"ALTER PUBLICATION p SET (publish = 'insert, delete')", "DELETE FROM t WHERE id = 1",
 		"ALTER PUBLICATION p DROP TABLE t", "INSERT INTO t VALUES (3)", "INSERT INTO quiet VALUES (3)",
 		"ALTER PUBLICATION p SET TABLE t", "INSERT INTO quiet VALUES (4)", "INSERT INTO t VALUES (4)")
-	wantShown(t, s, "insert t → 1, <null>", "insert quiet → 2", "insert t → 2, <null>", "delete t 1, <not sent>", "insert quiet → 3", "insert t → 4, <null>")
+	wantShown(t, s, "insert t → 1, <null>", "insert quiet → 2", "insert t → 2, <null>", "delete t 1, <not_sent>", "insert quiet → 3", "insert t → 4, <null>")
 	db.Exec(t, "ALTER PUBLICATION p RENAME TO q", "CREATE PUBLICATION p FOR ALL TABLES", "INSERT INTO quiet VALUES (5)", "CREATE TABLE new (id int PRIMARY KEY)", "INSERT INTO new VALUES (6)")
 	wantShown(t, s, "insert quiet → 5", "insert new → 6")
 }
@@ -135,7 +135,7 @@ func TestTablesAreAlteredWhileStreaming(t *testing.T) {
 		"BEGIN; INSERT INTO t VALUES ('x', 2); ALTER TABLE t DROP v; INSERT INTO t VALUES (3); ALTER TABLE t ADD v int; INSERT INTO t VALUES (4, 5); DROP TABLE t; COMMIT",
 		"INSERT INTO quiet VALUES (9)")
 	ms := wantShown(t, s, "insert t → 1, a", "insert t → 2, b, 1.50", "update t → 1, c, 1.50", "insert t → 3, d, e", "insert s.t → 4, <null>, 1.5",
-		"delete s.u 1, <not sent>, <not sent>", "insert t → new, 1", "insert t → x, 2", "insert t → 3", "insert t → 4, 5", "insert quiet → 9")
+		"delete s.u 1, <not_sent>, <not_sent>", "insert t → new, 1", "insert t → x, 2", "insert t → 3", "insert t → 4, 5", "insert quiet → 9")
 	columns := func(m walchan.Message) (names string) {
 		for _, c := range m.Relation.Columns {
 			names += fmt.Sprintf("%s %s %d, ", c.Name, c.TypeName, c.TypeMod)
@@ -196,8 +196,8 @@ func TestReplicaIdentityIsChangedWhileStreaming(t *testing.T) {
 		"ALTER TABLE x REPLICA IDENTITY USING INDEX x_b", "UPDATE x SET a = 6 WHERE a = 3", "UPDATE x SET b = 7 WHERE a = 6", "DELETE FROM x WHERE a = 6",
 		"ALTER PUBLICATION p SET (publish = 'insert')", "ALTER TABLE x REPLICA IDENTITY NOTHING", "DELETE FROM x", "INSERT INTO x VALUES (8, 8, 'e')")
 	ms := wantShown(t, s, "insert x → 1, 2, c", "insert x → 2, 3, c", "insert x → 3, 4, c", "insert x → 4, 5, c",
-		"update x 1, <not sent>, <not sent> → 5, 2, c", "delete x 5, <not sent>, <not sent>",
-		"update x 2, 3, c → 2, 3, d", "delete x 2, 3, d", "update x → 6, 4, c", "update x <not sent>, 4, <not sent> → 6, 7, c", "delete x <not sent>, 7, <not sent>", "insert x → 8, 8, e")
+		"update x 1, <not_sent>, <not_sent> → 5, 2, c", "delete x 5, <not_sent>, <not_sent>",
+		"update x 2, 3, c → 2, 3, d", "delete x 2, 3, d", "update x → 6, 4, c", "update x <not_sent>, 4, <not_sent> → 6, 7, c", "delete x <not_sent>, 7, <not_sent>", "insert x → 8, 8, e")
 	for i, want := range map[int]walchan.ReplicaIdentity{0: walchan.ReplicaIdentityDefault, 6: walchan.ReplicaIdentityFull, 8: walchan.ReplicaIdentityIndex, 11: walchan.ReplicaIdentityNothing} {
 		if got := ms[i].Relation.ReplicaIdentity; got != want {
 			t.Errorf("message %d: replica identity %c, want %c", i, got, want)
@@ -216,11 +216,11 @@ func TestPartitionsViaTheirRoot(t *testing.T) {
 	copies(t, db, db.Name+"_root")
 	db.Exec(t, "INSERT INTO r VALUES (1, 'x'), (11, 'y')", "UPDATE r SET b = 'z' WHERE a = 1", "UPDATE r SET a = 12 WHERE a = 1",
 		"DELETE FROM r WHERE a = 11", "TRUNCATE r", "INSERT INTO r VALUES (13)")
-	wantShown(t, subscribe(t, db), "insert r1 → x, 1", "insert r21 → 11, y", "update r1 → z, 1", "delete r1 <not sent>, 1", "insert r21 → 12, z",
-		"delete r21 11, <not sent>", "truncate r1 r21 cascade false restart false", "insert r21 → 13, <null>")
+	wantShown(t, subscribe(t, db), "insert r1 → x, 1", "insert r21 → 11, y", "update r1 → z, 1", "delete r1 <not_sent>, 1", "insert r21 → 12, z",
+		"delete r21 11, <not_sent>", "truncate r1 r21 cascade false restart false", "insert r21 → 13, <null>")
 	s := subscribe(t, db, walchan.WithSlot(db.Name+"_root"), walchan.WithPluginOption("publication_names", "root"))
-	wantShown(t, s, "insert r → 1, x", "insert r → 11, y", "update r → 1, z", "delete r 1, <not sent>", "insert r → 12, z",
-		"delete r 11, <not sent>", "truncate r cascade false restart false", "insert r → 13, <null>")
+	wantShown(t, s, "insert r → 1, x", "insert r → 11, y", "update r → 1, z", "delete r 1, <not_sent>", "insert r → 12, z",
+		"delete r 11, <not_sent>", "truncate r cascade false restart false", "insert r → 13, <null>")
 }
 
 // What the server has to say is logged, or given to whom it concerns.

@@ -4,7 +4,7 @@ import (
 	"github.com/walchan/walchan/internal/pgoutput"
 )
 
-// State is what is known of a column's value.
+// State is what is known of a column's value. Its text is "not_sent", "null", "unchanged", "text" or "binary".
 type State uint8
 
 // The states of a column.
@@ -16,11 +16,7 @@ const (
 	Binary                 // a value in binary format
 )
 
-func (s State) String() string {
-	return [...]string{"not sent", "null", "unchanged", "text", "binary"}[s]
-}
-
-// Identity says how much of an old row there is.
+// Identity says how much of an old row there is. Its text is "none", "key" or "full".
 type Identity uint8
 
 // How much of an old row there is.

@@ -30,14 +30,14 @@ import (
 // Snapshot is what a SnapshotBegin or SnapshotEnd is about.
 type Snapshot struct {
 	// Tables are those whose rows are read. Their rows' messages have the same Relations.
-	Tables []*Relation
+	Tables []*Relation `json:"tables"`
 
 	// Attempt is 1 at first. Each time the snapshot is lost with its connection the next SnapshotBegin has a higher one: then the
 	// rows start over, and all that were delivered since the first SnapshotBegin are void. Some of them may not exist any more.
-	Attempt int
+	Attempt int `json:"attempt"`
 
 	// Among says that the rows come among the changes: see Stream.ReadRows.
-	Among bool
+	Among bool `json:"among,omitempty"`
 
 	at *resume.Place // what the checkpoint of its message says; nil: it has none
 }
@@ -194,12 +194,12 @@ func choicesOf(chosen []SnapshotTable) []tables.Choice {
 
 // TableProgress is how much of a table's rows a snapshot has delivered.
 type TableProgress struct {
-	Table          string // as Relation.String has it
-	Rows           int64
-	EstimatedRows  int64 // by the statistics of the last ANALYZE or VACUUM; 0: not known
-	Bytes          int64 // of the rows, as COPY sends them
-	EstimatedBytes int64 // the table's size on disk, which is what is read: Bytes come to less, or to more
-	Done           bool
+	Table          string `json:"table"` // as Relation.String has it
+	Rows           int64  `json:"rows"`
+	EstimatedRows  int64  `json:"estimated_rows,omitempty"` // by the statistics of the last ANALYZE or VACUUM; 0: not known
+	Bytes          int64  `json:"bytes"`                    // of the rows, as COPY sends them
+	EstimatedBytes int64  `json:"estimated_bytes"`          // the table's size on disk, which is what is read: Bytes come to less, or to more
+	Done           bool   `json:"done"`
 }
 
 func (p *snapshotRun) progress() []TableProgress {

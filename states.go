@@ -2,7 +2,7 @@ package walchan
 
 import "time"
 
-// StreamState says what a stream is doing.
+// StreamState says what a stream is doing. Its text is the name of the constant in lower case: "streaming".
 type StreamState uint8
 
 // The states of a stream.
@@ -32,8 +32,6 @@ var stateNames = [states]string{
 	StateClosed:     "closed",
 	StateSnapshot:   "snapshot",
 }
-
-func (s StreamState) String() string { return stateNames[s] }
 
 // transitions are the states that may follow each state. Tests fail on any other (see watchTransitions).
 var transitions = [states][]StreamState{

@@ -10,40 +10,40 @@ import (
 
 // Stats is what a stream knows of itself. A position is 0 until it is known.
 type Stats struct {
-	State   StreamState
-	Since   time.Time     // since when
-	Err     error         // why it is retrying, or has ended
-	Attempt int           // StateRetrying: the next attempt's number, since there was last progress
-	Delay   time.Duration // StateRetrying: before it
+	State   StreamState   `json:"state"`
+	Since   time.Time     `json:"since,omitzero"`    // since when
+	Err     error         `json:"-"`                 // why it is retrying, or has ended
+	Attempt int           `json:"attempt,omitempty"` // StateRetrying: the next attempt's number, since there was last progress
+	Delay   time.Duration `json:"-"`                 // StateRetrying: before it
 
-	Delivered uint64 // messages sent on C
-	Unacked   uint64 // of these, not yet acknowledged
-	Buffered  int    // of these, still in C
+	Delivered uint64 `json:"delivered"` // messages sent on C
+	Unacked   uint64 `json:"unacked"`   // of these, not yet acknowledged
+	Buffered  int    `json:"buffered"`  // of these, still in C
 
-	Received LSN // up to here the server has sent everything
+	Received LSN `json:"-"` // up to here the server has sent everything
 	// Acknowledged is the position up to which everything is acknowledged: it may be confirmed. After a reconnect to a server
 	// that was restarted it may be lower than before, because keepalives of before count no more.
-	Acknowledged LSN
-	Confirmed    LSN // the last position that was written to the server
+	Acknowledged LSN `json:"-"`
+	Confirmed    LSN `json:"-"` // the last position that was written to the server
 
-	Oldest    LSN           // end of the transaction of the oldest unacknowledged message; 0: none, or not yet known
-	OldestAge time.Duration // since that message was sent on C; 0: all is acknowledged
+	Oldest    LSN           `json:"-"` // end of the transaction of the oldest unacknowledged message; 0: none, or not yet known
+	OldestAge time.Duration `json:"-"` // since that message was sent on C; 0: all is acknowledged
 
-	LagBytes uint64        // from Confirmed to the end of WAL, as far as the server has told of it
-	Lag      time.Duration // age of the last received transaction when the server sent it (by its clock), plus OldestAge
+	LagBytes uint64        `json:"lag_bytes"` // from Confirmed to the end of WAL, as far as the server has told of it
+	Lag      time.Duration `json:"-"`         // age of the last received transaction when the server sent it (by its clock), plus OldestAge
 
 	// Spooled is how many bytes are kept of transactions in progress, in memory and in temporary files (WithStreaming). Nobody
 	// else sees the latter, for they are in no directory.
-	Spooled int64
+	Spooled int64 `json:"spooled"`
 
 	// Unproven says that nothing could prove that the server has the history of what was delivered, or of the checkpoint: see
 	// WithProof.
-	Unproven bool
+	Unproven bool `json:"unproven"`
 
-	Reconnects uint64
-	LateAcks   uint64 // acknowledgements after the stream has stopped, which did nothing
+	Reconnects uint64 `json:"reconnects"`
+	LateAcks   uint64 `json:"late_acks"` // acknowledgements after the stream has stopped, which did nothing
 
-	Snapshot []TableProgress // of WithSnapshot, a table each, and of the last ReadRows; also when they are complete
+	Snapshot []TableProgress `json:"snapshot,omitempty"` // of WithSnapshot, a table each, and of the last ReadRows; also when they are complete
 }
 
 // gauge holds what the owner publishes for Stats.

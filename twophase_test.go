@@ -62,7 +62,7 @@ func TestTwoPhase(t *testing.T) {
 	prepareRow(db, t, "a", 1)
 	prepareRow(db, t, "b", 2)
 	db.Exec(t, "INSERT INTO t VALUES (3)", "COMMIT PREPARED 'a'", "ROLLBACK PREPARED 'b'")
-	equal(t, told(t, s, 5, true), "insert a 1", "insert b 2", "insert 3", "commit prepared a", "rollback prepared b")
+	equal(t, told(t, s, 5, true), "insert a 1", "insert b 2", "insert 3", "commit_prepared a", "rollback_prepared b")
 
 	// What was acknowledged when it was prepared is confirmed, and does not come again; its outcome does.
 	prepareRow(db, t, "c", 4)
@@ -85,7 +85,7 @@ func TestTwoPhase(t *testing.T) {
 	}
 	defer s.Close()
 	prepareRow(db, t, "d", 5)
-	equal(t, told(t, s, 1, true), "commit prepared c")
+	equal(t, told(t, s, 1, true), "commit_prepared c")
 	equal(t, told(t, s, 2, true), "begin d", "insert d 5")
 	last := receiveOne(t, s)
 	if last.Kind != walchan.Prepare || last.End() <= last.Tx.CommitLSN {
@@ -143,18 +143,18 @@ func TestTwoPhaseIsSwitchedOn(t *testing.T) {
 		if transactions {
 			equal(t, told(t, s, 3, false), "begin normal", "insert normal 3", "prepare normal")
 			restart()
-			equal(t, told(t, s, 5, false), "begin early", "insert early 1", "prepare early", "commit prepared early", "rollback prepared rolled back")
+			equal(t, told(t, s, 5, false), "begin early", "insert early 1", "prepare early", "commit_prepared early", "rollback_prepared rolled back")
 			large = told(t, s, 1003, false)
-			if large[0] != "begin large" || large[1001] != "prepare large" || large[1002] != "commit prepared large" {
+			if large[0] != "begin large" || large[1001] != "prepare large" || large[1002] != "commit_prepared large" {
 				t.Errorf("%q", large)
 			}
 			large = large[1:]
 		} else {
 			equal(t, told(t, s, 2, false), "insert normal 3", "insert early 1")
 			restart()
-			equal(t, told(t, s, 2, false), "commit prepared early", "rollback prepared rolled back")
+			equal(t, told(t, s, 2, false), "commit_prepared early", "rollback_prepared rolled back")
 			large = told(t, s, 1001, false)
-			if large[1000] != "commit prepared large" {
+			if large[1000] != "commit_prepared large" {
 				t.Errorf("%q", large)
 			}
 		}
@@ -163,7 +163,7 @@ func TestTwoPhaseIsSwitchedOn(t *testing.T) {
 				t.Errorf("the %d-th of 'large' is %s", i, large[i])
 			}
 		}
-		equal(t, told(t, s, 1, false), "commit prepared normal")
+		equal(t, told(t, s, 1, false), "commit_prepared normal")
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -212,7 +212,7 @@ func TestAcknowledgedAtPrepareAndSentInBlocks(t *testing.T) {
 			t.Fatalf("there came %v: %s", m, m.New().Text(0))
 		}
 	}
-	equal(t, told(t, s, 2, true), "commit prepared x", "insert -1")
+	equal(t, told(t, s, 2, true), "commit_prepared x", "insert -1")
 }
 
 // The server may send less of a transaction that was rolled back since it was prepared: repeats, no loss.
