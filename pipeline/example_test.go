@@ -70,9 +70,9 @@ func ExampleNewWriter() {
 		fmt.Println(err)
 	}
 	// Output:
-	// {"kind":"insert","schema":"public","table":"books","position":"0/1000180:2","xid":700,"time":"2026-01-01T00:00:00Z","new":{"id":1,"title":"Emma"}}
-	// {"kind":"insert","schema":"public","table":"books","position":"0/1000180:3","xid":700,"time":"2026-01-01T00:00:00Z","new":{"id":2,"title":"Sanditon"}}
-	// {"kind":"delete","schema":"public","table":"books","position":"0/10002B0:2","xid":701,"time":"2026-01-01T00:00:01Z","old":{"id":2}}
+	// {"kind":"insert","schema":"public","table":"books","xid":700,"position":"0/1000180:2","time":"2026-01-01T00:00:00Z","new":{"id":1,"title":"Emma"}}
+	// {"kind":"insert","schema":"public","table":"books","xid":700,"position":"0/1000180:3","time":"2026-01-01T00:00:00Z","new":{"id":2,"title":"Sanditon"}}
+	// {"kind":"delete","schema":"public","table":"books","xid":701,"position":"0/10002B0:2","time":"2026-01-01T00:00:01Z","old":{"id":2}}
 }
 
 func ExampleRetry() {

@@ -2,11 +2,9 @@ package pipeline
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/walchan/walchan"
 )
@@ -15,59 +13,10 @@ import (
 // nothing where nothing was appended. An error refuses the item (RefusedError). JSON is one; package encode has others.
 type Encoder[T any] func(b []byte, v T) ([]byte, error)
 
-// JSON is the Encoder of messages as JSON objects:
-//
-//	{"kind":"update","schema":"public","table":"orders","position":"0/16C39F0:2","xid":689,"time":"2026-01-02T03:04:05.6Z","old":{"id":1},"new":{"id":2}}
-//
-// Rows are as Row.AppendJSON has them, and stand where the server sends them. A truncate has "tables", a logical message
-// "prefix" and "payload".
+// JSON is the Encoder of messages as JSON objects, with their data: see walchan.Message.MarshalJSON.
 func JSON(b []byte, m walchan.Message) ([]byte, error) {
-	b = appendField(b, '{', "kind", m.Kind.String())
-	if m.Relation != nil {
-		b = appendField(b, ',', "schema", m.Relation.Schema)
-		b = appendField(b, ',', "table", m.Relation.Name)
-	}
-	if tables, _, _ := m.Truncated(); tables != nil {
-		names := make([]string, len(tables))
-		for i, t := range tables {
-			names[i] = t.String()
-		}
-		b = appendField(b, ',', "tables", names)
-	}
-	if p, ok := m.Position(); ok {
-		b = appendField(b, ',', "position", p.String())
-	}
-	if m.Tx != nil {
-		b = appendField(b, ',', "xid", m.Tx.XID)
-		b = appendField(b, ',', "time", m.Tx.CommitTime.Format(time.RFC3339Nano))
-	}
-	if m.Kind == walchan.LogicalMessage {
-		b = appendField(b, ',', "prefix", m.Prefix())
-	}
-	if p := m.Payload(); p != "" {
-		b = appendField(b, ',', "payload", p)
-	}
-	var err error
-	if old := m.Old(); old.Len() > 0 {
-		if b, err = old.AppendJSON(append(b, `,"old":`...)); err != nil {
-			return b, err
-		}
-	}
-	if row := m.New(); row.Len() > 0 {
-		if b, err = row.AppendJSON(append(b, `,"new":`...)); err != nil {
-			return b, err
-		}
-	}
-	return append(b, '}'), nil
-}
-
-func appendField(b []byte, before byte, name string, v any) []byte {
-	value, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // strings and numbers can be encoded
-	}
-	b = append(append(append(b, before, '"'), name...), '"', ':')
-	return append(b, value...)
+	j, err := m.MarshalJSON()
+	return append(b, j...), err
 }
 
 // appendLines appends a batch.

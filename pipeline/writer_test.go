@@ -32,10 +32,10 @@ func TestJSON(t *testing.T) {
 		}
 		b = append(b, '\n')
 	}
-	want := `{"kind":"insert","schema":"public","table":"items","position":"0/1000100:2","xid":700,"time":"2026-01-01T00:00:00Z","new":{"id":1,"name":"a\nb"}}
-{"kind":"update","schema":"public","table":"items","position":"0/1000230:2","xid":701,"time":"2026-01-01T00:00:01Z","old":{"id":1},"new":{"id":2,"name":null}}
-{"kind":"delete","schema":"public","table":"items","position":"0/1000360:2","xid":702,"time":"2026-01-01T00:00:02Z","old":{"id":2}}
-{"kind":"truncate","tables":["public.items"],"position":"0/1000490:2","xid":703,"time":"2026-01-01T00:00:03Z"}
+	want := `{"kind":"insert","schema":"public","table":"items","xid":700,"position":"0/1000100:2","time":"2026-01-01T00:00:00Z","new":{"id":1,"name":"a\nb"}}
+{"kind":"update","schema":"public","table":"items","xid":701,"position":"0/1000230:2","time":"2026-01-01T00:00:01Z","old":{"id":1},"new":{"id":2,"name":null}}
+{"kind":"delete","schema":"public","table":"items","xid":702,"position":"0/1000360:2","time":"2026-01-01T00:00:02Z","old":{"id":2}}
+{"kind":"truncate","tables":["public.items"],"xid":703,"position":"0/1000490:2","time":"2026-01-01T00:00:03Z"}
 {"kind":"message","position":"0/1000540:0","prefix":"p","payload":"say \"x\""}
 `
 	if string(b) != want {
