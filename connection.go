@@ -64,7 +64,7 @@ func (o *owner) letGo(c *connection, now time.Time) (time.Time, error) {
 	case step == link.Leave:
 		return now, errLetGo
 	case step == link.Announce:
-		o.cfg.log.Info("server is stopping: waiting for acknowledgements", "grace", link.Grace, "confirmed", c.Status.Confirmed)
+		o.cfg.log.Info("server is stopping: waiting for acknowledgements", "grace", link.Grace, "confirmed", c.Status.Confirmed.String())
 	}
 	return next, nil
 }

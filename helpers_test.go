@@ -78,7 +78,15 @@ var retrySoon = walchan.WithRetry(func() backoff.BackOff {
 	return backoff.NewExponentialBackOff(backoff.WithInitialInterval(2*time.Millisecond), backoff.WithMaxInterval(200*time.Millisecond), backoff.WithMaxElapsedTime(0))
 })
 
-func logTo(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+// logTo logs into the test's output, and fails the test if a position is logged as a number, as the JSONHandler shows an LSN.
+func logTo(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if lsn, ok := a.Value.Any().(walchan.LSN); ok {
+			t.Errorf("%s is logged as the number %d", a.Key, lsn)
+		}
+		return a
+	}}))
+}
 
 // next returns the next message.
 func next(t *testing.T, s *walchan.Stream) walchan.Message {

@@ -173,7 +173,7 @@ var errTimelineEnd = errors.New("walchan: the timeline has ended")
 
 // leaveTimeline ends the stream of a timeline properly, so that the slot is free when the function returns.
 func (o *owner) leaveTimeline(c *connection) {
-	o.cfg.log.Info("the timeline has ended", "slot", o.source.Slot, "timeline", c.System.Timeline, "received", c.Received)
+	o.cfg.log.Info("the timeline has ended", "slot", o.source.Slot, "timeline", c.System.Timeline, "received", c.Received.String())
 	o.feed.(*feed.Log).Leave(c.Address)
 	if err := c.Farewell(o.ledger.Advance(), time.Now().Add(time.Second)); err != nil {
 		o.cfg.log.Info("the end of the timeline could not be confirmed over its connection", "slot", o.source.Slot, "error", err)

@@ -36,7 +36,7 @@ func (o *owner) absent(t *feed.Trial) error {
 		o.heed(c, verdict)
 	}
 	o.cfg.log.Warn("the last transaction that was delivered is no longer sent: is its table still published? The stream goes on after it",
-		"slot", o.source.Slot, "xid", t.XID, "commit", t.Commit)
+		"slot", o.source.Slot, "xid", t.XID, "commit", t.Commit.String())
 	return nil
 }
 
@@ -57,7 +57,7 @@ func (o *owner) heed(c *connection, v begin.Verdict) {
 func (o *owner) accept(c *connection, by string) {
 	o.rewind(c)
 	c.Limit = never
-	o.cfg.log.Info("the server has the history of what was delivered", "slot", o.source.Slot, "from", c.From, "because", by)
+	o.cfg.log.Info("the server has the history of what was delivered", "slot", o.source.Slot, "from", c.From.String(), "because", by)
 }
 
 // doubt goes on without a proof.
@@ -66,7 +66,7 @@ func (o *owner) doubt(c *connection, why string) {
 	c.Limit = never
 	o.gauge.unproven.Store(true)
 	o.cfg.log.Warn("nothing proves that the server has the history of what was delivered, and nothing disproves it: going on (see WithProof)",
-		"slot", o.source.Slot, "from", c.From, "why", why)
+		"slot", o.source.Slot, "from", c.From.String(), "why", why)
 }
 
 // rewind forgets positions that may belong to another history.

@@ -44,7 +44,7 @@ func (o *owner) reconnect(c *connection, why error) (*connection, error) {
 			o.gauge.mu.Lock()
 			o.gauge.reconnects++
 			o.gauge.mu.Unlock()
-			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.Attempt, "resumed_at", next.From)
+			o.cfg.log.Info("connected again", "slot", o.source.Slot, "attempt", o.outage.Attempt, "resumed_at", next.From.String())
 			return next, nil
 		case o.ctx.Err() != nil:
 			return nil, errStopped
@@ -68,7 +68,7 @@ func (o *owner) pause(why error) error {
 		level = slog.LevelError
 	}
 	o.cfg.log.Log(o.ctx, level, "disconnected, trying again", "slot", o.source.Slot, "attempt", x.Attempt,
-		"delay", delay.Round(time.Millisecond), "received", x.At, "error", why)
+		"delay", delay.Round(time.Millisecond), "received", x.At.String(), "error", why)
 	if !link.Sleep(o.ctx, delay) {
 		return errStopped
 	}

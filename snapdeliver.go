@@ -28,7 +28,7 @@ func (o *owner) takeSnapshot(c *connection) error {
 	if err := o.keepSlot(c); err != nil {
 		return err
 	}
-	o.cfg.log.Info("the slot is made", "slot", o.source.Slot, "from", p.From)
+	o.cfg.log.Info("the slot is made", "slot", o.source.Slot, "from", p.From.String())
 	ctx, cancel := context.WithTimeout(o.ctx, c.Timers.Patience())
 	defer cancel()
 	if err := o.request(nil).Stream(ctx, &c.Access, c.Standby, p.From); err != nil {

@@ -164,5 +164,5 @@ func (o *owner) goOn(c, lost *connection, s *begin.Started) {
 		begun = resume.Place{Source: c.origin, Point: p.Point}
 	}
 	o.ledger.Start(begun)
-	o.cfg.log.Info("the stream goes on after the checkpoint", "slot", o.source.Slot, "checkpoint", o.given.place(), "confirmed", s.Told)
+	o.cfg.log.Info("the stream goes on after the checkpoint", "slot", o.source.Slot, "checkpoint", o.given.place(), "confirmed", s.Told.String())
 }

@@ -123,7 +123,7 @@ func (o *owner) watchdog(now time.Time) time.Time {
 	if b.Overtaken && b.Age >= forgottenAfter && w.logged != b.OldestNumber+1 {
 		w.logged = b.OldestNumber + 1
 		o.cfg.log.Warn("a message stays unacknowledged while later ones are acknowledged: nothing behind it is confirmed, and the server keeps its WAL",
-			"slot", o.source.Slot, "age", b.Age.Round(time.Second), "unacknowledged", b.Unacked, "acknowledged", b.Confirmed, "transaction_end", b.Oldest)
+			"slot", o.source.Slot, "age", b.Age.Round(time.Second), "unacknowledged", b.Unacked, "acknowledged", b.Confirmed.String(), "transaction_end", b.Oldest.String())
 	}
 	return w.next
 }

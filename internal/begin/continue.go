@@ -122,7 +122,7 @@ func (a *attempt) continueStream(ctx context.Context) error {
 	}
 	if timeline, was := a.is.System.Timeline, lost.Remote.System.Timeline; bound < p.Bound || timeline != was {
 		a.Log.Info("the server is on a new timeline, or lacks WAL that was confirmed; what was delivered it may have", "slot", a.Slot.Name,
-			"timeline", timeline, "was", was, "same_until", bound, "delivered", lost.Certain)
+			"timeline", timeline, "was", was, "same_until", bound.String(), "delivered", lost.Certain.String())
 	}
 	p.Bound = bound
 	// Not the position that was acknowledged last: a keepalive's may belong to another history, which has something else there.

@@ -149,7 +149,7 @@ func (f *Plugin) Next(frame *session.Frame, t *Turn) (Act, error) {
 		case was.messages == f.now.messages && was.hash != f.now.hash,
 			was.end != 0 && was.messages < f.now.messages,
 			f.now.end != 0 && was.messages > f.now.messages:
-			t.Details = []any{"lsn", m.LSN, "delivered", was.messages}
+			t.Details = []any{"lsn", m.LSN.String(), "delivered", was.messages}
 			f.sent = f.sent[:f.again]
 			return Repeat, nil
 		case was.messages >= f.now.messages:

@@ -243,7 +243,7 @@ func (f *Changes) end(t *Turn, ev *txn.Event) (Act, error) {
 // again has the transaction delivered once more.
 func (f *Changes) again(t *Turn) (Act, error) {
 	x := &f.current
-	t.Details = []any{"xid", x.tx.XID, "commit", x.tx.Commit, "delivered", f.point.Ordinal, "sent", x.at.ordinal}
+	t.Details = []any{"xid", x.tx.XID, "commit", x.tx.Commit.String(), "delivered", f.point.Ordinal, "sent", x.at.ordinal}
 	f.anew = x.tx.Commit
 	f.point.Ordinal, f.point.Hash = 0, 0
 	return Repeat, nil
