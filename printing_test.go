@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -112,6 +113,18 @@ func TestNothingPrintsData(t *testing.T) {
 }
 
 // Where the JSONHandler marshals what a message or a row is in, it shows them as MarshalJSON does.
+// A test of a consumer that compares rows so must not pass because their first bytes are equal.
+func TestOtherRowsAreNotDeeplyEqual(t *testing.T) {
+	rel := secretRelation()
+	a, b := message(t, Insert, rel, tuple('N', text("1"), text("a"))), message(t, Insert, rel, tuple('N', text("1"), text("b")))
+	if reflect.DeepEqual(a.New(), b.New()) || reflect.DeepEqual(a, b) {
+		t.Error("rows with other values are deeply equal")
+	}
+	if !reflect.DeepEqual(a.New(), a.New()) {
+		t.Error("a row is not deeply equal to itself")
+	}
+}
+
 func TestJSONHandlerShowsDataOnlyInside(t *testing.T) {
 	for _, m := range secretMessages(t) {
 		row, old := m.New(), m.Old()
