@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/walchan/walchan"
+	"github.com/walchan/walchan/internal/kit"
 )
 
 // What Transactions ends with.
@@ -90,7 +91,7 @@ func (t *transaction) add(it Item[walchan.Message]) (whole bool, err error) {
 		t.tx, t.messages, t.bytes = m.Tx, t.messages[:0], 0
 	case t.tx == nil:
 		whole = m.Tx == nil || m.Kind == walchan.CommitPrepared || m.Kind == walchan.RollbackPrepared
-		if !whole && m.Ordinal <= 2 {
+		if !whole && m.Ordinal <= 2 && !t.group.beganWithin(m.Tx) {
 			return false, fmt.Errorf("%w: %v", ErrNoTransactions, m)
 		}
 		if !whole { // the rest of a transaction, after a checkpoint in its middle
@@ -104,6 +105,15 @@ func (t *transaction) add(it Item[walchan.Message]) (whole bool, err error) {
 			ErrTransactionTooLarge, m.Tx.XID, t.limit.Items, t.limit.Bytes)
 	}
 	return whole || m.Kind == walchan.Commit || m.Kind == walchan.Prepare, nil
+}
+
+// beganWithin says whether the stream began after a message of the transaction: the checkpoint may be that of its Begin.
+func (g *Group) beganWithin(tx *walchan.Tx) bool {
+	if g.stream == nil {
+		return false
+	}
+	began, _ := kit.Began(g.stream)
+	return began.(walchan.Checkpoint).Position().Commit == tx.CommitLSN
 }
 
 func (t *transaction) take() Item[[]walchan.Message] {

@@ -47,6 +47,35 @@ func TestTransactionsAreWhole(t *testing.T) {
 	}
 }
 
+// A process that ended within a transaction is followed by one whose stream begins there: what is left of it is an item, also if all
+// but its Begin is left.
+func TestTransactionsAfterACheckpointWithinOne(t *testing.T) {
+	const messages = 4
+	for taken := range messages {
+		srv := walchantest.NewServer(walchantest.Tx(items.Insert(1, "a"), items.Insert(2, "b")), items.Insert(3, "c"))
+		var stored walchan.Checkpoint
+		again := func() *walchan.Stream {
+			return subscribe(t, srv, t.Context(), walchan.WithTransactions(), walchan.WithFrom(begins), walchan.WithCheckpoint(stored))
+		}
+		stream := again()
+		for range taken {
+			m := <-stream.C()
+			stored = m.Checkpoint()
+			stream.Ack(m)
+		}
+		stream.Close()
+		g := pipeline.New(t.Context(), again(), time.Minute)
+		var sizes []int
+		for tx := range pipeline.Transactions(g, g.Source(), pipeline.Limit{}) {
+			sizes = append(sizes, len(tx.Value))
+			tx.Ack()
+		}
+		if err := g.Wait(); err != nil || !slices.Equal(sizes, []int{messages - taken, 3}) {
+			t.Errorf("after %d messages: items of %d messages, %v", taken, sizes, err)
+		}
+	}
+}
+
 func TestTransactionsTogether(t *testing.T) {
 	srv := walchantest.NewServer(rows(100)...)
 	stream := subscribe(t, srv, t.Context(), walchan.WithTransactions())
