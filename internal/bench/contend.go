@@ -165,14 +165,15 @@ func contendCheckpoints(ctx context.Context, r *receiver, batches bool) error {
 			continue
 		}
 		r.messages++
-		if batches && r.messages%batch == 0 || !batches && m.Tx != tx {
+		last := m.Tx.CommitLSN >= r.commit
+		if last || batches && r.messages%batch == 0 || !batches && m.Tx != tx {
 			tx = m.Tx
 			_ = m.Checkpoint().String()
 			s.Ack(m)
 		} else {
 			s.Skip(m)
 		}
-		if m.Tx.CommitLSN >= r.commit {
+		if last {
 			return s.Close()
 		}
 	}
