@@ -252,7 +252,7 @@ func awaitState(t *testing.T, s *walchan.Stream, state walchan.StreamState) {
 	await(t, s, "it is "+state.String(), func() bool { return s.Stats().State == state })
 }
 
-// closeBehind acknowledges, and closes once the commit of the last message is in: its transaction does not come again.
+// closeBehind acknowledges, and closes once the commit of the last message is in. So its transaction does not come again.
 func closeBehind(t *testing.T, s *walchan.Stream, ms []walchan.Message) {
 	t.Helper()
 	ackAll(s, ms)

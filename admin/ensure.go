@@ -16,7 +16,7 @@ import (
 	"github.com/walchan/walchan/walerr"
 )
 
-// publication is one that is to be as its spec says.
+// publication is a publication that EnsurePublication makes, or completes.
 type publication struct {
 	*PublicationSpec
 	conn    *pgconn.PgConn

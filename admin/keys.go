@@ -49,7 +49,7 @@ func (p *publication) checkKeys(ctx context.Context, all members) error {
 		Advice: fmt.Sprintf(reasons[tables[0].why].mend, tables[0].table) + ", or publish neither (publish = 'insert, truncate'), or accept it (AllowUnkeyed)"}
 }
 
-// list names tables, each reason after those that have it.
+// list names the tables. A reason stands after the tables that have it.
 func list(tables []unkeyed) string {
 	var b strings.Builder
 	for i, t := range tables {

@@ -101,8 +101,9 @@ func (p *publication) lookUpTables(ctx context.Context) (all []member, err error
 	return all, nil
 }
 
-// families asks for the tables, and for those that inherit from them. The columns are the place among names, OID, qualified name, whether the
-// publication has it (by itself, by a partitioned table above it, or by a schema), the column list, and whether there is a row filter.
+// families asks for the tables, and for those that inherit from them. Its first columns are the place among names, the OID and the qualified
+// name. Then it says whether the publication has the table: by itself, by a partitioned table above it, or by a schema. The last columns are
+// the column list, and whether there is a row filter.
 func (p *publication) families(names []string) string {
 	list, filter, bySchema := "NULL::int2[]", "NULL", "false"
 	if p.version >= listsServer {

@@ -47,7 +47,7 @@ func Tables(names ...string) []PublishedTable {
 // PostgreSQL refuses every UPDATE and DELETE of a published table without a replica identity: the application that writes to it breaks. So EnsurePublication
 // refuses such tables (walerr.TableKey), and then it has changed nothing. The error names the tables and the ways out. A table has a replica identity
 // if it has a primary key that is not deferrable, or REPLICA IDENTITY FULL, or USING INDEX. Where may only use columns of it, and Columns must
-// have all of it; with FULL there are no Columns. Of a partitioned table all partitions count. None of this matters if Publish has neither
+// have all of it; with FULL there are no Columns. All partitions of a partitioned table count. None of this matters if Publish has neither
 // update nor delete. With AllowUnkeyed the tables are logged instead.
 //
 // Tables that are made later, in AllTables or Schemas or as partitions, are published without a check: UPDATE and DELETE of one fail if it has

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walchan/walchan/admin"
 	"github.com/walchan/walchan/internal/pgtest"
@@ -201,6 +205,41 @@ func TestCreateSlotSaysWhatItWaitsFor(t *testing.T) {
 	}
 	waitFor(t, func() bool { return strings.Contains(log.String(), "prepared as '"+db.Name+"'") }, &log)
 	if err := open.Exec(t.Context(), "ROLLBACK PREPARED '"+db.Name+"'").Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+}
+
+// It does so, too, if it cannot be asked for whom.
+func TestCreateSlotSaysThatItWaits(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t)
+	open := newApplication(t, db).conn
+	if err := open.Exec(t.Context(), "BEGIN; SELECT pg_current_xact_id()").Close(); err != nil {
+		t.Fatal(err)
+	}
+	var log logBuffer
+	var refuses atomic.Bool
+	c := connect(t, db.DSN(), admin.WithLogger(log.logger()), admin.WithConnect(func(_ context.Context, cfg *pgconn.Config) error {
+		dial := cfg.DialFunc
+		cfg.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if refuses.Load() {
+				return nil, errors.New("no more connections")
+			}
+			return dial(ctx, network, address)
+		}
+		return nil
+	}))
+	made := make(chan error)
+	go func() { made <- second(c.CreateSlot(t.Context(), admin.SlotSpec{Name: db.Name})) }()
+	db.Wait(t, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = '"+db.Name+"' AND backend_type = 'walsender' AND wait_event = 'transactionid')")
+	refuses.Store(true)
+	waitFor(t, func() bool {
+		return strings.Contains(log.String(), "what it waits for could not be asked") && strings.Contains(log.String(), "no more connections")
+	}, &log)
+	if err := open.Exec(t.Context(), "ROLLBACK").Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-made; err != nil {

@@ -34,9 +34,9 @@ func (s Source) describeWAL() string {
 	return fmt.Sprintf("slot %q in cluster %s", s.Slot, s.SystemID)
 }
 
-// CheckSource fails for a checkpoint of another cluster, database or slot. upgraded says that the cluster is the one of the checkpoint
+// check fails for a checkpoint of another cluster, database or slot. upgraded says that the cluster is the one of the checkpoint
 // after pg_upgrade.
-func (s Source) CheckSource(cp *resume.Checkpoint, upgraded bool) error {
+func (s Source) check(cp *resume.Checkpoint, upgraded bool) error {
 	if cp.Physical {
 		return &walerr.Error{Kind: walerr.Checkpoint, What: "the checkpoint is of a physical stream", Advice: "give it to SubscribePhysical"}
 	}
@@ -47,7 +47,7 @@ func (s Source) CheckSource(cp *resume.Checkpoint, upgraded bool) error {
 		Advice: "connect to its server and slot, or keep one checkpoint for each source; after pg_upgrade see WithUpgradedFrom"}
 }
 
-// CheckWAL is CheckSource for a physical stream.
+// CheckWAL is check for a physical stream.
 func (s Source) CheckWAL(cp *resume.Checkpoint) error {
 	switch {
 	case *cp == (resume.Checkpoint{}):

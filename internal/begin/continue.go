@@ -45,7 +45,7 @@ func (a *attempt) beginAnew(ctx context.Context) error {
 
 // checkSource fails for a checkpoint of another cluster, database or slot.
 func (a *attempt) checkSource(cp *resume.Checkpoint) error {
-	return a.source().CheckSource(cp, a.isUpgraded(cp))
+	return a.source().check(cp, a.isUpgraded(cp))
 }
 
 func (a *attempt) source() Source {

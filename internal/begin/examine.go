@@ -55,7 +55,7 @@ func (a *attempt) examine(ctx context.Context, p Past, start wal.LSN) error {
 	if err != nil {
 		return err
 	}
-	a.is.Verdict, err = p.Judge(answer, slot.Confirmed, a.Consumer != nil, a.Consumer != nil && a.Consumer.ProofRequired)
+	a.is.Verdict, err = p.judge(answer, slot.Confirmed, a.Consumer != nil, a.Consumer != nil && a.Consumer.ProofRequired)
 	return err
 }
 

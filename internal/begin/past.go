@@ -65,9 +65,9 @@ type Verdict struct {
 	By    string // why
 }
 
-// Judge says what an answer of the server means whose slot has confirmed a position. checkpoints says that the consumer stores them.
+// judge says what an answer of the server means whose slot has confirmed a position. checkpoints says that the consumer stores them.
 // required says that the stream must not go on without a proof.
-func (p *Past) Judge(answer Answer, confirmed wal.LSN, checkpoints, required bool) (Verdict, error) {
+func (p *Past) judge(answer Answer, confirmed wal.LSN, checkpoints, required bool) (Verdict, error) {
 	switch {
 	case answer.Is == No:
 		return Verdict{}, differs(p.Point, answer.By)

@@ -33,7 +33,7 @@ func TestPastIsJudged(t *testing.T) {
 		{name: "nothing was delivered since the checkpoint", confirmed: 0x80, checkpoints: true, doubt: true},
 	} {
 		p := Past{Point: test.point, Told: []wal.LSN{0x120}}
-		verdict, err := p.Judge(Answer{Is: test.is, By: "its answer"}, test.confirmed, test.checkpoints, test.required)
+		verdict, err := p.judge(Answer{Is: test.is, By: "its answer"}, test.confirmed, test.checkpoints, test.required)
 		if !errors.Is(err, test.kind) || verdict.Doubt != test.doubt {
 			t.Errorf("%s: doubt %v, %v", test.name, verdict.Doubt, err)
 		}

@@ -34,13 +34,14 @@ func (l *Line) Suspect(now time.Time) (inDoubt bool, next time.Time, err error) 
 // CheckBusy asks on an ordinary connection whether the walsender is at work. It fails if not. A walsender that decodes a transaction of
 // which it sends nothing can be silent for minutes, but then it does not wait for the network.
 func (l *Line) CheckBusy(ctx context.Context) error {
-	if why := l.isBusy(ctx); why != nil {
+	if why := l.whyIdle(ctx); why != nil {
 		return &walerr.Error{Kind: walerr.Unreachable, What: fmt.Sprintf("the server has sent nothing for %v, also when it was asked", l.Liveness.Timeout), Err: why}
 	}
 	return nil
 }
 
-func (l *Line) isBusy(ctx context.Context) error {
+// whyIdle returns nil if the walsender is at work, and else what it does.
+func (l *Line) whyIdle(ctx context.Context) error {
 	if l.BackendStart == "" {
 		return errors.New("a walsender of physical replication does not decode")
 	}

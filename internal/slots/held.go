@@ -26,8 +26,17 @@ func (a *Access) reportWait(ctx context.Context, log *slog.Logger, slot string) 
 		defer close(done)
 		began := time.Now()
 		for pause := firstReport; link.Sleep(ctx, pause); pause = min(2*pause, mostQuiet) {
-			if by, err := a.heldBy(ctx); err == nil && by != "" {
-				log.Warn("a new slot waits for a transaction to end", "slot", slot, "transaction", by, "waited", time.Since(began).Round(time.Second))
+			by, err := a.heldBy(ctx)
+			waited := time.Since(began).Round(time.Second)
+			switch {
+			case ctx.Err() != nil:
+			case err != nil:
+				log.Warn("a new slot is not made yet, and what it waits for could not be asked", "slot", slot, "waited", waited, "error", err)
+			case by == "":
+				log.Warn("a new slot is not made yet: it waits for no transaction of this server (a standby waits for its primary: SELECT pg_log_standby_snapshot() there)",
+					"slot", slot, "waited", waited)
+			default:
+				log.Warn("a new slot waits for a transaction to end", "slot", slot, "transaction", by, "waited", waited)
 			}
 		}
 	}()
